@@ -1,0 +1,52 @@
+# Needs Python 3.11 or newer: `make demo PYTHON=python3.12` names another one than python3.
+# Outside the development machine the tests' torch comes with gigabytes of CUDA; this keeps it small:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
+PYTHON ?= python3
+DEMO_DIR ?= .demo
+RUN := .venv/bin/python
+
+.PHONY: help demo test slow test-all lint format clean
+
+help:
+	@echo "make demo      install, then train and sample on a small world; pictures in $(DEMO_DIR)/"
+	@echo "make test      install the test extras, lint, run all but the slow tests"
+	@echo "make slow      run the slow tests (full-size models)"
+	@echo "make test-all  lint, run every test"
+	@echo "make lint      check style and format;  make format mends both"
+	@echo "make clean     remove what these made, .venv too"
+
+demo: .venv/.installed
+	$(RUN) -m moa_jax.toyworld.demo $(DEMO_DIR)
+
+test: lint
+	$(RUN) -m pytest -m "not slow"
+
+slow: .venv/.installed-test
+	$(RUN) -m pytest -m slow
+
+test-all: lint
+	$(RUN) -m pytest
+
+lint: .venv/.installed-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: .venv/.installed-test
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf .venv .demo .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
+
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: requirements.txt pyproject.toml | $(RUN)
+	$(RUN) -m pip install --editable .
+	touch $@
+
+.venv/.installed-test: requirements.txt pyproject.toml | $(RUN)
+	$(RUN) -m pip install --editable '.[test]'
+	touch $@

@@ -1,0 +1,38 @@
+"""A run that any laptop finishes: does everything work here?
+
+Command:  make demo  (writes .demo/model and .demo/data first), or afterwards
+          python train.py configs/toy.py
+Hardware: 2 CPU cores.
+Time:     not yet measured.
+Result:   not yet measured. The networks are small and random, so the pictures are colourful noise;
+          what it shows is that losses are logged, previews drawn, checkpoints kept and resumed.
+"""
+
+from moa_jax.config import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> Config:
+    """Train for 20 steps of 4 pictures."""
+    return Config(
+        model=ModelConfig(base=".demo/model"),
+        method=MethodConfig(max_subjects=2, image_encoder_layers=1),
+        data=DataConfig(path=".demo/data", resolution=64, workers=2),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=5, schedule="cosine"),
+        train=TrainConfig(
+            steps=20,
+            batch_size=4,
+            output=".demo/run",
+            log_every=1,
+            sample_every=10,
+            sample_steps=10,
+            checkpoint_every=10,
+            keep_checkpoints=2,
+        ),
+    )

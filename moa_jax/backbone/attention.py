@@ -1,0 +1,81 @@
+"""One attention layer of the U-Net.
+
+The U-Net takes the class of its attention layers as an argument, so whatever changes attention is a
+subclass or a replacement of `Attention` with the same call; nothing here knows which.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def dot_product_attention(
+    query: Float[Array, "B L N d"], key: Float[Array, "B S N d"], value: Float[Array, "B S N d"]
+) -> Float[Array, "B L N d"]:
+    """Attend with scale 1/sqrt(d) and a float32 softmax."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="xla")
+
+
+def attention_weights(
+    query: Float[Array, "B L N d"], key: Float[Array, "B S N d"], tokens: Int[Array, "B K"]
+) -> Float[Array, "B N L K"]:
+    """Read how much each query attends to a few tokens of the context.
+
+    Args:
+        tokens: positions in the context; one outside [0, S) reads as zero.
+    """
+    scale = query.shape[-1] ** -0.5
+    logits = jnp.einsum("blnd,bsnd->bnls", query, key, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits * scale, axis=-1)
+    index = jnp.broadcast_to(tokens[:, None, None, :], (*weights.shape[:3], tokens.shape[1]))
+    return jnp.take_along_axis(weights, index, axis=-1, mode="fill", fill_value=0)
+
+
+class Attention(nn.Module):
+    """Multi-head attention on a feature map, as diffusers' `Attention` computes it.
+
+    Attributes:
+        heads: number of heads.
+        head_dim: width of one head.
+        cross: attend to the context instead of the feature map itself.
+        block: the transformer block this layer is in, counted from the U-Net's input.
+        dtype: of the computation; the softmax is always float32.
+    """
+
+    heads: int
+    head_dim: int
+    cross: bool = False
+    block: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "B H W D"], context: Any, watch: Int[Array, "B K"] | None = None
+    ) -> Float[Array, "B H W D"]:
+        """Attend from every pixel.
+
+        Args:
+            context: `Float[Array, "B S C"]` for cross-attention; ignored by self-attention.
+            watch: context tokens whose attention weights, "B N H W K", are sown as the
+                intermediate `attention`.
+        """
+        batch, rows, columns, width = hidden.shape
+        pixels = hidden.reshape(batch, rows * columns, width)
+        source = context if self.cross else pixels
+        query = self._project(pixels, "to_q")
+        key = self._project(source, "to_k")
+        value = self._project(source, "to_v")
+        if watch is not None:
+            weights = attention_weights(query, key, watch)
+            shape = (batch, self.heads, rows, columns, watch.shape[1])
+            self.sow("intermediates", "attention", weights.reshape(shape))
+        mixed = dot_product_attention(query, key, value).reshape(batch, rows, columns, -1)
+        return nn.Dense(width, dtype=self.dtype, name="to_out.0")(mixed)
+
+    def _project(self, source: Float[Array, "B S C"], name: str) -> Float[Array, "B S N d"]:
+        width = self.heads * self.head_dim
+        projected = nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(source)
+        return projected.reshape(*source.shape[:2], self.heads, self.head_dim)

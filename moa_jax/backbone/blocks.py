@@ -1,0 +1,116 @@
+"""What the U-Net and the VAE are both made of: convolutions, norms, residual blocks, resampling.
+
+Feature maps are channels-last, `B H W C`. Normalisation runs in float32 whatever the dtype.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def conv3(channels: int, dtype: Any, name: str, **options: Any) -> nn.Conv:
+    """Build a 3x3 convolution with PyTorch's symmetric padding of 1 unless told otherwise."""
+    return nn.Conv(channels, (3, 3), **{"padding": 1, **options}, dtype=dtype, name=name)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation with the two-pass variance, which does not cancel at large means."""
+
+    use_fast_variance: bool = False
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation with PyTorch's epsilon and the two-pass variance."""
+
+    epsilon: float = 1e-5
+    use_fast_variance: bool = False
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions with a residual connection; the time embedding is added between them.
+
+    Attributes:
+        channels: of the output.
+        groups: of the group norms.
+        epsilon: of the group norms.
+    """
+
+    channels: int
+    groups: int
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "B H W C"], time_embedding: Float[Array, "B E"] | None = None
+    ) -> Float[Array, "B H W D"]:
+        """Transform the feature map."""
+        residual = hidden
+        hidden = self._convolve(hidden, "norm1", "conv1")
+        if time_embedding is not None:
+            shift = nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")(
+                jax.nn.silu(time_embedding)
+            )
+            hidden = hidden + shift[:, None, None, :]
+        hidden = self._convolve(hidden, "norm2", "conv2")
+        if residual.shape[-1] != self.channels:
+            shortcut = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_shortcut")
+            residual = shortcut(residual)
+        return residual + hidden
+
+    def _convolve(
+        self, hidden: Float[Array, "B H W C"], norm: str, convolution: str
+    ) -> Float[Array, "B H W D"]:
+        hidden = GroupNorm(self.groups, epsilon=self.epsilon, dtype=self.dtype, name=norm)(hidden)
+        return conv3(self.channels, self.dtype, convolution)(jax.nn.silu(hidden))
+
+
+class Downsample(nn.Module):
+    """Halve the resolution with a strided convolution.
+
+    Attributes:
+        padding: (before, after) of rows and columns; the VAE's encoder pads only after.
+    """
+
+    channels: int
+    padding: tuple[int, int] = (1, 1)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        """Convolve with stride 2."""
+        options = {"strides": 2, "padding": (self.padding, self.padding)}
+        return conv3(self.channels, self.dtype, "conv", **options)(hidden)
+
+
+class Upsample(nn.Module):
+    """Enlarge by nearest neighbour, then convolve."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "B h w C"], size: tuple[int, int] | None = None
+    ) -> Float[Array, "B H W D"]:
+        """Enlarge.
+
+        Args:
+            size: rows and columns of the result; twice the input's by default.
+        """
+        rows, columns = hidden.shape[1:3]
+        enlarged = resize_nearest(hidden, size or (2 * rows, 2 * columns))
+        return conv3(self.channels, self.dtype, "conv")(enlarged)
+
+
+def resize_nearest(
+    hidden: Float[Array, "B h w C"], size: tuple[int, int]
+) -> Float[Array, "B H W C"]:
+    """Resize as PyTorch's `nearest` does: pixel i of n comes from floor(i * in / n)."""
+    for axis, length in zip((1, 2), size, strict=True):
+        index = jnp.arange(length) * hidden.shape[axis] // length
+        hidden = jnp.take(hidden, index, axis=axis)
+    return hidden

@@ -1,0 +1,140 @@
+"""Checkpoint folders: where they are, and which configuration and weight files they hold.
+
+The names are those of diffusers and transformers. Opens no weights; knows no network.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moa_jax.errors import InputError
+
+DIFFUSERS_NAME, TRANSFORMERS_NAME = "diffusion_pytorch_model", "model"  # before the suffix
+
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+
+
+def resolve(
+    name_or_path: str | Path, components: Sequence[str] = ("",), variant: str | None = None
+) -> Path:
+    """Find a checkpoint folder here, or download it from the Hugging Face hub.
+
+    Only JSON, safetensors and tokenizer text files of the components are downloaded.
+
+    Args:
+        name_or_path: a folder, or a hub id such as "owner/name".
+        components: subfolders that will be read; "" is the folder itself.
+        variant: "fp16" asks for `*.fp16.safetensors`.
+
+    Raises:
+        InputError: neither a folder nor downloadable.
+    """
+    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    if not name:  # would be the working directory
+        raise InputError("no model is named: give a checkpoint folder or a Hugging Face hub id")
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(
+            f"{str(path)!r} is a file; give a diffusers folder (diffusers makes one of a single "
+            "file: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER))"
+        )
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise InputError(f"{name!r}: there is no such folder")
+    return _download(name, components, variant)
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """Read a JSON object from a checkpoint folder.
+
+    Raises:
+        InputError: the folder or the file is missing, or it is not a JSON object.
+    """
+    if not folder.is_dir():
+        raise InputError(f"folder {str(folder)!r} is missing: the checkpoint is not complete")
+    file = folder / name
+    if not file.is_file():
+        raise InputError(f"{str(folder)!r} has no {name}: the checkpoint is not complete")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{str(file)!r} is not readable as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{str(file)!r} is not a JSON object of keys and values")
+    return config
+
+
+def write_config(folder: Path, config: Mapping[str, Any], name: str = "config.json") -> None:
+    """Write a JSON object into a checkpoint folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """Find the one safetensors file of a network, or the several that its index lists.
+
+    Raises:
+        InputError: there is none, or not for this variant, or the index lists a missing one.
+    """
+    infix = _infix(variant)
+    for stem in (DIFFUSERS_NAME, TRANSFORMERS_NAME):
+        if (single := folder / f"{stem}{infix}.safetensors").is_file():
+            return [single]
+        for index in (
+            f"{stem}.safetensors.index{infix}.json",
+            f"{stem}{infix}.safetensors.index.json",
+        ):
+            if (folder / index).is_file():
+                return _shards(folder, index)
+    raise InputError(_no_weights(folder, variant))
+
+
+def _download(name: str, components: Sequence[str], variant: str | None) -> Path:
+    import huggingface_hub  # only here: a folder needs no network code
+
+    patterns = ["model_index.json"]
+    for component in components:
+        prefix = f"{component}/" if component else ""
+        patterns += [f"{prefix}*.json", f"{prefix}*.txt"]
+        for stem in (DIFFUSERS_NAME, TRANSFORMERS_NAME):
+            stem = f"{prefix}{stem}{_infix(variant)}"
+            patterns += [f"{stem}.safetensors", f"{stem}-*.safetensors"]
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    except (OSError, ValueError) as error:  # what every failure of the hub's client derives from
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{name!r} is not a folder here, and the Hugging Face hub does not give it: {reason}"
+        ) from error
+
+
+def _infix(variant: str | None) -> str:
+    return f".{variant}" if variant else ""
+
+
+def _shards(folder: Path, index: str) -> list[Path]:
+    weight_map = read_config(folder, index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{str(folder / index)!r} has no weight_map of keys to files")
+    names = sorted(set(weight_map.values()))
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise InputError(f"{str(folder)!r} lacks files that {index} lists: {', '.join(missing)}")
+    return [folder / name for name in names]
+
+
+def _no_weights(folder: Path, variant: str | None) -> str:
+    names = sorted(file.name for file in folder.iterdir())
+    if others := [name for name in names if name.endswith(".safetensors")]:
+        wanted = f"*.{variant}.safetensors" if variant else "file without a variant in its name"
+        return f"{str(folder)!r} has no {wanted}, only {', '.join(others)}: set `variant` to match"
+    if pickles := [name for name in names if name.endswith(_PICKLES)]:
+        return (
+            f"{str(folder)!r} has only pickled weights ({', '.join(pickles)}). A pickle can run "
+            "any code when it is read, so only safetensors is read: load the model once with "
+            "diffusers and write it with save_pretrained(FOLDER, safe_serialization=True)"
+        )
+    wanted = f"*{_infix(variant)}.safetensors"
+    return f"{str(folder)!r} has no {wanted}: the checkpoint is not complete, or needs a `variant`"

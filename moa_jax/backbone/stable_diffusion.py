@@ -1,0 +1,261 @@
+"""A Stable Diffusion 1.x or 2.x folder, as diffusers lays it out: read whole, written whole.
+
+Puts the networks, their weights and configurations, the tokenizer and the scheduler's settings side
+by side and checks that they fit together. Knows neither sampling nor training.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from moa_jax.backbone.clip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
+from moa_jax.backbone.folder import read_config, resolve, write_config
+from moa_jax.backbone.tokenizer import load_tokenizer
+from moa_jax.backbone.unet import UNet, UNetConfig
+from moa_jax.backbone.vae import VAE, VAEConfig
+from moa_jax.backbone.weights import Place, load_params, save_params
+from moa_jax.errors import InputError
+
+NETWORKS = ("unet", "vae", "text_encoder")
+FOLDERS = (*NETWORKS, "tokenizer", "scheduler")
+SCHEDULER_FILE = "scheduler_config.json"
+# What a whole CLIP folder holds besides the vision tower and its projection.
+CLIP_TEXT_KEYS = ("text_model.", "text_projection.", "logit_scale")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One network of a checkpoint.
+
+    Attributes:
+        params: its parameters, from its own root.
+        config: `config.json` as read.
+        fingerprint: which weights these are (see `load_params`).
+    """
+
+    module: nn.Module
+    params: dict[str, Any]
+    config: dict[str, Any]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class StableDiffusion:
+    """A checkpoint.
+
+    Attributes:
+        image_encoder: a CLIP vision tower, where there is one.
+        tokenizer: transformers' CLIPTokenizer.
+        scheduler_config: `scheduler_config.json` as read.
+        path: the folder it was read from.
+        name: the folder or hub id that was asked for.
+    """
+
+    unet: Component
+    vae: Component
+    text_encoder: Component
+    image_encoder: Component | None
+    tokenizer: Any
+    scheduler_config: dict[str, Any]
+    path: Path
+    name: str
+
+
+def load_stable_diffusion(
+    name_or_path: str | Path,
+    dtype: Any = jnp.float32,
+    variant: str | None = None,
+    image_encoder: str | Path | None = None,
+    place: Place | None = None,
+) -> StableDiffusion:
+    """Read a diffusers folder.
+
+    Args:
+        name_or_path: the folder, or its id on the Hugging Face hub.
+        dtype: of the computation, and of the parameters unless `place` is given.
+        variant: "fp16" reads `*.fp16.safetensors`.
+        image_encoder: a CLIP folder or hub id, whole or the vision tower with its projection; by
+            default the checkpoint's own `image_encoder/`, if it has one.
+        place: puts a parameter where it belongs, `place("unet.conv_in.kernel", array)`; the array
+            has the file's dtype.
+
+    Raises:
+        InputError: no such folder, a file missing or damaged, a network that is not supported,
+            weights that do not fit their configuration, or networks that do not fit each other.
+    """
+    path = resolve(name_or_path, (*FOLDERS, "image_encoder"), variant)
+    _check_folder(path)
+    configs = {name: read_config(path / name) for name in NETWORKS}
+    modules = {
+        "unet": UNet(UNetConfig.from_dict(configs["unet"]), dtype=dtype),
+        "vae": VAE(VAEConfig.from_dict(configs["vae"]), dtype),
+        "text_encoder": TextEncoder(TextConfig.from_dict(configs["text_encoder"]), dtype),
+    }
+    tokenizer = load_tokenizer(path / "tokenizer")
+    _check_fit(path, modules, tokenizer)
+    networks = {
+        name: _load(path / name, name, modules[name], configs[name], variant, place)
+        for name in NETWORKS
+    }
+    return StableDiffusion(
+        **networks,
+        image_encoder=_load_image_encoder(path, image_encoder, dtype, variant, place),
+        tokenizer=tokenizer,
+        scheduler_config=read_config(path / "scheduler", SCHEDULER_FILE),
+        path=path,
+        name=str(name_or_path),
+    )
+
+
+def save_stable_diffusion(folder: str | Path, sd: StableDiffusion) -> None:
+    """Write a folder that diffusers' StableDiffusionPipeline.from_pretrained loads."""
+    folder = Path(folder)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+        "requires_safety_checker": False,
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", sd.scheduler_config.get("_class_name", "DDIMScheduler")],
+        "image_encoder": [None, None],
+    }
+    for name in NETWORKS:
+        component = getattr(sd, name)
+        save_params(folder / name, component.params, component.config)
+    if sd.image_encoder is not None:
+        index["image_encoder"] = ["transformers", "CLIPVisionModelWithProjection"]
+        save_params(folder / "image_encoder", sd.image_encoder.params, sd.image_encoder.config)
+    sd.tokenizer.save_pretrained(folder / "tokenizer")
+    write_config(folder / "scheduler", sd.scheduler_config, SCHEDULER_FILE)
+    write_config(folder, index, "model_index.json")
+
+
+@singledispatch
+def parameter_shapes(module: nn.Module) -> dict[str, Any]:
+    """Give the shape of every parameter of a U-Net, VAE or CLIP tower without computing any."""
+    raise TypeError(f"no example input known for {type(module).__name__}")
+
+
+@parameter_shapes.register
+def _(module: UNet) -> dict[str, Any]:
+    config = module.config
+    size = 2 ** (len(config.channels) - 1)
+    latents = jnp.zeros((1, size, size, config.in_channels))
+    return _shapes(module, latents, jnp.zeros(1), jnp.zeros((1, 1, config.context_width)))
+
+
+@parameter_shapes.register
+def _(module: VAE) -> dict[str, Any]:
+    size = module.config.downscale
+    return _shapes(module, jnp.zeros((1, size, size, 3)))
+
+
+@parameter_shapes.register
+def _(module: TextEncoder) -> dict[str, Any]:
+    return _shapes(module, jnp.zeros((1, 1), jnp.int32))
+
+
+@parameter_shapes.register
+def _(module: VisionEncoder) -> dict[str, Any]:
+    size = module.config.image_size
+    return _shapes(module, jnp.zeros((1, size, size, 3)))
+
+
+def _shapes(module: nn.Module, *inputs: Any) -> dict[str, Any]:
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+
+def _load(
+    folder: Path,
+    name: str,
+    module: nn.Module,
+    config: dict[str, Any],
+    variant: str | None,
+    place: Place | None,
+    ignore: tuple[str, ...] = (),
+) -> Component:
+    params, fingerprint = load_params(
+        folder,
+        parameter_shapes(module),
+        module.dtype,
+        variant,
+        place and _prefixed(place, name),
+        ignore,
+    )
+    return Component(module, params, config, fingerprint)
+
+
+def _prefixed(place: Place, name: str) -> Callable[..., Any]:
+    return lambda path, array: place(f"{name}.{path}", array)
+
+
+def _load_image_encoder(
+    base: Path,
+    name_or_path: str | Path | None,
+    dtype: Any,
+    variant: str | None,
+    place: Place | None,
+) -> Component | None:
+    if name_or_path is not None:
+        folder, variant = resolve(name_or_path), None  # the variant is the base checkpoint's
+    elif (folder := base / "image_encoder").is_dir():
+        pass
+    else:
+        return None
+    config, ignore = read_config(folder), ()
+    if config.get("model_type") == "clip":
+        config, ignore = _vision_part(config), CLIP_TEXT_KEYS
+    module = VisionEncoder(VisionConfig.from_dict(config), dtype)
+    return _load(folder, "image_encoder", module, config, variant, place, ignore)
+
+
+def _vision_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the vision tower's own configuration of a whole CLIP model's."""
+    older = config.get("vision_config_dict") or {}  # overrides the other where both are written
+    return {
+        **(config.get("vision_config") or {}),
+        **older,
+        "architectures": ["CLIPVisionModelWithProjection"],
+        "model_type": "clip_vision_model",
+        "projection_dim": config.get("projection_dim", 512),
+    }
+
+
+def _check_folder(path: Path) -> None:
+    kind = read_config(path, "model_index.json").get("_class_name")
+    if missing := [name for name in FOLDERS if not (path / name).is_dir()]:
+        raise InputError(
+            f"{str(path)!r} ({kind}) lacks the folders {', '.join(missing)}: only Stable Diffusion "
+            "1.x and 2.x checkpoints, complete, are supported"
+        )
+
+
+def _check_fit(path: Path, modules: Mapping[str, Any], tokenizer: Any) -> None:
+    unet, vae, text = (modules[name].config for name in NETWORKS)
+    if (unet.in_channels, unet.out_channels) != (vae.latent_channels,) * 2:
+        raise InputError(
+            f"{str(path)!r}: the U-Net's in_channels={unet.in_channels} and "
+            f"out_channels={unet.out_channels} must both be the VAE's latent_channels="
+            f"{vae.latent_channels}; inpainting and other conditioned U-Nets are not supported"
+        )
+    if unet.context_width != text.hidden_size:
+        raise InputError(
+            f"{str(path)!r}: the U-Net's cross_attention_dim is {unet.context_width}, the text "
+            f"encoder's hidden_size is {text.hidden_size}; they are not of one model"
+        )
+    if len(tokenizer) > text.vocab_size:
+        raise InputError(
+            f"{str(path)!r}: the tokenizer has {len(tokenizer)} tokens, the text encoder knows "
+            f"{text.vocab_size}; they are not of one model"
+        )
+    # A tokenizer saved without its limit would let prompts grow past the position embedding.
+    tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)

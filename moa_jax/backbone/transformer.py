@@ -1,0 +1,94 @@
+"""The U-Net's transformer: attention to itself, attention to the context, a feed-forward network.
+
+It is handed the class of both attention layers and passes the context through untouched.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from moa_jax.backbone.blocks import GroupNorm, LayerNorm
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward network (GEGLU) of four times the width."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        """Transform every pixel by itself."""
+        width = hidden.shape[-1]
+        projected = nn.Dense(8 * width, dtype=self.dtype, name="net.0.proj")(hidden)
+        value, gate = jnp.split(projected, 2, axis=-1)
+        gated = value * jax.nn.gelu(gate, approximate=False)
+        return nn.Dense(width, dtype=self.dtype, name="net.2")(gated)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention and feed-forward, each normalised first and residual.
+
+    Attributes:
+        attention: builds an attention layer; called with what `Attention` has for attributes.
+        block: this block's place in the U-Net, counted from the input.
+    """
+
+    attention: Callable[..., nn.Module]
+    heads: int
+    block: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B H W D"], context: Any) -> Float[Array, "B H W D"]:
+        """Transform the feature map under the context."""
+        for number, cross in enumerate((False, True), start=1):
+            layer = self.attention(
+                heads=self.heads,
+                head_dim=hidden.shape[-1] // self.heads,
+                cross=cross,
+                block=self.block,
+                dtype=self.dtype,
+                name=f"attn{number}",
+            )
+            normalised = LayerNorm(dtype=self.dtype, name=f"norm{number}")(hidden)
+            hidden = hidden + layer(normalised, context)
+        normalised = LayerNorm(dtype=self.dtype, name="norm3")(hidden)
+        return hidden + FeedForward(self.dtype, name="ff")(normalised)
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks between two projections, residual as a whole.
+
+    Attributes:
+        blocks: the place in the U-Net of each transformer block, counted from the input.
+        linear_projection: SD 2.x projects with linear layers, SD 1.x with 1x1 convolutions.
+    """
+
+    attention: Callable[..., nn.Module]
+    heads: int
+    blocks: tuple[int, ...]
+    groups: int
+    linear_projection: bool
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B H W D"], context: Any) -> Float[Array, "B H W D"]:
+        """Transform the feature map under the context."""
+        residual = hidden
+        hidden = GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(hidden)
+        hidden = self._project(hidden, "proj_in")
+        for index, block in enumerate(self.blocks):
+            name = f"transformer_blocks.{index}"
+            layer = TransformerBlock(self.attention, self.heads, block, self.dtype, name=name)
+            hidden = layer(hidden, context)
+        return residual + self._project(hidden, "proj_out")
+
+    def _project(self, hidden: Float[Array, "B H W D"], name: str) -> Float[Array, "B H W D"]:
+        width = hidden.shape[-1]
+        if self.linear_projection:
+            return nn.Dense(width, dtype=self.dtype, name=name)(hidden)
+        return nn.Conv(width, (1, 1), dtype=self.dtype, name=name)(hidden)

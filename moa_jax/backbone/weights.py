@@ -1,0 +1,177 @@
+"""Weights on disk: one network's safetensors files, read into its parameter tree and written back.
+
+A parameter's path in the Flax tree, joined by ".", is its diffusers or transformers key up to the
+last part and the order of the axes; `to_checkpoint` and `from_checkpoint` are the whole difference.
+Loading is strict and streams: one tensor at a time goes from the file to the device. Knows neither
+the networks nor what the files are for.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from moa_jax.backbone.folder import (
+    DIFFUSERS_NAME,
+    TRANSFORMERS_NAME,
+    weight_files,
+    write_config,
+)
+from moa_jax.errors import InputError
+
+Place = Callable[[str, np.ndarray], Any]
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+_KERNEL_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}  # (out, in) of (in, out); OIHW of HWIO
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_ATTENTION = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
+_BUFFER = re.compile(r"(^|\.)position_ids$")  # 0, 1, 2, …: older transformers saved them
+_FINGERPRINT_VALUES = 256  # of each tensor: enough to tell models apart, cheap to read
+
+
+def to_checkpoint(path: Sequence[str], array: Any) -> tuple[str, Any]:
+    """Give a Flax parameter its key and its order of axes in a checkpoint.
+
+    Args:
+        path: names from the root of one network's tree to the leaf.
+    """
+    *scopes, leaf = path
+    key = ".".join([*scopes, _LEAVES.get(leaf, leaf)])
+    return key, array.transpose(_axes(leaf, array.ndim))
+
+
+def from_checkpoint(path: Sequence[str], array: Any) -> Any:
+    """Undo what `to_checkpoint` does to the array of the parameter at `path`."""
+    return array.transpose(np.argsort(_axes(path[-1], array.ndim)))
+
+
+def load_params(
+    folder: Path,
+    shapes: Mapping[str, Any],
+    dtype: Any = jnp.float32,
+    variant: str | None = None,
+    place: Place | None = None,
+    ignore: Iterable[str] = (),
+) -> tuple[dict[str, Any], str]:
+    """Read one network's parameters, tensor by tensor, and its fingerprint.
+
+    Args:
+        folder: holds one safetensors file, or several and their index.
+        shapes: the tree to fill, of anything with a `shape`.
+        dtype: of the arrays; not used when `place` is given.
+        variant: "fp16" reads `*.fp16.safetensors`.
+        place: puts a leaf where it belongs, `place("conv_in.kernel", array)`; the array has the
+            file's dtype. By default it goes to the default device.
+        ignore: prefixes of keys that are another network's.
+
+    Returns:
+        The tree; a hash of keys, shapes and the first values of each tensor at half precision,
+        which is the same for the float32 and the float16 files of one model.
+
+    Raises:
+        InputError: no safetensors file, a damaged one, or keys and shapes other than expected.
+    """
+    place = place or (lambda path, array: jax.device_put(array.astype(dtype)))
+    paths, expected = _expected(shapes)
+    digest, leaves = hashlib.sha256(), {}
+    with ExitStack() as stack:
+        files = {file: stack.enter_context(_open(file)) for file in weight_files(folder, variant)}
+        sources = _match(folder, files, expected, tuple(ignore))
+        for key in sorted(sources):
+            file, name = sources[key]
+            path, tensor = paths[key], files[file].get_tensor(name)
+            _update(digest, key, tensor)
+            placed = place(".".join(path), from_checkpoint(path, tensor))
+            # A transfer still under way would keep this tensor on the host behind the next ones.
+            leaves[path] = jax.block_until_ready(placed)
+    return flax.traverse_util.unflatten_dict(leaves), digest.hexdigest()
+
+
+def save_params(folder: Path, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Write one network as diffusers or transformers does: `config.json` and one safetensors file.
+
+    Args:
+        folder: made if need be.
+        params: the tree; each array keeps its dtype. The host holds a copy while it is written.
+        config: with `_class_name` it is diffusers' kind, else transformers'.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for path, leaf in flax.traverse_util.flatten_dict(params).items():
+        key, tensor = to_checkpoint(path, np.asarray(leaf))
+        tensors[key] = np.ascontiguousarray(tensor)
+    stem = DIFFUSERS_NAME if "_class_name" in config else TRANSFORMERS_NAME
+    save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+    # transformers casts to the dtype that its configuration names.
+    dtypes = {key: str(tensor.dtype) for key in ("dtype", "torch_dtype") if key in config}
+    write_config(folder, {**config, **dtypes})
+
+
+def _axes(leaf: str, ndim: int) -> tuple[int, ...]:
+    """Order the axes of a Flax leaf as PyTorch does."""
+    return _KERNEL_AXES[ndim] if leaf == "kernel" else tuple(range(ndim))
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{str(file)!r} is truncated or damaged, download or copy it again: {error}"
+        ) from error
+
+
+def _expected(shapes: Mapping[str, Any]) -> tuple[dict[str, tuple], dict[str, tuple[int, ...]]]:
+    """List the path in the tree and the shape in the file of every key."""
+    paths, expected = {}, {}
+    for path, leaf in flax.traverse_util.flatten_dict(shapes).items():
+        key, stand_in = to_checkpoint(path, np.broadcast_to(np.int8(0), leaf.shape))
+        paths[key], expected[key] = path, stand_in.shape
+    return paths, expected
+
+
+def _match(
+    folder: Path, files: Mapping[Path, Any], expected: Mapping[str, tuple], ignore: tuple[str, ...]
+) -> dict[str, tuple[Path, str]]:
+    """Find the file, and the name in it, of every expected key; or list all that does not fit."""
+    sources, faults = {}, []
+    for file, handle in files.items():
+        names = handle.keys()
+        for name in names:
+            key, shape = _present_name(name, expected), tuple(handle.get_slice(name).get_shape())
+            if key in expected and key not in sources:
+                sources[key] = (file, name)
+                if shape != expected[key]:
+                    faults.append(f"misshaped: {name} {shape}, expected {expected[key]}")
+            elif not (_BUFFER.search(name) or name.startswith(ignore)):
+                faults.append(f"unexpected: {name} {shape}")
+    faults += [f"missing: {key} {expected[key]}" for key in expected if key not in sources]
+    if faults:
+        lines = "\n  ".join(sorted(faults))
+        raise InputError(f"the weights in {str(folder)!r} do not fit config.json:\n  {lines}")
+    return sources
+
+
+def _present_name(name: str, expected: Mapping[str, tuple]) -> str:
+    """Rename a key that an older, or a newer, version of the libraries wrote."""
+    if name in expected:
+        return name
+    if (prefixed := f"text_model.{name}") in expected:
+        return prefixed
+    return _OLD_ATTENTION.sub(lambda match: f"{match[1]}.{_OLD_NAMES[match[2]]}.", name)
+
+
+def _update(digest: Any, key: str, tensor: np.ndarray) -> None:
+    with np.errstate(over="ignore"):  # beyond half precision's range both files say inf
+        values = tensor.reshape(-1)[:_FINGERPRINT_VALUES].astype(np.float16)
+    digest.update(f"{key} {tensor.shape}".encode())
+    digest.update(values.tobytes())

@@ -1,0 +1,211 @@
+"""Every default of a training run, as frozen dataclasses: the one place where a default lives.
+
+A file in `configs/` defines `get_config() -> Config`; the command line overrides single values by
+their path (`optimizer.learning_rate=1e-4`). Comments say where a value comes from: [paper] the MoA
+paper, [FC] FastComposer's released code, [ours] our choice where the paper's text leaves it open.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from moa_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The pretrained networks: what the prior is."""
+
+    base: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # diffusers folder or hub id
+    variant: str | None = None  # "fp16" reads *.fp16.safetensors
+    image_encoder: str | None = None  # CLIP folder or hub id; None: the base's own image_encoder/
+    dtype: Literal["float32", "bfloat16"] | None = None  # None: bfloat16, or float32 on a CPU
+    remat: bool = False  # recompute each block in the backward pass: less memory, ~1/3 more work
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """MoA itself: the mixture, its prompt and its losses."""
+
+    max_subjects: int = 4  # [FC]
+    router: Literal["linear", "mlp"] = "linear"  # [ours]
+    initial_personalized_weight: float = 0.1  # [ours] small but not dead: starts near the prior
+    time_layer_conditioning: bool = True  # [paper]
+    sigma_t: float = 0.03  # [NeTI]
+    sigma_l: float = 2.0  # [NeTI]
+    fourier_features: int = 128  # [ours] how many random frequencies of (t, l)
+    image_encoder_layers: int = 2  # [FC] last CLIP layers that learn; 0 keeps the tower frozen
+    mask_probability: float = 0.5  # [FC]
+    router_loss_weight: float = 1e-4  # [ours]
+    object_loss_weight: float = 1e-3  # [FC]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Captioned pictures with a mask per subject, and what is done to them."""
+
+    path: str = ""
+    layout: Literal["auto", "imagefolder", "ffhq"] = "auto"
+    split: Literal["all", "train", "test"] = "all"  # the ffhq layout's image_ids*.txt
+    subject_label: str | None = "person"  # [FC] the ffhq layout's coco_label; None: every label
+    resolution: int = 512  # [FC] pixels
+    augment: bool = True  # [FC]
+    condition_dropout: float = 0.1  # [FC]
+    subject_dropout: float = 0.1  # [FC]
+    workers: int = 8  # threads that read and augment
+    max_bad_fraction: float = 0.01  # more bad records than this stop the run
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW over what learns."""
+
+    learning_rate: float = 1e-5  # [FC]
+    schedule: Literal["constant", "cosine"] = "constant"  # [FC]
+    warmup_steps: int = 0
+    weight_decay: float = 1e-2  # [FC]
+    max_grad_norm: float = 1.0  # [FC] over what learns
+    accumulation: int = 1  # micro-batches a step
+    ema_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run: how long, how often, where to."""
+
+    steps: int = 150_000  # [FC]
+    batch_size: int = 128  # [FC] over all devices and micro-batches
+    seed: int = 0
+    output: str = "runs/moa"
+    log_every: int = 10
+    sample_every: int | None = 1_000
+    sample_steps: int = 50  # sampler steps of the preview pictures
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 3
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh."""
+
+    data: int | None = None  # None: all devices that the other axes leave
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+def load_config(path: str | Path) -> Config:
+    """Run `get_config()` of a Python file.
+
+    Raises:
+        InputError: no such file, it does not run, or it does not give a Config.
+    """
+    path = Path(path)
+    if not path.is_file():
+        others = sorted(str(other) for other in path.parent.glob("*.py"))
+        raise InputError(f"config {str(path)!r} is not a file; here are: {others or 'none'}")
+    spec = importlib.util.spec_from_file_location(f"moa_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"config {str(path)!r} is not a Python file (*.py)")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"config {str(path)!r} does not run: {reason}") from error
+    if not isinstance(config, Config):
+        raise InputError(f"get_config() in {str(path)!r} gave {type(config).__name__}, not Config")
+    return config
+
+
+def override(config: Config, assignments: Sequence[str]) -> Config:
+    """Apply `section.key=value` assignments, converted to the type each field declares.
+
+    Raises:
+        InputError: no `=`, an unknown key (the nearest names are given) or a value of another type.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"override {assignment!r} is not of the form section.key=value")
+        config = _replace(config, path.split("."), text, path)
+    return config
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """List every value under its `section.key`."""
+    return {
+        f"{section}.{key}": value
+        for section, values in dataclasses.asdict(config).items()
+        for key, value in values.items()
+    }
+
+
+def from_dict(kind: type, values: Mapping[str, Any]) -> Any:
+    """Rebuild a config dataclass from what `dataclasses.asdict` and JSON made of it.
+
+    Raises:
+        InputError: a key that the dataclass does not have.
+    """
+    hints = get_type_hints(kind)
+    if unknown := set(values) - set(hints):
+        raise InputError(
+            f"unknown {kind.__name__} keys {sorted(unknown)}: written by a newer moa_jax?"
+        )
+    return kind(
+        **{
+            key: from_dict(hints[key], value) if dataclasses.is_dataclass(hints[key]) else value
+            for key, value in values.items()
+        }
+    )
+
+
+def _replace(node: Any, keys: Sequence[str], text: str, path: str) -> Any:
+    key, rest = keys[0], keys[1:]
+    hints = get_type_hints(type(node))
+    if key not in hints or bool(rest) != dataclasses.is_dataclass(hints[key]):
+        names = list(flatten(Config()))
+        near = difflib.get_close_matches(path, names, n=3, cutoff=0.4)
+        near += [name for name in names if name.endswith("." + path) and name not in near]
+        raise InputError(f"unknown config key {path!r}; the nearest: {', '.join(near or names)}")
+    value = (
+        _replace(getattr(node, key), rest, text, path) if rest else _parse(hints[key], text, path)
+    )
+    return dataclasses.replace(node, **{key: value})
+
+
+def _parse(hint: Any, text: str, path: str) -> Any:
+    """Read `text` as the type `hint`: int, float, bool, str, Literal, or one of these or None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        if text.lower() == "none":
+            return None
+        (hint,) = [part for part in get_args(hint) if part is not type(None)]
+    if get_origin(hint) is Literal:
+        if text in get_args(hint):
+            return text
+        raise InputError(f"{path}={text!r}: must be one of {', '.join(get_args(hint))}")
+    if hint is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise InputError(f"{path}={text!r}: must be true or false")
+    try:
+        return hint(text.replace("_", "")) if hint in (int, float) else hint(text)
+    except ValueError as error:
+        raise InputError(f"{path}={text!r}: must be of type {hint.__name__}") from error

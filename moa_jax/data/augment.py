@@ -1,0 +1,114 @@
+"""What is done to pixels: the target picture and its masks together, and the subject pictures.
+
+Source: FastComposer's released transforms [FC], with Pillow; two differences are ours: a portrait
+target is cropped to its centre as a landscape one is (FC pads its sides), and there is no elastic
+distortion. Every random number comes from the generator passed in. Knows nothing of captions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+
+Box = tuple[int, int, int, int]
+
+
+def crop_target(
+    image: Image.Image, masks: Sequence[Bool[np.ndarray, "H W"]], size: int, flip: bool
+) -> tuple[UInt8[np.ndarray, "size size 3"], list[Bool[np.ndarray, "size size"]]]:
+    """Take the centre square of a picture and of its masks, at `size` pixels.
+
+    Resizing the short side and cropping the centre is one resampling of the centre square, so that
+    picture and masks share the very same box. Masks stay hard: nearest neighbour.
+    """
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    pixels = np.asarray(image.resize((size, size), BILINEAR, box=box))
+    cropped = [
+        np.asarray(Image.fromarray(mask).resize((size, size), NEAREST, box=box)) for mask in masks
+    ]
+    if flip:
+        return pixels[:, ::-1], [mask[:, ::-1] for mask in cropped]
+    return pixels, cropped
+
+
+def cut_out(
+    image: Image.Image, mask: Bool[np.ndarray, "H W"], box: Box, random: np.random.Generator
+) -> Image.Image:
+    """Crop a subject to its box, with uniform noise in place of what is not the subject."""
+    left, top, right, bottom = box
+    subject = np.asarray(image.crop(box))
+    noise = random.integers(0, 256, subject.shape, np.uint8)
+    inside = mask[top:bottom, left:right, None]
+    return Image.fromarray(np.where(inside, subject, noise))
+
+
+def prepare_subject(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Bring a subject's picture to what the image encoder takes: padded square, then resized."""
+    return np.asarray(_pad_and_resize(image, size))
+
+
+def augment_subject(
+    image: Image.Image, size: int, random: np.random.Generator
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Prepare a subject's picture with random changes, so that identity and not pixels is learnt.
+
+    Source: FastComposer's released transforms; the probabilities and strengths are its.
+    """
+    if random.random() < 0.5:
+        image = _zoom_in(image)
+    image = _pad_and_resize(image, size)
+    if random.random() < 0.75:
+        image = image.rotate(random.uniform(-30, 30), BILINEAR)  # degrees; corners turn black
+    if random.random() < 0.5:
+        image = _jitter_colour(image, 0.5, random)
+    if random.random() < 0.5:
+        image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))  # sigma, pixels
+    if random.random() < 0.1:
+        image = ImageOps.grayscale(image).convert("RGB")
+    if random.random() < 0.5:
+        image = ImageOps.mirror(image)
+    return np.asarray(image)
+
+
+def _zoom_in(image: Image.Image) -> Image.Image:
+    """Keep the top square of a subject higher than wide: of a person, the head and shoulders.
+
+    FC first enlarges by a random factor of 1 to 2 and then keeps the top square of the enlarged
+    picture; as the result is resized to one size anyway, the factor cancels out.
+    """
+    return image.crop((0, 0, image.width, min(image.width, image.height)))
+
+
+def _pad_and_resize(image: Image.Image, size: int) -> Image.Image:
+    """Pad to a square with black, the picture in its middle, and resize."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square.resize((size, size), BILINEAR)
+
+
+def _jitter_colour(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
+    """Change brightness, contrast, saturation and hue, in a random order.
+
+    Args:
+        strength: factors are drawn from 1 ± strength, the hue's turn from ± strength of a circle.
+    """
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color, None)
+    for change in random.permutation(len(enhancers)):
+        amount = random.uniform(-strength, strength)
+        enhancer = enhancers[change]
+        image = (
+            _turn_hue(image, amount) if enhancer is None else enhancer(image).enhance(1 + amount)
+        )
+    return image
+
+
+def _turn_hue(image: Image.Image, turn: float) -> Image.Image:
+    hue, saturation, value = image.convert("HSV").split()
+    turned = hue.point([(level + round(turn * 256)) % 256 for level in range(256)])
+    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")

@@ -1,0 +1,56 @@
+"""Look at every record of a data set and gather all that is wrong with it.
+
+`python -m moa_jax.data check DIR` prints what this finds.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from moa_jax.data.captions import Tokenizer
+from moa_jax.data.examples import faults
+from moa_jax.data.records import Record, Records
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        records: how many there are.
+        subjects: in all records together.
+        faults: what is wrong, by the record's name.
+    """
+
+    records: int
+    subjects: int
+    faults: dict[str, list[str]]
+
+
+def check_records(
+    records: Records,
+    max_subjects: int,
+    tokenizer: Tokenizer | None = None,
+    workers: int = 8,
+    on_record: Callable[[], None] = lambda: None,
+) -> Report:
+    """Find every fault of every record.
+
+    Args:
+        tokenizer: None leaves out whether each word is among the tokens that fit.
+        workers: threads.
+        on_record: called after each record, to show progress.
+    """
+
+    def look(index: int) -> tuple[Record, list[str]]:
+        record = records[index]
+        return record, faults(record, max_subjects, tokenizer)
+
+    subjects, bad = 0, {}
+    with ThreadPoolExecutor(workers) as pool:
+        for record, found in pool.map(look, range(len(records))):
+            subjects += len(record.subjects)
+            if found:
+                bad[record.name] = found
+            on_record()
+    return Report(len(records), subjects, bad)

@@ -1,0 +1,222 @@
+"""From a record to a training example: read it, check it, crop, augment and drop.
+
+`read_record` is the one place that says what is wrong with a record: training and the check of a
+data set both go through it. `make_example` is a pure function of what was read and of a random
+generator. Source: FastComposer's released code [FC]; what is our choice is marked [ours].
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, UInt8
+from PIL import Image
+
+from moa_jax.config import DataConfig
+from moa_jax.data.augment import augment_subject, crop_target, cut_out, prepare_subject
+from moa_jax.data.captions import Tokenizer, encode_caption, insert_markers
+from moa_jax.data.images import load_image, load_mask
+from moa_jax.data.records import Box, Record, Subject
+from moa_jax.errors import InputError
+
+T = TypeVar("T")
+
+Example = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSubject:
+    """A subject in memory.
+
+    Attributes:
+        end: characters of the caption up to the end of its word.
+        box: x1, y1, x2, y2, inside the picture.
+    """
+
+    mask: Bool[np.ndarray, "H W"]
+    end: int
+    box: Box
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRecord:
+    """A record in memory, found to be without fault."""
+
+    image: Image.Image
+    caption: str
+    subjects: tuple[LoadedSubject, ...]
+    sample_subjects: bool
+
+
+def faults(record: Record, max_subjects: int, tokenizer: Tokenizer | None = None) -> list[str]:
+    """Say everything that is wrong with a record; without a tokenizer, all but a late word."""
+    return read_record(record, max_subjects, tokenizer)[1]
+
+
+def read_record(
+    record: Record, max_subjects: int, tokenizer: Tokenizer | None = None
+) -> tuple[LoadedRecord | None, list[str]]:
+    """Read a record's files and find its faults.
+
+    Returns:
+        The record in memory, or None if it has a fault; the faults.
+    """
+    found = list(record.faults)
+    if len(record.subjects) > max_subjects and not record.sample_subjects:
+        found.append(f"{len(record.subjects)} subjects, but {max_subjects} are supported")
+    image = _attempt(found, load_image, record.image) if record.image else None
+    instances = _attempt(found, _load_instances, record.instance_map)
+    subjects = []
+    for count, subject in enumerate(record.subjects, start=1):
+        loaded = _attempt(found, _load_subject, subject, count, image, instances)
+        subjects += [loaded] if loaded else []
+    if tokenizer is not None:
+        ends = {subject.end for subject in record.subjects if subject.end is not None}
+        _attempt(found, encode_caption, tokenizer, insert_markers(record.caption, list(ends)))
+    if found or image is None:
+        return None, found
+    return LoadedRecord(image, record.caption, tuple(subjects), record.sample_subjects), []
+
+
+def make_example(
+    record: LoadedRecord,
+    random: np.random.Generator,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    max_subjects: int,
+    subject_resolution: int,
+) -> Example:
+    """Make a training example.
+
+    A subject outside the centre crop counts as dropped, for there is no mask to learn it from
+    [ours]. The word of a dropped subject stays in the caption.
+
+    Args:
+        config: its resolution, augment, condition_dropout and subject_dropout.
+        subject_resolution: pixels of a subject's picture.
+
+    Returns:
+        The batch of the design without its first axis: image, masks, subject_images,
+        subject_tokens, subject_present, input_ids.
+    """
+    flip = config.augment and random.random() < 0.5
+    masks = [subject.mask for subject in record.subjects]
+    image, masks = crop_target(record.image, masks, config.resolution, flip)
+    caption, kept = record.caption, []
+    if random.random() < config.condition_dropout:
+        caption = ""
+    else:
+        kept = [index for index, mask in enumerate(masks) if mask.any()]
+        kept = [index for index in kept if random.random() >= config.subject_dropout]
+        kept = _choose(record, kept, max_subjects, random)
+    input_ids, tokens = _encode(tokenizer, caption, [record.subjects[i].end for i in kept])
+    prepare = augment_subject if config.augment else _prepare
+    pictures = [
+        prepare(
+            cut_out(record.image, subject.mask, subject.box, random), subject_resolution, random
+        )
+        for subject in (record.subjects[index] for index in kept)
+    ]
+    size, small = config.resolution, subject_resolution
+    return {
+        "image": np.ascontiguousarray(image),
+        "masks": _fill((max_subjects, size, size), np.uint8, 0, [masks[i] for i in kept]),
+        "subject_images": _fill((max_subjects, small, small, 3), np.uint8, 0, pictures),
+        "subject_tokens": _fill((max_subjects,), np.int32, len(input_ids), tokens),
+        "subject_present": np.arange(max_subjects) < len(kept),
+        "input_ids": input_ids,
+    }
+
+
+def _choose(
+    record: LoadedRecord, kept: list[int], max_subjects: int, random: np.random.Generator
+) -> list[int]:
+    """Leave `max_subjects` subjects, each with a word of its own, in the caption's order."""
+    if record.sample_subjects:
+        kept = [kept[place] for place in random.permutation(len(kept))]
+    by_word = {record.subjects[index].end: index for index in kept}
+    chosen = list(by_word.values())[:max_subjects]
+    return sorted(chosen, key=lambda index: record.subjects[index].end)
+
+
+def _encode(
+    tokenizer: Tokenizer, caption: str, ends: Sequence[int]
+) -> tuple[Int32[np.ndarray, " S"], tuple[int, ...]]:
+    encoded = encode_caption(tokenizer, insert_markers(caption, ends))
+    return encoded.input_ids, encoded.subject_tokens
+
+
+def _prepare(
+    image: Image.Image, size: int, random: np.random.Generator
+) -> UInt8[np.ndarray, "size size 3"]:
+    return prepare_subject(image, size)
+
+
+def _fill(shape: tuple[int, ...], dtype: Any, empty: int, values: Sequence[Any]) -> np.ndarray:
+    filled = np.full(shape, empty, dtype)
+    for index, value in enumerate(values):
+        filled[index] = value
+    return filled
+
+
+def _attempt(found: list[str], function: Callable[..., T], *args: Any) -> T | None:
+    """Call a function; what is wrong with its input joins the faults found."""
+    try:
+        return function(*args)
+    except InputError as error:
+        found.append(str(error))
+        return None
+
+
+def _load_instances(path: Path | None) -> Int[np.ndarray, "H W"] | None:
+    if path is None:
+        return None
+    try:
+        instances = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as an npy file ({error})") from error
+    if not isinstance(instances, np.ndarray) or instances.ndim != 2:
+        raise InputError(f"{path}: is not an array of rows and columns")
+    if not np.can_cast(instances.dtype, np.int64) and not np.all(instances == instances.round()):
+        raise InputError(f"{path}: holds {instances.dtype}, not whole numbers")
+    return instances.astype(np.int64)
+
+
+def _load_subject(
+    subject: Subject,
+    count: int,
+    image: Image.Image | None,
+    instances: Int[np.ndarray, "H W"] | None,
+) -> LoadedSubject | None:
+    """Load a subject; None if a fault found before leaves nothing to check it against."""
+    if isinstance(subject.mask, Path):
+        what = f"{subject.mask} (the mask of subject {count})"
+        mask = load_mask(subject.mask)
+    elif instances is None:
+        return None
+    else:
+        what = f"segment id {subject.mask} (subject {count})"
+        mask = instances == subject.mask
+    if not mask.any():
+        raise InputError(f"{what}: is empty, no pixel belongs to the subject")
+    if image is None:
+        return None
+    height, width = mask.shape
+    if (width, height) != image.size:
+        size = f"{image.width}x{image.height}"
+        raise InputError(f"{what}: is {width}x{height} pixels, but the picture is {size}")
+    left, top, right, bottom = subject.box or _bounds(mask)
+    box = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
+    if not mask[box[1] : max(box[1], box[3]), box[0] : max(box[0], box[2])].any():
+        raise InputError(f"{what}: its box {subject.box} holds none of its pixels")
+    return None if subject.end is None else LoadedSubject(mask, subject.end, box)
+
+
+def _bounds(mask: Bool[np.ndarray, "H W"]) -> Box:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -1,0 +1,107 @@
+"""Read pictures and masks from disk, whatever way they were saved.
+
+A picture is 8-bit RGB as a viewer shows it: EXIF rotation applied, transparency on white, CMYK,
+palette, grey and 16-bit files converted. What cannot be read is an InputError that names the file.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+
+from moa_jax.errors import InputError
+
+# Pixels. Below the size at which Pillow begins to warn of decompression bombs (89 million), so that
+# what is let through is let through in silence; a phone's largest picture has 50 million or 108.
+MAX_PIXELS = 80_000_000
+
+T = TypeVar("T")
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read a picture as 8-bit RGB.
+
+    Raises:
+        InputError: the file is missing, no picture, damaged, or has more than MAX_PIXELS pixels.
+    """
+    return _read(Path(path), to_rgb)
+
+
+def load_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
+    """Read a subject's mask: bright pixels are the subject.
+
+    A pixel belongs to the subject if its brightest channel is at least 128. In a palette picture,
+    and in one that holds only the values 0 and 1 (as labelling tools write them), every value but
+    0 belongs to it. What is transparent does not.
+
+    Raises:
+        InputError: as `load_image`.
+    """
+    return _read(Path(path), _to_mask)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an opened picture of any mode to RGB, upright, on white.
+
+    Raises:
+        InputError: its pixels are 32-bit floats, whose range nobody knows.
+    """
+    image = _to_8_bit(ImageOps.exif_transpose(image))
+    if image.has_transparency_data:
+        image = _on(image, "white")
+    return image.convert("RGB")
+
+
+def _to_mask(image: Image.Image) -> Bool[np.ndarray, "H W"]:
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "P" and not image.has_transparency_data:
+        return np.asarray(image) > 0
+    image = _to_8_bit(image)
+    if image.has_transparency_data:
+        image = _on(image, "black")
+    if image.mode != "L":
+        red, green, blue = image.convert("RGB").split()
+        image = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    values = np.asarray(image)
+    return values >= (128 if values.max() > 1 else 1)
+
+
+def _on(image: Image.Image, colour: str) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, colour), image)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise InputError("its pixels are 32-bit floats; save it as an 8-bit PNG or JPEG")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)  # Pillow's own conversion clips at 255
+    return Image.fromarray((values >> 8 if values.max() > 255 else values).astype(np.uint8))
+
+
+def _read(path: Path, convert: Callable[[Image.Image], T]) -> T:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise InputError(
+                    f"it has {width}x{height} pixels, more than {MAX_PIXELS / 1e6:.0f} million; "
+                    "make it smaller"
+                )
+            return convert(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        limit = f"more than {MAX_PIXELS / 1e6:.0f} million pixels"
+        raise InputError(f"{path}: it has {limit}; make it smaller") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: is no picture, or of a kind that Pillow cannot read") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: cannot be read as a picture ({reason})") from error

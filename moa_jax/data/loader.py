@@ -1,0 +1,174 @@
+"""Shuffled, endless batches of a data set, read ahead by threads.
+
+The example at place i of the stream depends on the seed and on i alone: not on the number of
+threads, of hosts, or on where a run was resumed. A bad record is replaced by the next good one.
+Built on grain; knows nothing of devices.
+"""
+
+import copy
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain
+import numpy as np
+
+from moa_jax.config import DataConfig
+from moa_jax.data.captions import Tokenizer, encode_caption
+from moa_jax.data.examples import Example, LoadedRecord, make_example, read_record
+from moa_jax.data.records import open_records
+from moa_jax.errors import InputError
+
+logger = logging.getLogger("moa_jax.data")
+
+
+class Ledger:
+    """The bad records that a run has met, each logged once.
+
+    Attributes:
+        faults: what is wrong, by the record's name.
+    """
+
+    def __init__(self, path: str, records: int, max_bad_fraction: float):
+        self.faults: dict[str, list[str]] = {}
+        self._path, self._records, self._max = path, records, max_bad_fraction
+        self._lock = threading.Lock()
+
+    def add(self, name: str, faults: list[str]) -> None:
+        """Note a bad record.
+
+        Raises:
+            InputError: more of the data set's records are bad than allowed.
+        """
+        with self._lock:
+            if name not in self.faults:
+                logger.warning("bad record %s is skipped: %s", name, "; ".join(faults))
+            self.faults[name] = faults
+            bad = len(self.faults)
+        if bad > self._max * self._records:
+            raise InputError(
+                f"{bad} of the {self._records} records of {self._path} are bad, more than "
+                f"data.max_bad_fraction={self._max} allows; the last is {name}: "
+                f"{'; '.join(faults)}. To list every fault: "
+                f"python -m moa_jax.data check {self._path}"
+            )
+
+
+class Loader(Iterator[Example]):
+    """An endless iterator of batches whose place can be saved and restored.
+
+    Attributes:
+        records: pictures in the data set.
+        ledger: the bad ones met so far.
+    """
+
+    def __init__(
+        self,
+        stream: grain.MapDataset,
+        batch_size: int,
+        workers: int,
+        shard: tuple[int, int],
+        ledger: Ledger,
+        records: int,
+    ):
+        self.records, self.ledger = records, ledger
+        self._stream, self._batch_size, self._workers = stream, batch_size, workers
+        self._shard_index, self._shard_count = shard
+        self._examples = 0
+        self._batches: Any = None
+
+    def __next__(self) -> Example:
+        if self._batches is None:
+            self._batches = self._read_ahead()
+        batch = next(self._batches)
+        self._examples += self._batch_size
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Say where the stream stands: JSON, and the same on every host."""
+        return {"examples": self._examples, "records": self.records}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Go to where `get_state` stood; the next batch is the one that came next then."""
+        if state["records"] != self.records:
+            logger.warning(
+                "the data set had %d records at the checkpoint and has %d now: "
+                "the run goes on, in another order",
+                state["records"],
+                self.records,
+            )
+        self.close()
+        self._examples = int(state["examples"])
+
+    def close(self) -> None:
+        """Stop the threads; the next batch starts them again."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+    def _read_ahead(self) -> Any:
+        """Start the threads, at the present place; two batches are kept ready."""
+        here = slice(self._examples + self._shard_index, None, self._shard_count)
+        local = self._batch_size // self._shard_count
+        ahead = max(2 * local, self._workers) if self._workers else 0
+        options = grain.ReadOptions(num_threads=self._workers, prefetch_buffer_size=ahead)
+        return iter(self._stream.slice(here).to_iter_dataset(options).batch(local))
+
+
+def make_loader(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    max_subjects: int,
+    subject_resolution: int,
+    batch_size: int,
+    seed: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> Loader:
+    """Open a data set and stream it.
+
+    Args:
+        batch_size: pictures a step over all shards; this shard's batches have its share of them.
+        shard_index: which host this is; all shards of a step together are the same batch whatever
+            their number.
+
+    Raises:
+        InputError: what `open_records` raises; a batch size that the shards do not divide; when
+            batches are drawn, too many bad records.
+    """
+    if batch_size < 1 or batch_size % shard_count:
+        raise InputError(
+            f"batch size {batch_size} cannot be shared by {shard_count} host(s); "
+            f"make it a multiple of {shard_count}"
+        )
+    if seed < 0 or config.workers < 0:
+        raise InputError(f"seed={seed}, data.workers={config.workers}: neither may be negative")
+    records = open_records(config.path, config.layout, config.split, config.subject_label)
+    # The loader's own tokenizer: padding, as a caller's may do, changes it under the threads.
+    tokenizer = copy.deepcopy(tokenizer)
+    encode_caption(tokenizer, "")
+    ledger = Ledger(config.path, len(records), config.max_bad_fraction)
+
+    def read(index: int) -> LoadedRecord | None:
+        record = records[index]
+        loaded, faults = None, ledger.faults.get(record.name)
+        if faults is None:
+            loaded, faults = read_record(record, max_subjects, tokenizer)
+        if faults:
+            ledger.add(record.name, faults)
+        return loaded
+
+    def example(index: int, random: np.random.Generator) -> Example:
+        for skipped in range(len(records)):
+            if loaded := read((index + skipped) % len(records)):
+                size = {"max_subjects": max_subjects, "subject_resolution": subject_resolution}
+                return make_example(loaded, random, config, tokenizer, **size)
+        raise InputError(f"every record of {config.path} is bad")
+
+    order, draws = (int(part) for part in np.random.SeedSequence(seed).generate_state(2))
+    stream = grain.MapDataset.range(len(records)).shuffle(order).repeat()
+    stream = stream.random_map(example, seed=draws)
+    shard = (shard_index, shard_count)
+    return Loader(stream, batch_size, config.workers, shard, ledger, len(records))

@@ -1,0 +1,258 @@
+"""What a folder holds: one record for each captioned picture, in either of two layouts.
+
+`ffhq`, as FastComposer released its data [FC]: `<root>/<id[:5]>/<id>.{jpg,json,npy}`, with
+`image_ids.txt` (and `image_ids_train.txt`, `image_ids_test.txt`) listing the ids. The json has
+`caption` and `segments`, each `{id, bbox: [x1, y1, x2, y2], coco_label, end}`: `end` counts the
+caption's characters before the end of the subject's word. The npy holds each pixel's segment id.
+
+`imagefolder`, the convention of Hugging Face datasets: `<root>/metadata.jsonl`, a line a picture:
+    {"file_name": "0001.jpg", "text": "a man and a dog in the snow",
+     "subjects": [{"mask": "masks/0001_0.png", "word": "man"},
+                  {"mask": "masks/0001_1.png", "word": "dog"}]}
+Paths are relative to the root. `word` may be a phrase ("old man"). Where several subjects of a
+picture have the same word, the first takes its first occurrence, the next its second, and so on.
+`subjects` may be empty: such a picture teaches its text only.
+
+What is wrong with one record is kept in it (`faults`); what is wrong with the folder is raised.
+Knows nothing of pixels: masks and pictures stay on disk.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from moa_jax.data.captions import IMAGE_MARKER, find_word
+from moa_jax.errors import InputError
+
+METADATA = "metadata.jsonl"
+SPLITS = {"all": "image_ids.txt", "train": "image_ids_train.txt", "test": "image_ids_test.txt"}
+
+Box = tuple[int, int, int, int]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A subject of a picture.
+
+    Attributes:
+        mask: its mask picture, or its id in the record's instance map.
+        end: characters of the caption up to the end of its word; None if that is not to be found.
+        box: x1, y1, x2, y2 in pixels; None: the bounds of its mask.
+    """
+
+    mask: Path | int
+    end: int | None
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A captioned picture and its subjects, still on disk.
+
+    Attributes:
+        image: None if the record does not say.
+        instance_map: npy file with the segment id of each pixel, where the layout has one.
+        sample_subjects: subjects past the supported number are left out at random [FC], not faults.
+        faults: what was found wrong in the caption and the list of subjects.
+    """
+
+    name: str
+    image: Path | None
+    caption: str = ""
+    subjects: tuple[Subject, ...] = ()
+    instance_map: Path | None = None
+    sample_subjects: bool = False
+    faults: tuple[str, ...] = ()
+
+
+class Records(Sequence[Record], Generic[T]):
+    """The records of a folder, each parsed when it is asked for."""
+
+    def __init__(self, sources: Sequence[T], parse: Callable[[T], Record]):
+        self._sources, self._parse = sources, parse
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Records[T]": ...
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Records(self._sources[index], self._parse)
+        return self._parse(self._sources[index])
+
+
+def open_records(
+    path: str | Path,
+    layout: Literal["auto", "imagefolder", "ffhq"] = "auto",
+    split: Literal["all", "train", "test"] = "all",
+    subject_label: str | None = None,
+) -> Records:
+    """List the records of a data set.
+
+    Args:
+        split: which list of ids to read (ffhq only).
+        subject_label: the `coco_label` of the segments that are subjects; None: all (ffhq only).
+
+    Raises:
+        InputError: no such folder, neither layout, both layouts, or no records.
+    """
+    root = Path(path)
+    if not str(path):
+        raise InputError("data.path is empty; give the folder of the data set")
+    if not root.is_dir():
+        raise InputError(f"data set {str(path)!r} is not a folder")
+    if layout == "auto":
+        layout = _detect(root)
+    if layout == "ffhq":
+        records = _open_ffhq(root, split, subject_label)
+    else:
+        records = _open_imagefolder(root, split)
+    if not records:
+        source = SPLITS[split] if layout == "ffhq" else METADATA
+        raise InputError(f"{root / source} lists no pictures")
+    return records
+
+
+def _detect(root: Path) -> Literal["imagefolder", "ffhq"]:
+    imagefolder = (root / METADATA).is_file()
+    ffhq = any((root / name).is_file() for name in SPLITS.values())
+    if imagefolder and ffhq:
+        raise InputError(f"{root} has {METADATA} and image_ids*.txt; set the layout to one of them")
+    if not imagefolder and not ffhq:
+        what = "is empty" if not any(root.iterdir()) else "is no data set"
+        raise InputError(
+            f"{root} {what}: it has neither {METADATA} (layout imagefolder) nor image_ids.txt "
+            "(layout ffhq); moa_jax/data/records.py shows what both look like"
+        )
+    return "imagefolder" if imagefolder else "ffhq"
+
+
+def _open_ffhq(root: Path, split: str, subject_label: str | None) -> Records[str]:
+    listing = root / SPLITS[split]
+    if not listing.is_file():
+        raise InputError(f"{listing}: no such file (layout ffhq, split {split!r})")
+    ids = [line.strip() for line in listing.read_text().splitlines()]
+    return Records([id for id in ids if id], partial(_parse_ffhq, root, subject_label))
+
+
+def _open_imagefolder(root: Path, split: str) -> Records[tuple[int, bytes]]:
+    if split != "all":
+        raise InputError(
+            f"split {split!r}: the imagefolder layout has no splits; "
+            "set it to 'all' and give the split's own folder as the path"
+        )
+    if not (root / METADATA).is_file():
+        raise InputError(f"{root / METADATA}: no such file (layout imagefolder)")
+    lines = (root / METADATA).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return Records(numbered, partial(_parse_metadata, root))
+
+
+def _parse_ffhq(root: Path, subject_label: str | None, id: str) -> Record:
+    stem = root / id[:5] / id
+    record = partial(
+        Record, id, stem.with_name(f"{id}.jpg"), instance_map=stem.with_name(f"{id}.npy")
+    )
+    path = stem.with_name(f"{id}.json")
+    try:
+        info = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return record(faults=(f"{path}: no such file",))
+    except (OSError, ValueError) as error:  # ValueError: not JSON, or not UTF-8
+        return record(faults=(f"{path}: not JSON ({error})",))
+    faults = _missing(info, {"caption": str, "segments": list})
+    if faults:
+        return record(faults=tuple(f"{path}: {fault}" for fault in faults))
+    caption, subjects = info["caption"], []
+    for place, segment in enumerate(info["segments"]):
+        label = segment.get("coco_label") if isinstance(segment, dict) else subject_label
+        if subject_label is not None and str(label) != subject_label:
+            continue
+        wrong = _missing(segment, {"id": int, "bbox": list, "end": int})
+        box = None if wrong else _to_box(segment["bbox"])
+        if wrong or box is None:
+            wrong = wrong or [f"bbox {segment['bbox']} is not four numbers x1, y1, x2, y2"]
+            faults += [f"segment {place}: {fault}" for fault in wrong]
+            continue
+        fault = _end_fault(caption, segment["end"])
+        faults += [f"segment {place} (id {segment['id']}): {fault}"] if fault else []
+        subjects.append(Subject(segment["id"], None if fault else segment["end"], box))
+    faults += _caption_faults(caption)
+    return record(caption, tuple(subjects), sample_subjects=True, faults=tuple(faults))
+
+
+def _parse_metadata(root: Path, numbered_line: tuple[int, bytes]) -> Record:
+    number, line = numbered_line
+    place = f"{METADATA} line {number}"
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        return Record(place, None, faults=(f"not JSON ({error})",))
+    faults = _missing(row, {"file_name": str, "text": str, "subjects": list})
+    if faults:
+        return Record(place, None, faults=tuple(faults))
+    caption, subjects = row["text"], []
+    seen: Counter[str] = Counter()
+    for count, entry in enumerate(row["subjects"], start=1):
+        if wrong := _missing(entry, {"mask": str, "word": str}):
+            faults += [f"subject {count}: {fault}" for fault in wrong]
+            continue
+        word = entry["word"].strip()
+        seen[word.lower()] += 1
+        end = find_word(caption, word, seen[word.lower()]) if word else None
+        if end is None:
+            nth = f" (occurrence {seen[word.lower()]})" if seen[word.lower()] > 1 else ""
+            faults.append(f"subject {count}: the caption {caption!r} has no word {word!r}{nth}")
+        elif any(end == other.end for other in subjects):
+            faults.append(f"subject {count}: {word!r} is the word of another subject already")
+        subjects.append(Subject(root / entry["mask"], end))
+    faults += _caption_faults(caption)
+    name = f"{row['file_name']} ({place})"
+    return Record(name, root / row["file_name"], caption, tuple(subjects), faults=tuple(faults))
+
+
+def _missing(row: Any, keys: dict[str, type]) -> list[str]:
+    """Say which keys a JSON object lacks, or has with another type."""
+    if not isinstance(row, dict):
+        return [f"is {json.dumps(row)[:40]}, not an object with {', '.join(keys)}"]
+    names = {str: "a string", list: "a list", int: "a whole number"}
+    return [
+        f"{key!r} is {json.dumps(row[key])[:40]}, not {names[kind]}"
+        if key in row
+        else f"no {key!r}"
+        for key, kind in keys.items()
+        if not isinstance(row.get(key), kind) or isinstance(row[key], bool)
+    ]
+
+
+def _to_box(values: list[Any]) -> Box | None:
+    try:
+        x1, y1, x2, y2 = (int(value) for value in values)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return x1, y1, x2, y2
+
+
+def _end_fault(caption: str, end: int) -> str | None:
+    if not 0 < end <= len(caption):
+        return f"end {end} is outside the caption {caption!r} of {len(caption)} characters"
+    if not any(character.isalnum() for character in caption[:end]):
+        return f"end {end} has no word before it in the caption {caption!r}"
+    if caption[end - 1].isalnum() and caption[end : end + 1].isalnum():
+        return f"end {end} is inside a word of the caption {caption!r}"
+    return None
+
+
+def _caption_faults(caption: str) -> list[str]:
+    if IMAGE_MARKER not in caption:
+        return []
+    return [f"the caption has the marker {IMAGE_MARKER}; say which words are subjects instead"]

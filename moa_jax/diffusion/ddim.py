@@ -1,0 +1,55 @@
+"""DDIM (Song et al., 2010.02502): first-order steps, deterministic at eta 0, DDPM's noise at eta 1.
+
+Every quantity of Eq. 12 is linear in the latents, the prediction and fresh noise, whatever the
+network predicts; so a step is three coefficients, worked out in float64 beforehand.
+"""
+
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from moa_jax.diffusion.sampling import Sampler, normal_like
+from moa_jax.diffusion.schedule import NoiseSchedule
+from moa_jax.errors import InputError
+
+
+def ddim(schedule: NoiseSchedule, num_inference_steps: int, eta: float = 0.0) -> Sampler:
+    """Plan DDIM steps.
+
+    Each step leads to the timestep that really comes next. diffusers' DDIMScheduler subtracts a
+    fixed stride instead, which is another place under linspace and, for most step counts, under
+    trailing spacing (its issues 11347, 12633).
+
+    Args:
+        num_inference_steps: 1 to the schedule's length.
+        eta: share of DDPM's noise put back at each step, 0 to 1.
+
+    Raises:
+        InputError: `num_inference_steps` or `eta` out of range.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise InputError(f"eta={eta} must lie between 0 (deterministic) and 1 (DDPM)")
+    timesteps = schedule.inference_timesteps(num_inference_steps)
+    alphas = schedule.alphas_cumprod[timesteps]
+    following = np.append(alphas[1:], schedule.final_alpha_cumprod)
+    # Source: DDIM, Eq. 16 (sigma) and Eq. 12 (the step).
+    variance = eta**2 * (1.0 - following) / (1.0 - alphas) * (1.0 - alphas / following)
+    direction = np.sqrt(np.maximum(1.0 - following - variance, 0.0))
+    clean, noise = schedule.clean_and_noise(timesteps)
+    latents, prediction = np.sqrt(following) * clean + direction * noise
+    coefficients = {"latents": latents, "prediction": prediction}
+    if eta > 0.0:
+        coefficients["fresh_noise"] = np.sqrt(variance)
+    return Sampler(timesteps, coefficients, _step)
+
+
+def _step(
+    latents: Float[Array, "B H W C"],
+    prediction: Float[Array, "B H W C"],
+    carry: tuple[()],
+    row: dict[str, Float[Array, ""]],
+    keys: Key[Array, " B"],
+) -> tuple[Float[Array, "B H W C"], tuple[()]]:
+    result = row["latents"] * latents + row["prediction"] * prediction
+    if "fresh_noise" in row:
+        result += row["fresh_noise"] * normal_like(latents, keys)
+    return result, carry

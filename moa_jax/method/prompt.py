@@ -1,0 +1,174 @@
+"""The multimodal prompt: pictures of subjects, bound to words of the text.
+
+Source: MoA (arXiv 2404.11565), Sec. 3.3; fusion from FastComposer (arXiv 2305.10431); features of
+time and layer from NeTI (arXiv 2305.15391). A subject is bound to a word, not to a place in the
+picture: that is how several of them are told apart without masks or layouts.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
+
+from moa_jax.backbone.blocks import LayerNorm
+
+
+class Prompt(NamedTuple):
+    """What the experts of a two-expert mixture attend to.
+
+    Attributes:
+        text: "B S D", the text embeddings; the prior sees these alone.
+        subjects: "B blocks K D", what stands in for the subjects' words in each transformer block.
+        tokens: "B K", each subject's position in the text; S for no subject.
+        timesteps: "B", for routers that want the time.
+    """
+
+    text: Array
+    subjects: Array
+    tokens: Array
+    timesteps: Array
+
+    def for_experts(self, block: int) -> tuple[Float[Array, "B S D"], Float[Array, "B S D"]]:
+        """Give the prior the text and the personalized expert the multimodal prompt."""
+        return self.text, replace_tokens(self.text, self.subjects[:, block], self.tokens)
+
+
+def replace_tokens(
+    text: Float[Array, "B S D"], subjects: Float[Array, "B K D"], tokens: Int[Array, "B K"]
+) -> Float[Array, "B S D"]:
+    """Put each subject's embedding in the place of its word; a position of S is left out."""
+    rows = jnp.arange(text.shape[0])[:, None]
+    return text.at[rows, tokens].set(subjects.astype(text.dtype), mode="drop")
+
+
+class MLP(nn.Module):
+    """Norm, linear, GELU, linear: the block FastComposer's fusion is made of.
+
+    Attributes:
+        width: of the hidden layer and the output.
+    """
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "*batch C"]) -> Float[Array, "*batch D"]:
+        """Transform the last axis."""
+        hidden = LayerNorm(dtype=self.dtype, name="norm")(hidden)
+        hidden = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name="fc1")(hidden), False)
+        return nn.Dense(self.width, dtype=self.dtype, name="fc2")(hidden)
+
+
+class Fusion(nn.Module):
+    """Fuse a word's embedding with the image features of its subject.
+
+    Source: FastComposer, Sec. 4.1 and its released code.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, word: Float[Array, "B K D"], image: Float[Array, "B K F"]
+    ) -> Float[Array, "B K D"]:
+        """Fuse."""
+        width = word.shape[-1]
+        both = jnp.concatenate([word, image.astype(word.dtype)], axis=-1)
+        fused = MLP(width, self.dtype, name="mlp1")(both) + word
+        fused = MLP(width, self.dtype, name="mlp2")(fused) + fused
+        return LayerNorm(dtype=self.dtype, name="norm")(fused)
+
+
+def fourier_features(
+    timesteps: Shaped[Array, " B"], layers: int, sigmas: tuple[float, float], count: int
+) -> Float[Array, "B layers F"]:
+    """Place (t, l) in random Fourier features, of unit norm.
+
+    Source: NeTI, Sec. 3.2. The frequencies are fixed draws, the same in every program.
+
+    Args:
+        timesteps: 0 to T-1.
+        layers: features are given for each l in 0 .. layers-1.
+        sigmas: standard deviation of the frequencies of t and of l.
+        count: of frequencies; the result has a sine and a cosine of each.
+    """
+    draws = np.random.RandomState(0).standard_normal((2, count)).astype(np.float32)
+    phases_of_time = jnp.outer(timesteps.astype(jnp.float32), sigmas[0] * draws[0])
+    phases_of_layer = jnp.outer(jnp.arange(layers, dtype=jnp.float32), sigmas[1] * draws[1])
+    phases = phases_of_time[:, None, :] + phases_of_layer[None, :, :]
+    return jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], axis=-1) / np.sqrt(count)
+
+
+class TimeLayerConditioning(nn.Module):
+    """Let a subject's embedding depend on the diffusion time and the U-Net's layer.
+
+    Source: MoA, Sec. 3.3: m_{t,l} = MLP(LN(m) + LN(PE(t, l))). The form of the MLP and the norm
+    that closes it, which gives the result the scale of a text embedding, are our choice.
+
+    Attributes:
+        layers: transformer blocks of the U-Net; l counts them from the input.
+        sigmas: see `fourier_features`.
+        frequencies: see `fourier_features`.
+    """
+
+    layers: int
+    sigmas: tuple[float, float] = (0.03, 2.0)
+    frequencies: int = 128
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, subjects: Float[Array, "B K D"], timesteps: Shaped[Array, " B"]
+    ) -> Float[Array, "B layers K D"]:
+        """Condition every subject on the time, once for each layer."""
+        width = subjects.shape[-1]
+        places = fourier_features(timesteps, self.layers, self.sigmas, self.frequencies)
+        places = nn.Dense(width, dtype=self.dtype, name="project")(places)
+        places = LayerNorm(dtype=self.dtype, name="norm_place")(places)
+        subjects = LayerNorm(dtype=self.dtype, name="norm_subject")(subjects)
+        conditioned = MLP(width, self.dtype, name="mlp")(
+            subjects[:, None, :, :] + places[:, :, None, :]
+        )
+        return LayerNorm(dtype=self.dtype, name="norm")(conditioned)
+
+
+class SubjectPrompt(nn.Module):
+    """Make the multimodal prompt of text embeddings and image features.
+
+    Attributes:
+        layers: transformer blocks of the U-Net.
+        conditioning: builds what makes the embeddings depend on time and layer, called with
+            layers, dtype and name; None leaves them the same everywhere.
+    """
+
+    layers: int
+    conditioning: Any = TimeLayerConditioning
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        text: Float[Array, "B S D"],
+        features: Float[Array, "B K F"],
+        tokens: Int[Array, "B K"],
+        timesteps: Shaped[Array, " B"],
+    ) -> Prompt:
+        """Bind each subject to its word.
+
+        Args:
+            features: image features of each subject's picture.
+            tokens: position of each subject's word; S for no subject.
+        """
+        word = jnp.take_along_axis(text, tokens[:, :, None], axis=1, mode="clip")
+        subjects = Fusion(self.dtype, name="fusion")(word, features)
+        if self.conditioning is None:
+            shape = (subjects.shape[0], self.layers, *subjects.shape[1:])
+            conditioned = jnp.broadcast_to(subjects[:, None], shape)
+        else:
+            conditioning = self.conditioning(
+                layers=self.layers, dtype=self.dtype, name="conditioning"
+            )
+            conditioned = conditioning(subjects, timesteps)
+        return Prompt(text, conditioned, tokens, timesteps)

@@ -1,0 +1,300 @@
+"""From a checkpoint, a prompt and its subjects to new pictures: load, encode, sample, decode.
+
+`sample.py`, the demo and the previews of a training run all call this. Without MoA weights it is
+plain Stable Diffusion. Knows no command line and writes no files.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
+from moa_jax.diffusion import SAMPLERS, NoiseSchedule, classifier_free_guidance, sample
+from moa_jax.errors import InputError
+from moa_jax.method.mixture import PERSONALIZED
+from moa_jax.method.model import MoA, build
+from moa_jax.method.weights import Identity, load_moa, read_moa_card
+from moa_jax.request import Picture, Request, make_request, repeat
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a pipeline drew.
+
+    Attributes:
+        images: the pictures.
+        routing: of each mixture layer, by its path, the personalized expert's weight at every step
+            [steps, B, h, w], in [0, 1]; empty without MoA.
+        timesteps: the noise schedule's timestep of each step, noisiest first.
+    """
+
+    images: list[Image.Image]
+    routing: dict[str, np.ndarray]
+    timesteps: np.ndarray
+
+
+class Pipeline:
+    """Draw pictures with Stable Diffusion, or with MoA on top of it.
+
+    Attributes:
+        base: the checkpoint: networks, tokenizer, scheduler's settings.
+        model: the mixtures, or None for plain Stable Diffusion.
+        params: a tree with an entry for each network; may be replaced by another of its shape.
+    """
+
+    def __init__(
+        self,
+        base: StableDiffusion,
+        model: MoA | None = None,
+        params: Mapping[str, Any] | None = None,
+        max_subjects: int = 4,
+    ) -> None:
+        """Wrap loaded networks; `from_pretrained` loads them.
+
+        Args:
+            params: of `model`; the base's own by default.
+            max_subjects: how many subjects a prompt may have.
+        """
+        networks = {"unet": base.unet, "text_encoder": base.text_encoder, "vae": base.vae}
+        self.base = base
+        self.model = model
+        self.params = params or {name: network.params for name, network in networks.items()}
+        self.max_subjects = max_subjects
+        self.schedule = NoiseSchedule.from_config(base.scheduler_config)
+        self._on_step: Callable[[int], None] | None = None
+        static = ("num_inference_steps", "guided", "sampler", "report")
+        self._draw = jax.jit(self._trace, static_argnames=static)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        moa: str | Path | None = None,
+        dtype: Any = None,
+        *,
+        variant: str | None = None,
+        image_encoder: str | Path | None = None,
+    ) -> "Pipeline":
+        """Load a diffusers folder, and MoA weights trained on it.
+
+        Args:
+            model: the folder of a Stable Diffusion 1.x or 2.x checkpoint, or its hub id.
+            moa: the folder with `moa.safetensors` and `moa.json`.
+            dtype: of the computation and the weights; bfloat16 on TPU and GPU, float32 on a CPU.
+            variant: "fp16" reads `*.fp16.safetensors`.
+            image_encoder: a CLIP folder or hub id; by default what the MoA weights were trained
+                with.
+
+        Raises:
+            InputError: something is missing, damaged, unsupported or does not belong together.
+        """
+        dtype = default_dtype() if dtype is None else dtype
+        if moa is None:
+            return cls(load_stable_diffusion(model, dtype, variant, image_encoder))
+        card = read_moa_card(moa)
+        trained_with = card.config.model.image_encoder
+        encoder = image_encoder or trained_with
+        base = load_stable_diffusion(model, dtype, variant, encoder)
+        mixed, params = build(base, card.config.method, dtype=dtype, key=jax.random.key(0))
+        params = load_moa(moa, params, Identity.of(base, encoder and str(encoder)))
+        params = jax.tree_util.tree_map_with_path(partial(_to_dtype, dtype), params)
+        return cls(base, mixed, params, card.config.method.max_subjects)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What the networks compute in."""
+        return jnp.dtype(self.base.unet.module.dtype)
+
+    @property
+    def downscale(self) -> int:
+        """Pixels along one side of a latent."""
+        return self.base.vae.module.config.downscale
+
+    def __call__(
+        self,
+        prompt: str,
+        subjects: Sequence[Picture] = (),
+        negative_prompt: str = "",
+        num_images: int = 1,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 5.0,
+        sampler: str = "ddim",
+        seed: int = 0,
+        latents: Float[np.ndarray, "B H W C"] | Float[Array, "B H W C"] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Result:
+        """Draw pictures of a prompt.
+
+        Args:
+            prompt: with `<|image|>` after each word that one of `subjects` personalizes.
+            subjects: a picture of each, in the order of the markers.
+            guidance_scale: of classifier-free guidance; 1 or less draws without it.
+            seed: picture i of a seed is the same whatever `num_images` is.
+            latents: standard normal draws [num_images, height/8, width/8, 4] to start from.
+            height: in pixels; the checkpoint's own size by default, as is `width`.
+            on_step: told the index of each step when it is done.
+
+        Raises:
+            InputError: an argument that cannot be served, named with its value and the remedy.
+        """
+        _check_choice("sampler", sampler, SAMPLERS)
+        if num_images < 1:
+            raise InputError(f"num_images={num_images}: must be 1 or more")
+        encoder = self.base.image_encoder
+        request = make_request(
+            self.base.tokenizer,
+            prompt,
+            subjects,
+            negative_prompt,
+            image_size=encoder and encoder.module.config.image_size,
+            max_subjects=self.max_subjects if self.model else 0,
+        )
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(num_images))
+        shape = self._latent_shape(height, width, num_images)
+        if latents is None:
+            latents = jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
+        elif latents.shape != shape:
+            raise InputError(f"latents has shape {latents.shape}: these pictures need {shape}")
+        return self.draw(
+            repeat(request, num_images),
+            latents,
+            keys,
+            num_inference_steps,
+            guidance_scale,
+            sampler,
+            on_step,
+        )
+
+    def draw(
+        self,
+        request: Request,
+        latents: Float[Array, "B H W C"] | Float[np.ndarray, "B H W C"],
+        keys: Any,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 5.0,
+        sampler: str = "ddim",
+        on_step: Callable[[int], None] | None = None,
+    ) -> Result:
+        """Draw a batch of prepared requests, one compiled program for each shape and step count.
+
+        Args:
+            latents: standard normal draws.
+            keys: a random key for each picture, for samplers that add noise.
+        """
+        self._on_step = on_step
+        pixels, routing = self._draw(
+            self.params,
+            request,
+            jnp.asarray(latents),
+            keys,
+            guidance_scale,
+            num_inference_steps=num_inference_steps,
+            guided=guidance_scale > 1,
+            sampler=sampler,
+            report=on_step is not None,
+        )
+        images = [Image.fromarray(picture) for picture in np.asarray(pixels)]
+        jax.effects_barrier()  # every on_step has been told
+        plan = SAMPLERS[sampler](self.schedule, num_inference_steps)
+        return Result(images, jax.device_get(routing), plan.timesteps)
+
+    def _trace(
+        self,
+        params: Any,
+        request: Request,
+        latents: Float[Array, "B H W C"],
+        keys: Any,
+        guidance_scale: Any,
+        *,
+        num_inference_steps: int,
+        guided: bool,
+        sampler: str,
+        report: bool,
+    ) -> tuple[UInt8[Array, "B h w 3"], dict[str, Float[Array, "n B _ _"]]]:
+        plan = SAMPLERS[sampler](self.schedule, num_inference_steps)
+        denoise = self._denoiser(params, request, guided)
+        if guided:
+            denoise = classifier_free_guidance(denoise, guidance_scale)
+        on_step = self._report if report else None
+        latents, routing = sample(denoise, plan, latents * plan.init_noise_sigma, keys, on_step)
+        vae = self.base.vae.module
+        scaled = latents / vae.config.scaling_factor
+        pixels = vae.apply({"params": params["vae"]}, scaled, method="decode")
+        pixels = jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0, 1)
+        return jnp.round(pixels * 255).astype(jnp.uint8), routing
+
+    def _report(self, step: int) -> None:
+        if self._on_step is not None:
+            self._on_step(step)
+
+    def _denoiser(self, params: Any, request: Request, guided: bool) -> Callable[..., Any]:
+        """Encode the request; with guidance, for the doubled batch [negative; positive].
+
+        The negative half has no subjects: both experts attend to the negative prompt.
+        """
+        ids, tokens = request.input_ids, request.subject_tokens
+        if guided:
+            ids = jnp.concatenate([request.negative_ids, ids])
+            tokens = jnp.concatenate([jnp.full_like(tokens, ids.shape[1]), tokens])
+        text = self.base.text_encoder.module.apply({"params": params["text_encoder"]}, ids)
+        if self.model is None:
+            return lambda latents, timesteps: (
+                self.base.unet.module.apply({"params": params["unet"]}, latents, timesteps, text),
+                {},
+            )
+        model = self.model
+        features = model.encode_subjects(params, request.subject_images)
+        if guided:
+            features = jnp.concatenate([jnp.zeros_like(features), features])
+
+        def denoise(latents: Array, timesteps: Array) -> tuple[Array, dict[str, Array]]:
+            prediction, seen = model.denoise(params, latents, timesteps, text, features, tokens)
+            return prediction, {
+                layer: routing[..., PERSONALIZED] for layer, routing in seen.routing.items()
+            }
+
+        return denoise
+
+    def _latent_shape(
+        self, height: int | None, width: int | None, num_images: int
+    ) -> tuple[int, int, int, int]:
+        config = self.base.unet.config
+        native = config.get("sample_size") or 64
+        rows, columns = native if isinstance(native, (list, tuple)) else (native, native)
+        sides = []
+        for name, pixels, default in (("height", height, rows), ("width", width, columns)):
+            pixels = default * self.downscale if pixels is None else pixels
+            if pixels < 1 or pixels % self.downscale:
+                raise InputError(
+                    f"{name}={pixels}: must be a positive multiple of {self.downscale}, e.g. "
+                    f"{max(1, round(pixels / self.downscale)) * self.downscale}"
+                )
+            sides.append(pixels // self.downscale)
+        return num_images, *sides, self.base.vae.module.config.latent_channels
+
+
+def default_dtype() -> Any:
+    """Choose bfloat16 where the hardware computes in it, float32 on a CPU."""
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+
+
+def _to_dtype(dtype: Any, path: Any, leaf: Array) -> Array:
+    """Store what is computed in `dtype` in it; routers compute in float32."""
+    return leaf if "router" in jax.tree_util.keystr(path) else leaf.astype(dtype)
+
+
+def _check_choice(name: str, value: str, choices: Mapping[str, Any]) -> None:
+    if value not in choices:
+        raise InputError(f"{name}={value!r}: must be one of {', '.join(sorted(choices))}")

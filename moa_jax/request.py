@@ -1,0 +1,106 @@
+"""A prompt and pictures of its subjects as the arrays that a pipeline draws from.
+
+Checks everything a user can get wrong about them. Knows tokenizers and pictures, no networks.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from moa_jax.data.augment import prepare_subject
+from moa_jax.data.captions import IMAGE_MARKER, encode_caption
+from moa_jax.data.images import load_image, to_rgb
+from moa_jax.errors import InputError
+
+Picture = Image.Image | str | Path
+
+
+class Request(NamedTuple):
+    """What to draw, a row for each picture; rows need not belong to one prompt.
+
+    Attributes:
+        input_ids: "B S" int32, the prompts' tokens.
+        negative_ids: "B S" int32, what guidance leads away from.
+        subject_images: "B K h w 3" uint8, at the image encoder's size.
+        subject_tokens: "B K" int32, position of each subject's word; S for no subject.
+    """
+
+    input_ids: Any
+    negative_ids: Any
+    subject_images: Any
+    subject_tokens: Any
+
+
+def make_request(
+    tokenizer: Any,
+    prompt: str,
+    subjects: Sequence[Picture],
+    negative_prompt: str,
+    *,
+    image_size: int | None,
+    max_subjects: int,
+) -> Request:
+    """Prepare one picture's request: every array has a single row.
+
+    Args:
+        prompt: with `<|image|>` after each word that one of `subjects` personalizes.
+        image_size: of the image encoder, in pixels; None if there is none to look at subjects.
+        max_subjects: how many the weights support; 0 without MoA.
+
+    Raises:
+        InputError: markers and subjects that do not match each other or the weights, a marker with
+            no word before it, or a picture that cannot be read.
+    """
+    _check_subjects(prompt.count(IMAGE_MARKER), len(subjects), max_subjects)
+    positive = _encode(tokenizer, "prompt", prompt)
+    negative = _encode(tokenizer, "negative_prompt", negative_prompt)
+    pictures = _prepare(subjects, image_size or 1)
+    # A prompt without subjects still has one place for them, which no word takes.
+    tokens = positive.subject_tokens or (len(positive.input_ids),)
+    row = (positive.input_ids, negative.input_ids, pictures, np.array(tokens, np.int32))
+    return Request(*(array[None] for array in row))
+
+
+def repeat(request: Request, count: int) -> Request:
+    """Ask for every row `count` times."""
+    return Request(*(np.repeat(array, count, axis=0) for array in request))
+
+
+def _check_subjects(markers: int, subjects: int, max_subjects: int) -> None:
+    found = f"the prompt has {markers} {IMAGE_MARKER} and {subjects} subject(s) are given"
+    if max_subjects == 0 and (markers or subjects):
+        raise InputError(
+            f"{found}, but no MoA weights are loaded: give moa (--moa DIR), or leave both out"
+        )
+    if markers != subjects:
+        raise InputError(
+            f"{found}: write one {IMAGE_MARKER} after the word of each subject, in their order"
+        )
+    if markers > max_subjects:
+        raise InputError(f"{found}: these weights support at most {max_subjects}")
+
+
+def _encode(tokenizer: Any, name: str, text: str) -> Any:
+    encoded = encode_caption(tokenizer, text)
+    if encoded.truncated:
+        warnings.warn(
+            f"{name} is longer than {len(encoded.input_ids)} tokens; this part was lost: "
+            f"{encoded.truncated!r}",
+            stacklevel=4,  # whoever called the pipeline
+        )
+    return encoded
+
+
+def _prepare(subjects: Sequence[Picture], size: int) -> UInt8[np.ndarray, "K h w 3"]:
+    if not subjects:
+        return np.zeros((1, size, size, 3), np.uint8)
+    pictures = [
+        to_rgb(subject) if isinstance(subject, Image.Image) else load_image(subject)
+        for subject in subjects
+    ]
+    return np.stack([prepare_subject(picture, size) for picture in pictures])

@@ -1,0 +1,99 @@
+"""A CLIP tokenizer with a small vocabulary, written as Stable Diffusion 1.x folders hold theirs.
+
+Byte-level BPE: every listed word is one token, any other text falls apart into bytes and pieces.
+The ids of the bytes are CLIP's own; the merges are learned from the listed words. It knows the file
+format of transformers and nothing else.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from moa_jax.errors import InputError
+
+# Articles and joints, people, looks, deeds, places: enough for captions like "a man reading".
+WORDS: tuple[str, ...] = tuple(
+    """
+    a an the and of in on at by with near under to from is
+    man woman kid boy girl person people face dog cat
+    red green blue yellow black white small big old young happy
+    reading sitting standing walking running smiling wearing holding playing
+    hat coat shirt glasses suit book chair
+    snow beach forest city street park garden room kitchen mountain night sunset
+    photo picture painting portrait
+    """.split()
+)
+
+START = "<|startoftext|>"
+END = "<|endoftext|>"
+WORD_END = "</w>"  # CLIP's mark on a token that ends a word
+# The letters that stand for the 256 bytes, in the order of CLIP's first ids. Source: GPT-2's BPE,
+# which takes Latin-1's printable letters and 68 more for the bytes that have none.
+ALPHABET = [
+    chr(i)
+    for i in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x100, 0x144))
+]
+MAX_LENGTH = 77  # the text tower's positions in Stable Diffusion 1.x and 2.x
+
+Pair = tuple[str, str]
+
+
+def write_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> None:
+    """Write the tokenizer folder (vocab.json, merges.txt and two configs); same words, same bytes.
+
+    Args:
+        folder: made if absent; becomes the `tokenizer/` of a diffusers folder.
+        words: lower-case letters a-z, each to be one token.
+
+    Raises:
+        InputError: a word that CLIP's tokenizer would change or cut before BPE sees it.
+    """
+    if bad := [word for word in words if not re.fullmatch("[a-z]+", word)]:
+        raise InputError(f"words={bad}: a word of the small tokenizer is lower-case letters a-z")
+    merges = _learn_merges(words)
+    tokens = [*ALPHABET, *(letter + WORD_END for letter in ALPHABET)]
+    tokens += [left + right for left, right in merges]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*tokens, START, END]))}
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": MAX_LENGTH,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+        **special,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "vocab.json", vocabulary)
+    _write_json(folder / "special_tokens_map.json", special)
+    _write_json(folder / "tokenizer_config.json", config)
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _learn_merges(words: Sequence[str]) -> list[Pair]:
+    """Merge the most frequent pair until each word is one token; encoding replays these merges."""
+    pieces = [(*word[:-1], word[-1] + WORD_END) for word in sorted(set(words))]
+    merges: list[Pair] = []
+    while counts := Counter(pair for word in pieces for pair in pairwise(word)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        pieces = [_merge(word, best) for word in pieces]
+    return merges
+
+
+def _merge(word: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
+    merged: list[str] = []
+    rest = list(word)
+    while rest:
+        size = 2 if tuple(rest[:2]) == pair else 1
+        merged.append("".join(rest[:size]))
+        del rest[:size]
+    return tuple(merged)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

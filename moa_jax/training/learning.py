@@ -1,0 +1,72 @@
+"""The half of the parameters that learns, and the optimizer over it.
+
+Which half that is, `moa_jax.method.weights.learns` says. Both halves keep the shape of the whole
+tree; `optax.MaskedNode`, a node without leaves, stands where the other half's leaves are. So
+gradients, optimizer state and checkpoints hold nothing of the frozen half.
+"""
+
+from typing import Any
+
+import jax
+import optax
+
+from moa_jax.config import OptimizerConfig
+from moa_jax.errors import InputError
+
+
+def partition(params: Any, mask: Any) -> tuple[Any, Any]:
+    """Split parameters into the trained and the frozen half.
+
+    Args:
+        mask: tree of bool in the shape of `params`, true where a leaf learns.
+
+    Returns:
+        (trained, frozen), each with MaskedNode in the places of the other's leaves.
+    """
+    trained = jax.tree.map(lambda leaf, on: leaf if on else optax.MaskedNode(), params, mask)
+    frozen = jax.tree.map(lambda leaf, on: optax.MaskedNode() if on else leaf, params, mask)
+    return trained, frozen
+
+
+def combine(trained: Any, frozen: Any) -> Any:
+    """Put the two halves of `partition` together again."""
+    return jax.tree.map(
+        lambda one, other: other if isinstance(one, optax.MaskedNode) else one,
+        trained,
+        frozen,
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+    )
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up from 0, then constant or half a cosine down to 0.
+
+    Args:
+        steps: length of the run, warm-up included.
+
+    Raises:
+        InputError: the warm-up leaves no step for the cosine.
+    """
+    if config.schedule == "constant":
+        after = optax.constant_schedule(config.learning_rate)
+    elif config.warmup_steps < steps:
+        after = optax.cosine_decay_schedule(config.learning_rate, steps - config.warmup_steps)
+    else:
+        raise InputError(
+            f"optimizer.warmup_steps={config.warmup_steps} must be less than train.steps={steps}"
+        )
+    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def make_optimizer(
+    config: OptimizerConfig, steps: int, mask: Any
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW behind a global-norm clip, both over what learns and nothing else.
+
+    Args:
+        mask: tree of bool, true where a leaf learns; frozen leaves get no state and do not enter
+            the norm.
+    """
+    adamw = optax.adamw(learning_rate(config, steps), weight_decay=config.weight_decay)
+    return optax.masked(optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adamw), mask)

@@ -1,0 +1,137 @@
+"""Where the numbers of a run go: metrics.jsonl, TensorBoard and the terminal.
+
+A resumed run appends; what an earlier attempt logged past the step it resumes from is dropped
+first, so that every step stands there once. Knows neither the model nor the loop.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Append the metrics of a run to metrics.jsonl and to TensorBoard's event files."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Open both, and drop what was logged past `step`, the last one that is to be kept."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / METRICS_NAME
+        _drop_after(path, step)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Log the values of one step; a value that is not finite is null in the JSON."""
+        finite = {key: v if math.isfinite(v) else None for key, v in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+        for key, value in values.items():
+            self._board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._board.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keep the whole lines up to `step`; a line cut short by a crash goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError):
+            continue
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text("".join(kept), encoding="utf-8")
+    unfinished.replace(path)
+
+
+class Stopwatch:
+    """Measure steps per second between two readings, pauses (previews, saves) taken out."""
+
+    def __init__(self, step: int) -> None:
+        """Start at `step`."""
+        self._step, self._since = step, time.perf_counter()
+        self._paused = 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Leave `seconds` out of the next reading."""
+        self._paused += seconds
+
+    def read(self, step: int) -> float:
+        """Give the seconds a step took since the last reading, and start anew."""
+        now = time.perf_counter()
+        seconds = (now - self._since - self._paused) / max(1, step - self._step)
+        self._step, self._since, self._paused = step, now, 0.0
+        return seconds
+
+
+class Display:
+    """A progress bar on a terminal; elsewhere one plain line for every log entry."""
+
+    def __init__(self, steps: int, step: int, stream: TextIO | None = None) -> None:
+        """Prepare to show a run of `steps` that starts after `step`."""
+        self._stream = stream or sys.stdout
+        self._steps = steps
+        columns = (
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = None
+        if self._stream.isatty():
+            self._bar = Progress(*columns, console=Console(file=self._stream))
+            self._task = self._bar.add_task("train", total=steps, completed=step, numbers="")
+
+    def __enter__(self) -> "Display":
+        """Start to draw."""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the terminal in order."""
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """Show that `step` steps are done."""
+        if self._bar:
+            self._bar.update(self._task, completed=step)
+
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Show the numbers of a log entry."""
+        numbers = (
+            f"loss {values['loss/total']:.4f}  {values['images_per_second']:.2f} images/s  "
+            f"{values['step_seconds']:.3f} s/step"
+        )
+        if self._bar:
+            self._bar.update(self._task, completed=step, numbers=numbers)
+            return
+        left = time.strftime("%H:%M:%S", time.gmtime(values["step_seconds"] * (self._steps - step)))
+        days = int(values["step_seconds"] * (self._steps - step) // 86_400)
+        eta = f"{days} d {left}" if days else left
+        self.say(f"step {step}/{self._steps}  {numbers}  {eta} left")
+
+    def say(self, line: str) -> None:
+        """Print one line, above the bar where there is one."""
+        if self._bar:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=self._stream, flush=True)

@@ -1,0 +1,142 @@
+"""What a training step minimises: the forward pass from pictures to the three losses.
+
+Source: MoA (arXiv 2404.11565), Sec. 3.4. The terms themselves are `moa_jax.method.losses`; here is
+what goes into them. Knows no optimizer and no devices.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from moa_jax.config import MethodConfig
+from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
+from moa_jax.method.losses import masked_denoising_loss, mean_routing, object_loss, router_loss
+from moa_jax.method.mixture import PERSONALIZED, PRIOR
+from moa_jax.method.model import MoA, Observations
+
+Batch = Mapping[str, Array]
+Numbers = dict[str, Float[Array, ""]]
+
+
+class Draws(NamedTuple):
+    """The random numbers of a batch, each picture's from its own key."""
+
+    encoding: Float[Array, "B H W C"]
+    noise: Float[Array, "B H W C"]
+    timesteps: Int[Array, " B"]
+    masked: Bool[Array, " B"]
+
+
+def draw(
+    keys: Key[Array, " B"], latents: tuple[int, ...], timesteps: int, mask_probability: float
+) -> Draws:
+    """Draw what a training step needs.
+
+    Args:
+        latents: shape of one picture's latents.
+        timesteps: of the schedule; drawn uniformly.
+    """
+
+    def one(key: Key[Array, ""]) -> Draws:
+        encoding, noise, time, coin = jax.random.split(key, 4)
+        return Draws(
+            jax.random.normal(encoding, latents),
+            jax.random.normal(noise, latents),
+            jax.random.randint(time, (), 0, timesteps),
+            jax.random.bernoulli(coin, mask_probability),
+        )
+
+    return jax.vmap(one)(keys)
+
+
+def loss(
+    model: MoA,
+    schedule: NoiseSchedule,
+    method: MethodConfig,
+    params: Any,
+    batch: Batch,
+    keys: Key[Array, " B"],
+) -> tuple[Float[Array, ""], Numbers]:
+    """Compute the training loss and the numbers to log.
+
+    Source: MoA, Sec. 3.4: L = L_masked + lambda_r L_router + lambda_o L_object.
+
+    Args:
+        batch: as `moa_jax.data` gives it.
+        keys: one for each picture.
+
+    Returns:
+        The loss, and numbers that are means over the pictures.
+    """
+    mean, deviation = encode(model, params, batch["image"])
+    draws = draw(keys, mean.shape[1:], schedule.num_train_timesteps, method.mask_probability)
+    latents = mean + deviation * draws.encoding
+    prediction, seen = model.denoise(
+        params,
+        add_noise(schedule, latents, draws.noise, draws.timesteps),
+        draws.timesteps,
+        model.encode_text(params, batch["input_ids"]),
+        model.encode_subjects(params, batch["subject_images"]),
+        batch["subject_tokens"],
+    )
+    target = training_target(schedule, latents, draws.noise, draws.timesteps)
+    masks = batch["masks"].astype(jnp.float32)
+    union = resize_mask(masks.max(axis=1), latents.shape[1:3])
+    terms = {
+        "denoising": masked_denoising_loss(prediction, target, union, draws.masked),
+        "router": _router_term(model, seen, union),
+        "object": _object_term(model, seen, masks, batch["subject_present"]),
+    }
+    weights = {"router": method.router_loss_weight, "object": method.object_loss_weight}
+    total = sum(weights.get(name, 1.0) * term for name, term in terms.items())
+    numbers = {f"loss/{name}": term for name, term in terms.items()}
+    return total, {"loss/total": total, **numbers, **_routing_shares(seen, union)}
+
+
+def encode(
+    model: MoA, params: Any, images: UInt8[Array, "B H W 3"]
+) -> tuple[Float[Array, "B h w C"], Float[Array, "B h w C"]]:
+    """Give mean and standard deviation of the pictures' latents, at the U-Net's scale."""
+    pixels = images.astype(jnp.float32) / 127.5 - 1.0
+    mean, log_variance = model.vae.apply({"params": params["vae"]}, pixels, method="encode")
+    scale = model.vae.config.scaling_factor
+    deviation = jnp.exp(0.5 * log_variance.astype(jnp.float32))
+    return scale * mean.astype(jnp.float32), scale * deviation
+
+
+def resize_mask(mask: Float[Array, "B H W"], size: tuple[int, int]) -> Float[Array, "B h w"]:
+    """Shrink masks; a pixel becomes the share of it that the mask covers, nearly."""
+    return jax.image.resize(mask, (mask.shape[0], *size), "linear")
+
+
+def _router_term(model: MoA, seen: Observations, union: Float[Array, "B H W"]) -> Float[Array, ""]:
+    layers = _layers_of(model.router_loss_layers(), seen.routing)
+    if not layers:
+        return jnp.zeros(())
+    return router_loss(mean_routing([w[..., PRIOR] for w in layers], union.shape[1:]), union)
+
+
+def _object_term(
+    model: MoA, seen: Observations, masks: Float[Array, "B K H W"], present: Bool[Array, "B K"]
+) -> Float[Array, ""]:
+    layers = _layers_of(model.object_loss_layers(), seen.attention)
+    return object_loss(layers, masks, present) if layers else jnp.zeros(())
+
+
+def _layers_of(blocks: tuple[str, ...], observed: Mapping[str, Array]) -> list[Array]:
+    """Select the layers that are in some transformer blocks."""
+    return [value for path, value in observed.items() if path.rpartition(".")[0] in blocks]
+
+
+def _routing_shares(seen: Observations, union: Float[Array, "B H W"]) -> Numbers:
+    """Weigh the personalized expert inside and outside the masks, for the step to divide."""
+    layers = [weights[..., PERSONALIZED] for weights in seen.routing.values()]
+    personalized = jax.lax.stop_gradient(mean_routing(layers, union.shape[1:]))
+    return {
+        "inside": jnp.mean(personalized * union),
+        "outside": jnp.mean(personalized * (1 - union)),
+        "covered": jnp.mean(union),
+    }

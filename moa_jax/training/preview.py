@@ -1,0 +1,69 @@
+"""Pictures of a run: a few examples of the data, drawn again by the weights as they are now.
+
+Each preview has the same prompts, subjects and initial noise, so that two of them differ only by
+what was learned in between.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from moa_jax.config import TrainConfig
+from moa_jax.data.captions import encode_caption
+from moa_jax.figures import Preview, mean_weights, preview_figure
+from moa_jax.pipeline import Pipeline
+from moa_jax.request import Request
+
+SHOWN = 4  # pictures in a preview
+
+
+def make_preview(
+    pipeline: Pipeline, examples: Mapping[str, np.ndarray], config: TrainConfig, folder: Path
+) -> Callable[[int, Any], None]:
+    """Prepare to draw `examples`: the function given back writes `step_N.png` to `folder`.
+
+    Args:
+        examples: a batch of the training data, of which the first SHOWN are drawn.
+    """
+    shown = {key: array[:SHOWN] for key, array in examples.items()}
+    request = _request(pipeline.base.tokenizer, shown)
+    keys = jax.random.split(jax.random.key(config.seed), len(shown["image"]))
+    height, width = (side // pipeline.downscale for side in shown["image"].shape[1:3])
+    channels = pipeline.base.vae.module.config.latent_channels
+    draw = jax.vmap(lambda key: jax.random.normal(key, (height, width, channels)))
+    latents = np.asarray(draw(keys))
+
+    def preview(step: int, params: Any) -> None:
+        pipeline.params = params
+        result = pipeline.draw(request, latents, keys, config.sample_steps)
+        rows = [
+            Preview(
+                target=shown["image"][row],
+                subjects=list(shown["subject_images"][row][shown["subject_present"][row]]),
+                generated=picture,
+                weights=mean_weights(result.routing, row),
+                caption=_caption(pipeline.base.tokenizer, shown["input_ids"][row]),
+            )
+            for row, picture in enumerate(result.images)
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        preview_figure(rows, title=f"step {step}").save(folder / f"step_{step:06d}.png")
+
+    return preview
+
+
+def _request(tokenizer: Any, examples: Mapping[str, np.ndarray]) -> Request:
+    empty = encode_caption(tokenizer, "").input_ids
+    return Request(
+        input_ids=examples["input_ids"],
+        negative_ids=np.repeat(empty[None], len(examples["input_ids"]), axis=0),
+        subject_images=examples["subject_images"],
+        subject_tokens=examples["subject_tokens"],
+    )
+
+
+def _caption(tokenizer: Any, input_ids: np.ndarray) -> str:
+    return tokenizer.decode(input_ids, skip_special_tokens=True).strip()

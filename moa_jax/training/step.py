@@ -1,0 +1,165 @@
+"""One training step as a pure function of (state, frozen parameters, batch).
+
+What it minimises is `objective.py`. Every random draw of step n for picture i comes from
+`fold_in(key, n)` split over the pictures, so that a resumed run and a run with other micro-batches
+draw the same. Knows no mesh, no file and no clock.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Int, Key
+
+from moa_jax.config import Config
+from moa_jax.diffusion.schedule import NoiseSchedule
+from moa_jax.method.model import MoA
+from moa_jax.training.learning import combine, partition
+from moa_jax.training.objective import Batch, Numbers, loss
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step changes; everything that a checkpoint must hold.
+
+    Fields are not typed as arrays, for trees of the same shape hold their places on the mesh.
+
+    Attributes:
+        step: updates so far, an int32.
+        trained: the parameters that learn, in float32.
+        optimizer: state of the optimizer.
+        ema: moving average of `trained`, or None.
+        key: data of the run's random key; never changes.
+    """
+
+    step: Any
+    trained: Any
+    optimizer: Any
+    ema: Any
+    key: Any
+
+    @property
+    def averaged(self) -> Any:
+        """The trained parameters to draw pictures with: their moving average if there is one."""
+        return self.trained if self.ema is None else self.ema
+
+
+def initial_state(
+    params: Any, mask: Any, optimizer: optax.GradientTransformation, config: Config
+) -> tuple[TrainState, Any]:
+    """Split the parameters and start a run with them.
+
+    Args:
+        mask: tree of bool, true where a leaf learns.
+
+    Returns:
+        (state, frozen parameters). The state holds copies, which a step may overwrite.
+    """
+    trained, frozen = partition(params, mask)
+    trained = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), trained)
+    ema = None if config.optimizer.ema_decay is None else jax.tree.map(jnp.copy, trained)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        trained=trained,
+        optimizer=optimizer.init(trained),
+        ema=ema,
+        key=jax.random.key_data(jax.random.key(config.train.seed)),
+    )
+    return state, frozen
+
+
+def make_train_step(
+    model: MoA, schedule: NoiseSchedule, config: Config, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Any, Batch], tuple[TrainState, Numbers]]:
+    """Build the step: `state, metrics = train_step(state, frozen, batch)`.
+
+    An update whose loss or gradient is not finite is not applied (weights, optimizer and EMA stay);
+    the metrics tell which term it was, and the loop stops.
+    """
+
+    def objective(trained: Any, frozen: Any, batch: Batch, keys: Array) -> tuple[Array, Numbers]:
+        return loss(model, schedule, config.method, combine(trained, frozen), batch, keys)
+
+    def train_step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, Numbers]:
+        step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        keys = jax.random.split(step_key, len(batch["image"]))
+        (_, numbers), gradient = accumulate(
+            jax.value_and_grad(objective, has_aux=True),
+            config.optimizer.accumulation,
+            state.trained,
+            frozen,
+            batch,
+            keys,
+        )
+        updates, moments = optimizer.update(gradient, state.optimizer, state.trained)
+        trained = optax.apply_updates(state.trained, updates)
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(norm) & jnp.isfinite(numbers["loss/total"])
+        new = state.replace(
+            step=state.step + 1,
+            trained=_choose(finite, trained, state.trained),
+            optimizer=_choose(finite, moments, state.optimizer),
+        )
+        if state.ema is not None:
+            ema = update_ema(state.ema, trained, config.optimizer.ema_decay, state.step)
+            new = new.replace(ema=_choose(finite, ema, state.ema))
+        return new, _metrics(numbers, norm, optax.tree.norm(updates))
+
+    return train_step
+
+
+def update_ema(average: Any, trained: Any, decay: float, step: Int[Array, ""]) -> Any:
+    """Move the average towards the trained parameters; a young average moves faster.
+
+    Args:
+        decay: share of the old average that stays, once (1 + step) / (10 + step) has reached it.
+    """
+    warm = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(trained, average, 1.0 - warm)
+
+
+def accumulate(
+    value_and_grad: Callable[..., Any],
+    micro_batches: int,
+    trained: Any,
+    frozen: Any,
+    batch: Batch,
+    keys: Key[Array, " B"],
+) -> Any:
+    """Average `value_and_grad` over equal parts of the batch, one part at a time.
+
+    Every `micro_batches`-th picture goes into the same part, so a batch that is split over devices
+    stays where it is.
+    """
+    if micro_batches == 1:
+        return value_and_grad(trained, frozen, batch, keys)
+
+    def split(array: Array) -> Array:
+        return array.reshape(-1, micro_batches, *array.shape[1:]).swapaxes(0, 1)
+
+    parts = jax.tree.map(split, (dict(batch), keys))
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, value_and_grad(trained, frozen, *part)), None
+
+    first = jax.tree.map(lambda array: array[0], parts)
+    shapes = jax.eval_shape(value_and_grad, trained, frozen, *first)
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda array: array / micro_batches, total)
+
+
+def _metrics(numbers: Numbers, grad_norm: Array, update_norm: Array) -> Numbers:
+    """Finish the numbers of all micro-batches; an empty region reads 0."""
+    metrics = {key: value for key, value in numbers.items() if key.startswith("loss/")}
+    covered = numbers["covered"]
+    metrics["routing/subject"] = numbers["inside"] / jnp.maximum(covered, 1e-6)
+    metrics["routing/background"] = numbers["outside"] / jnp.maximum(1 - covered, 1e-6)
+    return metrics | {"grad_norm": grad_norm, "update_norm": update_norm}
+
+
+def _choose(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda one, other: jnp.where(condition, one, other), new, old)

@@ -1,0 +1,144 @@
+"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion.
+
+python sample.py --model DIR_OR_HUB_ID --moa DIR --subject a.jpg --subject b.jpg \
+    --prompt "a man <|image|> and a woman <|image|> reading in the snow" --out out/
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from moa_jax import __version__
+from moa_jax.errors import InputError
+
+
+def main() -> int:
+    """Parse, load, draw, save."""
+    arguments = parse_arguments()
+    try:
+        out = make_folder(arguments.out)
+        pipe, result = draw(arguments)
+        save(out, arguments, pipe, result)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="Stable Diffusion 1.x or 2.x: diffusers folder or hub id")
+    add("--moa", help="folder with moa.safetensors and moa.json; without it, plain SD")
+    add(
+        "--prompt", required=True, help="with <|image|> after each word that a subject personalizes"
+    )
+    add("--subject", action="append", default=[], help="picture of a subject; once for each marker")
+    add("--negative-prompt", default="", help="what to lead away from")
+    add("--num-images", type=int, default=4, help="pictures to draw (%(default)s)")
+    add("--steps", type=int, default=50, help="sampler steps (%(default)s)")
+    add("--guidance-scale", type=float, default=5.0, help="1 switches guidance off (%(default)s)")
+    add("--sampler", default="ddim", help="how to sample (%(default)s)")
+    add("--height", type=int, help="in pixels; default: the checkpoint's own size")
+    add("--width", type=int, help="in pixels; default: the checkpoint's own size")
+    add("--dtype", choices=("bfloat16", "float32"), help="default: bfloat16, or float32 on a CPU")
+    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--variant", help='which weights of the folder to read, e.g. "fp16"')
+    add("--image-encoder", help="CLIP folder or hub id; default: the one MoA was trained with")
+    add("--out", default="out", help="folder to write to (%(default)s/)")
+    return parser.parse_args()
+
+
+def draw(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """Load the pipeline and draw, with a progress bar over the sampler's steps."""
+    from moa_jax.pipeline import DTYPES, Pipeline  # slow to import: not for --help or a typo
+
+    console = Console(stderr=True)
+    warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", highlight=False)
+    with console.status(f"loading {arguments.model}"):
+        pipe = Pipeline.from_pretrained(
+            arguments.model,
+            arguments.moa,
+            DTYPES[arguments.dtype] if arguments.dtype else None,
+            variant=arguments.variant,
+            image_encoder=arguments.image_encoder,
+        )
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("compiling", total=arguments.steps)
+
+        def on_step(_: int) -> None:
+            progress.update(task, description="drawing", advance=1)
+
+        result = pipe(
+            arguments.prompt,
+            arguments.subject,
+            negative_prompt=arguments.negative_prompt,
+            num_images=arguments.num_images,
+            num_inference_steps=arguments.steps,
+            guidance_scale=arguments.guidance_scale,
+            sampler=arguments.sampler,
+            seed=arguments.seed,
+            height=arguments.height,
+            width=arguments.width,
+            on_step=on_step,
+        )
+    return pipe, result
+
+
+def make_folder(path: str) -> Path:
+    """Make the output folder before the long work starts."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {path!r} cannot be made: {error}") from error
+    return Path(path)
+
+
+def save(out: Path, arguments: argparse.Namespace, pipe: Any, result: Any) -> None:
+    """Write the pictures, the routing figures, and what it takes to draw them again."""
+    import jax
+
+    from moa_jax.figures import image_grid, routing_figure
+    from moa_jax.method.weights import Identity
+
+    names = []
+    for index, image in enumerate(result.images):
+        names.append(f"{arguments.seed:05d}-{index:02d}.png")
+        image.save(out / names[-1])
+        if result.routing:
+            routing_figure(image, result.routing, index).save(
+                out / f"{arguments.seed:05d}-{index:02d}-routing.png"
+            )
+    if len(result.images) > 1:
+        image_grid(result.images).save(out / f"{arguments.seed:05d}-grid.png")
+    width, height = result.images[0].size
+    record = {
+        **vars(arguments),
+        "height": height,
+        "width": width,
+        "dtype": pipe.dtype.name,
+        "fingerprints": Identity.of(pipe.base).fingerprints,
+        "images": names,
+        "versions": {"moa_jax": __version__, "jax": jax.__version__},
+    }
+    (out / f"{arguments.seed:05d}.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(f"{len(names)} pictures in {out}/")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""What every test runs under, and the tiny Stable Diffusion folders that diffusers itself writes.
+
+The settings stand before any import of jax, torch or transformers, which read some of them once.
+"""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the parity tests are about float32 on a CPU
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch's threads
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import pytest
+
+from moa_jax.toyworld.tokenizer import write_tokenizer
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A random Stable Diffusion 1.x folder: 64x64 pictures, with an image encoder. Read only."""
+    folder = tmp_path_factory.mktemp("stable-diffusion-1")
+    words = tmp_path_factory.mktemp("words")
+    _pipeline(words, context=32, heads=4, activation="quick_gelu").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder_v2(tmp_path_factory) -> Path:
+    """The same of the 2.x kind: linear projections, heads per level, v-prediction. Read only.
+
+    Without an image encoder, and its tokenizer pads with "!" as that of Stable Diffusion 2.x does.
+    """
+    folder = tmp_path_factory.mktemp("stable-diffusion-2")
+    pipeline = _pipeline(
+        tmp_path_factory.mktemp("words"),
+        context=48,
+        heads=[2, 4],
+        activation="gelu",
+        prediction_type="v_prediction",
+        use_linear_projection=True,
+        upcast_attention=True,
+    )
+    pipeline.register_modules(image_encoder=None)
+    pipeline.tokenizer.pad_token = "!"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def _pipeline(words, context, heads, activation, prediction_type="epsilon", **unet):
+    torch = pytest.importorskip("torch")
+    import diffusers
+    import transformers
+
+    write_tokenizer(words)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(words)
+    random = torch.Generator().manual_seed(0)
+    return diffusers.StableDiffusionPipeline(
+        vae=_randomize(_vae(diffusers), random),
+        text_encoder=_randomize(
+            _text_encoder(transformers, tokenizer, context, activation), random
+        ),
+        tokenizer=tokenizer,
+        unet=_randomize(_unet(diffusers, context, heads, **unet), random),
+        scheduler=diffusers.DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            timestep_spacing="leading",
+            prediction_type=prediction_type,
+        ),
+        image_encoder=_randomize(_image_encoder(transformers), random),
+        feature_extractor=None,
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
+
+
+def _unet(diffusers, context, heads, **options):
+    return diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=context,
+        attention_head_dim=heads,  # diffusers' name for the number of heads in these models
+        **options,
+    )
+
+
+def _vae(diffusers):
+    return diffusers.AutoencoderKL(
+        sample_size=64,
+        block_out_channels=(8, 8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        scaling_factor=0.18215,
+    )
+
+
+def _text_encoder(transformers, tokenizer, width, activation):
+    return transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            projection_dim=width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            hidden_act=activation,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _image_encoder(transformers):
+    return transformers.CLIPVisionModelWithProjection(
+        transformers.CLIPVisionConfig(
+            image_size=32,
+            patch_size=8,
+            hidden_size=32,
+            intermediate_size=64,
+            projection_dim=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+        )
+    )
+
+
+def _randomize(network, random):
+    """Draw every parameter anew, so that no fresh one, zero or bias, can hide a fault."""
+    import torch
+
+    for name, value in network.named_parameters():
+        draw = torch.randn(value.shape, generator=random)
+        if value.ndim > 1:  # keeps the scale of what passes through, bar the embeddings
+            draw *= value[0].numel() ** -0.5 if "embedding" not in name else 0.5
+        else:  # a norm's scale near 1, a bias near 0
+            draw = 0.2 * draw + (1.0 if name.endswith("weight") else 0.0)
+        value.data.copy_(draw)
+    return network.eval()

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from moa_jax.data.augment import augment_subject, crop_target, cut_out, prepare_subject
+
+RED = (255, 0, 0)
+
+
+def painted(photograph, masks, colours):
+    pixels = photograph.copy()
+    for mask, colour in zip(masks, colours, strict=True):
+        pixels[mask] = colour
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("turned", [False, True], ids=["landscape", "portrait"])
+def test_masks_pick_exactly_their_subject_after_the_crop(photographs, flip, turned):
+    pixels, _, subjects = photographs["coffee"]
+    masks = [mask.swapaxes(0, 1) if turned else mask for _, mask in subjects]
+    pixels = pixels.swapaxes(0, 1) if turned else pixels
+    image = painted(pixels, masks, [RED, (0, 255, 0)])
+    size = min(image.size)  # no resampling, so that the colours stay pure
+    cropped, cropped_masks = crop_target(image, masks, size, flip)
+    assert cropped.shape == (size, size, 3)
+    for mask, colour in zip(cropped_masks, [RED, (0, 255, 0)], strict=True):
+        assert mask.any()
+        np.testing.assert_array_equal((cropped == colour).all(-1), mask)
+    unflipped, _ = crop_target(image, masks, size, False)
+    np.testing.assert_array_equal(cropped[:, ::-1] if flip else cropped, unflipped)
+
+
+@pytest.mark.parametrize("size", [100, 611])  # smaller and larger than the picture
+def test_masks_stay_aligned_when_the_picture_is_resized(photographs, size):
+    pixels, _, [(_, mask)] = photographs["chelsea"]
+    image = painted(pixels * 0, [mask], [RED])
+    cropped, [cropped_mask] = crop_target(image, [mask], size, False)
+    red = cropped[..., 0] / 255.0  # the share of a pixel that is the subject
+    assert np.abs(red - cropped_mask).max() <= 0.75
+    assert (np.abs(red - cropped_mask) > 0.5).mean() < 2e-3
+    assert abs(red.mean() - cropped_mask.mean()) < 2e-3
+
+
+def test_a_cut_out_holds_the_subject_and_noise_elsewhere(photographs):
+    pixels, _, [(_, mask)] = photographs["astronaut"]
+    box = (50, 10, 371, 471)
+    cut = np.asarray(cut_out(Image.fromarray(pixels), mask, box, np.random.default_rng(0)))
+    inside = mask[10:471, 50:371]
+    np.testing.assert_array_equal(cut[inside], pixels[10:471, 50:371][inside])
+    noise = cut[~inside].ravel()
+    share = np.bincount(noise, minlength=256) / noise.size
+    assert abs(share * 256 - 1).max() < 0.2  # every value equally often
+    assert abs(np.corrcoef(noise[:-1], noise[1:])[0, 1]) < 0.02
+
+
+def test_a_subject_is_padded_to_a_square_with_its_shape_kept():
+    image = Image.new("RGB", (40, 80), RED)
+    prepared = prepare_subject(image, 20)
+    np.testing.assert_array_equal(prepared[:, 6:14], np.broadcast_to(RED, (20, 8, 3)))
+    assert not prepared[:, :4].any() and not prepared[:, 16:].any()
+    across = prepare_subject(image.rotate(90, expand=True), 20)
+    np.testing.assert_array_equal(across, prepared.swapaxes(0, 1))
+
+
+def test_augmentation_is_a_function_of_the_generator(photographs):
+    image = Image.fromarray(photographs["astronaut"][0]).crop((0, 0, 200, 300))
+    before = image.copy()
+    draws = [augment_subject(image, 32, np.random.default_rng(seed)) for seed in range(8)]
+    again = [augment_subject(image, 32, np.random.default_rng(seed)) for seed in range(8)]
+    np.testing.assert_array_equal(draws, again)
+    assert len({draw.tobytes() for draw in draws}) == 8
+    assert image == before
+
+
+class Script(np.random.Generator):
+    """A generator whose coins fall as told: a coin under the probability applies the change."""
+
+    def __init__(self, coins, uniform=0.0):
+        super().__init__(np.random.PCG64(0))
+        self.coins, self.value = list(coins), uniform
+
+    def random(self):
+        return self.coins.pop(0)
+
+    def uniform(self, low, high):
+        return low + self.value * (high - low)
+
+
+NEVER = 0.99
+CHANGES = ("zoom", "rotation", "colour", "blur", "grey", "flip")
+
+
+def with_only(change, image, uniform=0.5):
+    coins = [0.0 if name == change else NEVER for name in CHANGES]
+    return augment_subject(image, 64, Script(coins, uniform))
+
+
+def test_each_change_is_what_its_name_says(photographs):
+    image = Image.fromarray(photographs["astronaut"][0]).crop((100, 0, 300, 300))
+    plain = prepare_subject(image, 64)
+    np.testing.assert_array_equal(with_only(None, image), plain)
+    top = prepare_subject(image.crop((0, 0, 200, 200)), 64)
+    np.testing.assert_array_equal(with_only("zoom", image), top)
+    np.testing.assert_array_equal(with_only("flip", image), plain[:, ::-1])
+    np.testing.assert_array_equal(with_only("rotation", image), plain)  # the middle of -30 .. 30
+    for uniform, degrees in ((0.0, -30), (1.0, 30)):
+        turned = Image.fromarray(plain).rotate(degrees, Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(with_only("rotation", image, uniform), turned)
+    grey = with_only("grey", image)
+    assert (grey == grey[..., :1]).all() and abs(grey.mean() - plain.mean()) < 8
+    assert (
+        np.abs(with_only("colour", image).astype(int) - plain).max() <= 8
+    )  # factors of 1, no turn
+    blurred = with_only("blur", image, uniform=1.0)
+    assert (
+        np.abs(np.diff(blurred.astype(int), axis=0)).mean()
+        < 0.7 * np.abs(np.diff(plain.astype(int), axis=0)).mean()
+    )
+
+
+def test_colour_changes_reach_half_and_one_and_a_half():
+    image = Image.new("RGB", (10, 10), (60, 60, 60))
+    for uniform, expected in ((0.0, 30), (1.0, 90)):  # of a flat grey only brightness shows
+        assert abs(int(with_only("colour", image, uniform)[32, 32, 0]) - expected) <= 1
+    red = Image.new("RGB", (10, 10), (200, 0, 0))
+    assert with_only("colour", red, 1.0)[32, 32].argmax() != 0  # half a circle from red is cyan
+
+
+@pytest.mark.parametrize(
+    ("change", "chance"), list(zip(CHANGES, (0.5, 0.75, 0.5, 0.5, 0.1, 0.5), strict=True))
+)
+def test_each_change_comes_as_often_as_in_fastcomposer(photographs, change, chance):
+    image = Image.fromarray(photographs["astronaut"][0]).crop((100, 0, 300, 300))
+    plain = with_only(None, image)
+
+    def draw(coin):
+        coins = [coin if name == change else NEVER for name in CHANGES]
+        return augment_subject(image, 64, Script(coins, uniform=1.0))
+
+    assert (draw(chance - 0.01) != plain).any()
+    np.testing.assert_array_equal(draw(chance + 0.01), plain)

@@ -1,0 +1,63 @@
+"""A small U-Net, plain and with mixtures, and something for it to look at."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from moa_jax.backbone.unet import UNet, UNetConfig, transformer_blocks
+from moa_jax.method.mixture import MixtureOfAttention
+from moa_jax.method.model import add_experts
+from moa_jax.method.prompt import SubjectPrompt
+
+CONFIG = UNetConfig.from_dict(
+    {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "cross_attention_dim": 24,
+        "attention_head_dim": 4,
+        "norm_num_groups": 8,
+    }
+)
+
+
+BLOCKS = transformer_blocks(CONFIG)
+PROMPTER = SubjectPrompt(len(BLOCKS))
+
+
+@pytest.fixture(scope="session")
+def scene() -> SimpleNamespace:
+    """Two pictures of 8x6 latents: one with two subjects (words 1 and 4), one with one (word 2)."""
+    drawn = jax.jit(_draw)(jax.random.key(0))
+    return SimpleNamespace(config=CONFIG, blocks=BLOCKS, prompter=PROMPTER, **drawn)
+
+
+def _draw(key):
+    keys = jax.random.split(key, 7)
+    text = jax.random.normal(keys[0], (2, 7, 24))
+    features = jax.random.normal(keys[1], (2, 2, 20))
+    latents = jax.random.normal(keys[2], (2, 8, 6, 4))
+    tokens, timesteps = jnp.array([[1, 4], [2, 7]]), jnp.array([3, 900])
+    prompt, variables = PROMPTER.init_with_output(keys[3], text, features, tokens, timesteps)
+    prior = UNet(CONFIG).init(keys[4], latents, timesteps, text)["params"]
+    mixed = UNet(CONFIG, MixtureOfAttention).init(keys[5], latents, timesteps, prompt)["params"]
+    routers = {
+        path: 0.5 * jax.random.normal(keys[6], leaf.shape)
+        for path, leaf in flatten_dict(mixed).items()
+        if "router" in path
+    }
+    return {
+        "text": text,
+        "features": features,
+        "tokens": tokens,
+        "timesteps": timesteps,
+        "latents": latents,
+        "prompt_params": variables["params"],
+        "prompt": prompt,
+        "prior": prior,
+        "params": add_experts(prior, unflatten_dict(routers), MixtureOfAttention.added),
+    }

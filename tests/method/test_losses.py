@@ -1,0 +1,126 @@
+"""The losses against FastComposer's published ones, on literals, and by what they must prefer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moa_jax.method.losses import (
+    masked_denoising_loss,
+    mean_routing,
+    object_loss,
+    router_loss,
+    union_mask,
+)
+
+# One picture, two heads, a 2x2 map, the columns of two subjects' tokens. Rows are pixels.
+HEAD_1 = [[0.6, 0.3], [0.5, 0.3], [0.1, 0.2], [0.4, 0.2]]
+HEAD_2 = [[0.25, 0.25], [0.3, 0.4], [0.2, 0.6], [0.8, 0.1]]
+ATTENTION = jnp.array([HEAD_1, HEAD_2]).reshape(1, 2, 2, 2, 2)
+MASKS = jnp.array([[[[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]])
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        # Subject 1: head 1 (0.1+0.4)/2 - (0.6+0.5)/2 = -0.3; head 2 (0.2+0.8)/2 - 0.275 = 0.225.
+        # Subject 2: head 1 (0.3+0.3+0.2)/3 - 0.2 = 0.0667; head 2 (0.25+0.4+0.6)/3 - 0.1 = 0.3167.
+        # Mean over subjects, then heads: (-0.11667 + 0.27083) / 2. FastComposer's
+        # get_object_localization_loss_for_one_layer (commit b9304a2) prints 0.0770832.
+        ((True, True), 0.07708321511745453),
+        # Subject 1 alone: (-0.3 + 0.225) / 2; FastComposer's code prints -0.0374995.
+        ((True, False), -0.03749945014715195),
+    ],
+)
+def test_object_loss_is_fastcomposers(present, expected):
+    loss = object_loss([ATTENTION], MASKS, jnp.array([present]))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_object_loss_resizes_masks_and_averages_layers_as_fastcomposer():
+    """Two layers, the second with its heads swapped and halved; masks of 4x4 on a 2x2 map.
+
+    FastComposer's get_object_localization_loss (commit b9304a2) on these inputs prints 0.0626214.
+    """
+    masks = np.zeros((1, 2, 4, 4), np.float32)
+    masks[0, 0, :2, :] = masks[0, 0, 2, 0] = masks[0, 1, 3, 3] = 1
+    layers = [ATTENTION, ATTENTION[:, ::-1] * 0.5]
+    loss = object_loss(layers, jnp.array(masks), jnp.array([[True, True]]))
+    np.testing.assert_allclose(loss, 0.06262143701314926, rtol=1e-5)
+
+
+def test_object_loss_falls_when_attention_moves_to_the_subject():
+    on_subject = jnp.zeros((1, 1, 2, 2, 2)).at[0, 0, 0, :, 0].set(1).at[0, 0, 1, 1, 1].set(1)
+    present = jnp.array([[True, True]])
+    np.testing.assert_allclose(object_loss([on_subject], MASKS, present), -1, atol=2e-5)
+    assert object_loss([1 - on_subject], MASKS, present) > 0.99
+
+
+def test_object_loss_ignores_absent_subjects_and_empty_pictures():
+    nobody = jnp.array([[False, False]])
+    assert object_loss([ATTENTION], MASKS, nobody) == 0
+    gradient = jax.grad(lambda a: object_loss([a], MASKS, jnp.array([[True, False]])))(ATTENTION)
+    assert np.all(gradient[..., 1] == 0)
+    assert np.all(gradient[..., 0] != 0)
+
+
+PREDICTION = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+TARGET = jnp.array([[0.0, 0.0], [1.0, 1.0]]).reshape(1, 2, 2, 1)
+UNION = jnp.array([[[1.0, 0.0], [0.5, 1.0]]])
+
+
+@pytest.mark.parametrize(
+    ("masked", "expected"),
+    [
+        # Errors 1, 2, 2, 3 times the mask 1, 0, 1/2, 1: (1 + 0 + 1 + 9) / 4. FastComposer's lines
+        # (pred * mask, target * mask, mse_loss) print 2.75, without the mask 4.5 = 18 / 4.
+        (True, 2.75),
+        (False, 4.5),
+    ],
+)
+def test_masked_loss_is_fastcomposers(masked, expected):
+    loss = masked_denoising_loss(PREDICTION, TARGET, UNION, jnp.array([masked]))
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_masking_is_drawn_for_each_picture():
+    loss = masked_denoising_loss(
+        jnp.concatenate([PREDICTION, PREDICTION]),
+        jnp.concatenate([TARGET, TARGET]),
+        jnp.concatenate([UNION, UNION]),
+        jnp.array([True, False]),
+    )
+    np.testing.assert_allclose(loss, (2.75 + 4.5) / 2, rtol=1e-6)
+
+
+def test_union_mask_is_fastcomposers():
+    """Subjects of 2x2 and 2x3 pixels on 4x4; FastComposer's lines print [[1, 0], [0.5, 1]]."""
+    masks = np.zeros((1, 2, 4, 4), np.float32)
+    masks[0, 0, :2, :2] = masks[0, 1, 2:, 1:] = 1
+    np.testing.assert_allclose(union_mask(jnp.array(masks), (2, 2)), UNION, atol=1e-6)
+
+
+def test_masks_resize_as_pytorch_does():
+    torch = pytest.importorskip("torch")
+    masks = np.random.default_rng(0).random((2, 1, 33, 48)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(torch.tensor(masks), (4, 6), mode="bilinear")
+    np.testing.assert_allclose(union_mask(jnp.array(masks), (4, 6)), expected[:, 0], atol=1e-5)
+
+
+def test_router_loss_punishes_only_the_background():
+    mask = jnp.zeros((1, 4, 4)).at[:, :, 2:].set(1)
+    assert router_loss(mask * 0 + 1, mask) == 0
+    assert router_loss(1 - mask, mask) == 0
+    # Half of the pixels are background, where the personalized expert has weight 0.6.
+    np.testing.assert_allclose(router_loss(jnp.full((1, 4, 4), 0.4), mask), 0.5 * 0.36, rtol=1e-6)
+
+
+def test_router_loss_sees_the_mean_over_layers_of_other_sizes():
+    coarse = jnp.full((1, 2, 3), 0.5)
+    fine = jnp.ones((1, 4, 6))
+    mean = mean_routing([coarse, fine], (4, 6))
+    np.testing.assert_allclose(mean, np.full((1, 4, 6), 0.75), rtol=1e-6)
+    gradients = jax.grad(
+        lambda maps: router_loss(mean_routing(maps, (4, 6)), jnp.zeros((1, 4, 6)))
+    )([coarse, fine])
+    assert all(np.all(gradient < 0) for gradient in gradients)

@@ -1,0 +1,151 @@
+"""What users rely on: the prior is kept, to the bit, and the router alone decides who draws."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from moa_jax.backbone.attention import Attention
+from moa_jax.backbone.unet import UNet
+from moa_jax.method.mixture import (
+    FixedRouter,
+    LinearRouter,
+    MixtureOfAttention,
+    MLPRouter,
+    initial_logits,
+    mix,
+)
+from moa_jax.method.model import add_experts
+
+
+def unet(scene, router=LinearRouter, dtype=jnp.float32):
+    return UNet(scene.config, partial(MixtureOfAttention, router=router), dtype)
+
+
+def predict(model, params, scene, context):
+    apply = jax.jit(model.apply)
+    return np.asarray(apply({"params": params}, scene.latents, scene.timesteps, context))
+
+
+def test_mix_weighs_pixel_by_pixel():
+    prior, personalized = jnp.full((1, 1, 2, 3), 2.0), jnp.full((1, 1, 2, 3), 10.0)
+    routing = jnp.array([[[[1.0, 0.0], [0.25, 0.75]]]])
+    expected = [[[[2.0] * 3, [8.0] * 3]]]
+    np.testing.assert_array_equal(mix([prior, personalized], routing), expected)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_routing_held_at_the_prior_is_stable_diffusion_to_the_bit(scene, dtype):
+    """Subjects are in the prompt, experts differ from the prior; none of it may show."""
+    flat = flatten_dict(scene.params)
+    moved = {p: leaf + 1 if "personalized" in p else leaf for p, leaf in flat.items()}
+    held = unet(scene, partial(FixedRouter, weights=(1.0, 0.0)), dtype)
+    plain = predict(UNet(scene.config, dtype=dtype), scene.prior, scene, scene.text)
+    mixed = predict(held, unflatten_dict(moved), scene, scene.prompt)
+    np.testing.assert_array_equal(plain, mixed)
+
+
+def test_fresh_experts_are_stable_diffusion_under_any_routing(scene):
+    """With no subject, both experts attend to the same text; routers are drawn at random."""
+    nobody = scene.prompt._replace(tokens=jnp.full_like(scene.tokens, 7))
+    plain = predict(UNet(scene.config), scene.prior, scene, scene.text)
+    mixed = predict(unet(scene), scene.params, scene, nobody)
+    np.testing.assert_allclose(plain, mixed, atol=1e-5 * np.abs(plain).max())
+    subjects = predict(unet(scene), scene.params, scene, scene.prompt)
+    assert np.abs(plain - subjects).max() > 1e-3 * np.abs(plain).max()
+
+
+def test_the_tree_without_what_moa_adds_is_stable_diffusions(scene):
+    added = {"personalized", "router"}
+    rest = {p: v for p, v in flatten_dict(scene.params).items() if not added & set(p)}
+    assert rest.keys() == flatten_dict(scene.prior).keys()
+
+
+def test_an_expert_of_its_own_name_joins_the_mixture(scene):
+    """Three experts, a context and a weight for each: the third alone gives its own answer."""
+
+    class ThreeContexts:
+        tokens = scene.tokens
+
+        def for_experts(self, block):
+            return (*scene.prompt.for_experts(block), 2 * scene.text)
+
+    layer = MixtureOfAttention(
+        heads=2,
+        head_dim=8,
+        cross=True,
+        added=("personalized", "style"),
+        router=partial(FixedRouter, weights=(0.0, 0.0, 1.0)),
+    )
+    hidden = jax.random.normal(jax.random.key(1), (2, 4, 3, 16))
+    params = layer.init(jax.random.key(2), hidden, ThreeContexts())["params"]
+    style = Attention(heads=2, head_dim=8, cross=True)
+    alone = style.apply({"params": params["style"]}, hidden, 2 * scene.text)
+    mixed = layer.apply({"params": params}, hidden, ThreeContexts())
+    np.testing.assert_allclose(mixed, alone, atol=1e-6)
+
+
+def test_a_context_for_another_number_of_experts_is_refused(scene):
+    layer = MixtureOfAttention(heads=2, head_dim=8, cross=True, added=("personalized", "style"))
+    hidden = jnp.zeros((2, 4, 3, 16))
+    with pytest.raises(ValueError, match="2 experts; the mixture has 3"):
+        layer.init(jax.random.key(0), hidden, scene.prompt)
+
+
+@pytest.mark.parametrize("router", [LinearRouter, MLPRouter])
+def test_routers_start_near_the_prior_and_learn(router):
+    hidden = jax.random.normal(jax.random.key(0), (2, 4, 3, 16))
+    module = router(experts=2, initial_personalized_weight=0.2)
+    params = module.init(jax.random.key(1), hidden, None)
+    routing = module.apply(params, hidden, None)
+    np.testing.assert_allclose(routing[..., 1], np.full((2, 4, 3), 0.2), atol=1e-6)
+    target = (hidden[..., 0] > 0).astype(jnp.float32)
+
+    def error(params):
+        return jnp.mean((module.apply(params, hidden, None)[..., 1] - target) ** 2)
+
+    for _ in range(60):
+        gradients = jax.grad(error)(params)
+        params = jax.tree.map(lambda p, g: p - 2.0 * g, params, gradients)
+    assert error(params) < 0.5 * error(module.init(jax.random.key(1), hidden, None))
+
+
+def test_added_experts_share_the_initial_weight():
+    weights = jax.nn.softmax(initial_logits(4, 0.3))
+    np.testing.assert_allclose(weights, [0.7, 0.1, 0.1, 0.1], rtol=1e-6)
+
+
+def test_experts_copy_the_prior_in_float32(scene):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), scene.prior)
+    flat = flatten_dict(add_experts(half, {}, ("personalized",)))
+    copies = {path: leaf for path, leaf in flat.items() if "personalized" in path}
+    # Each of the U-Net's attention layers has four kernels and one bias.
+    assert len(copies) == 5 * 2 * len(scene.blocks)
+    for path, leaf in copies.items():
+        prior = flat[tuple(part for part in path if part != "personalized")]
+        assert leaf.dtype == jnp.float32
+        assert prior.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(leaf, prior.astype(jnp.float32))
+
+
+def test_observed_attention_is_what_the_expert_used(scene):
+    """The sown weights of a subject's word, against the softmax computed by hand."""
+    layer = MixtureOfAttention(heads=2, head_dim=8, cross=True)
+    hidden = jax.random.normal(jax.random.key(1), (2, 4, 3, 16))
+    variables = layer.init(jax.random.key(2), hidden, scene.prompt)
+    params = variables["params"]
+    _, state = layer.apply({"params": params}, hidden, scene.prompt, mutable=["intermediates"])
+    (observed,) = state["intermediates"]["personalized"]["attention"]
+    context = np.asarray(scene.prompt.for_experts(0)[1])
+    expert = jax.tree.map(np.asarray, params["personalized"])
+    query = (np.asarray(hidden) @ expert["to_q"]["kernel"]).reshape(2, 4, 3, 2, 8)
+    key = (context @ expert["to_k"]["kernel"]).reshape(2, 7, 2, 8)
+    logits = np.einsum("bhwnd,bsnd->bnhws", query, key) / np.sqrt(8)
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(observed[0, ..., 0], weights[0, ..., 1], atol=1e-5)
+    np.testing.assert_allclose(observed[0, ..., 1], weights[0, ..., 4], atol=1e-5)
+    np.testing.assert_allclose(observed[1, ..., 0], weights[1, ..., 2], atol=1e-5)
+    np.testing.assert_array_equal(observed[1, ..., 1], np.zeros((2, 4, 3)))

@@ -1,0 +1,98 @@
+"""MoA built on a checkpoint: what is added, what is shared, and how much it is at full size."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from moa_jax.backbone.clip import VisionConfig
+from moa_jax.backbone.stable_diffusion import load_stable_diffusion, parameter_shapes
+from moa_jax.backbone.unet import UNet, UNetConfig, transformer_blocks
+from moa_jax.config import MethodConfig
+from moa_jax.method.mixture import MixtureOfAttention
+from moa_jax.method.model import build
+from moa_jax.method.prompt import SubjectPrompt
+from tests.backbone import full_size_configs
+
+
+@pytest.fixture(scope="module")
+def built(tiny_folder):
+    base = load_stable_diffusion(tiny_folder)
+    method = MethodConfig(initial_personalized_weight=0.25)
+    return base, *build(base, method, dtype=jnp.float32, key=jax.random.key(0))
+
+
+def test_the_base_is_shared_not_copied(built):
+    base, _, params = built
+    unet = flatten_dict(params["unet"])
+    for path, leaf in flatten_dict(base.unet.params).items():
+        assert unet[path] is leaf
+    for name in ("vae", "text_encoder", "image_encoder"):
+        assert params[name] is getattr(base, name).params
+
+
+def test_a_pass_observes_every_layer(built):
+    base, model, params = built
+    images = jax.random.randint(jax.random.key(1), (2, 3, 32, 32, 3), 0, 256).astype(jnp.uint8)
+    ids = jnp.ones((2, 77), jnp.int32)
+    tokens = jnp.array([[2, 5, 77], [3, 77, 77]])
+
+    @jax.jit
+    def run(params, latents):
+        text = model.encode_text(params, ids)
+        features = model.encode_subjects(params, images)
+        return model.denoise(params, latents, jnp.array([10, 500]), text, features, tokens)
+
+    prediction, seen = run(params, jax.random.normal(jax.random.key(2), (2, 8, 6, 4)))
+    assert prediction.shape == (2, 8, 6, 4)
+    layers = {f"{block}.{layer}" for block in model.blocks for layer in ("attn1", "attn2")}
+    assert seen.routing.keys() == layers
+    assert seen.attention.keys() == {layer for layer in layers if layer.endswith("attn2")}
+    for routing in seen.routing.values():
+        np.testing.assert_allclose(routing[..., 1], np.full(routing.shape[:3], 0.25), atol=1e-6)
+    for attention in seen.attention.values():
+        present = attention.sum((1, 2, 3)) > 0
+        np.testing.assert_array_equal(present, [[True, True, False], [True, False, False]])
+
+
+def test_losses_read_the_layers_of_the_paper_and_of_fastcomposer(built):
+    """Of SD 1.5's 16 blocks: 14 for the router, FastComposer's five middle stages for objects."""
+    _, model, _ = built
+    blocks = transformer_blocks(UNetConfig.from_dict(full_size_configs.UNET_SD15))
+    full = type(model)(**{**vars(model), "blocks": blocks})
+    assert full.router_loss_layers() == blocks[1:15]
+    stages = {path.split(".attentions")[0] for path in full.object_loss_layers()}
+    middle = {"down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.1", "up_blocks.2"}
+    assert stages == middle
+    assert len(full.object_loss_layers()) == 11
+
+
+def count(tree):
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def test_what_the_full_size_model_adds():
+    """93.54 M attention parameters next to the 859.52 M of SD 1.5, plus routers and prompt."""
+    config = UNetConfig.from_dict(full_size_configs.UNET_SD15)
+    layers = len(transformer_blocks(config))
+    prompter = SubjectPrompt(layers)
+    features = VisionConfig.from_dict(full_size_configs.VISION_CLIP_L).projection_dim
+    arguments = (jnp.zeros((1, 77, 768)), jnp.zeros((1, 4, features)), jnp.zeros((1, 4), jnp.int32))
+    initialize = partial(prompter.init_with_output, jax.random.key(0))
+    prompt, variables = jax.eval_shape(initialize, *arguments, jnp.zeros(1))
+    unet = UNet(config, MixtureOfAttention)
+    latents = jnp.zeros((1, 8, 8, 4))
+    tree = jax.eval_shape(unet.init, jax.random.key(0), latents, jnp.zeros(1), prompt)
+    flat = flatten_dict(tree["params"])
+    experts = count([leaf for path, leaf in flat.items() if "personalized" in path])
+    routers = count([leaf for path, leaf in flat.items() if "router" in path])
+    prior = count(parameter_shapes(UNet(config)))
+    assert prior == 859_520_964
+    assert round(experts / 1e6, 2) == 93.54
+    # Two logits on every layer's width: 32 layers of 320, 640 or 1280 channels.
+    assert routers == 2 * 2 * sum(width + 1 for width in [320] * 5 + [640] * 5 + [1280] * 6)
+    assert count(flat) == prior + experts + routers
+    assert round(count(variables) / 1e6, 2) == 4.34

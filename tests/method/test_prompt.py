@@ -1,0 +1,84 @@
+"""A subject is bound to its own word, and to nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moa_jax.method.prompt import SubjectPrompt, fourier_features, replace_tokens
+
+
+def personalized(scene, features, block=0, timesteps=None):
+    timesteps = scene.timesteps if timesteps is None else timesteps
+    prompt = scene.prompter.apply(
+        {"params": scene.prompt_params}, scene.text, features, scene.tokens, timesteps
+    )
+    return prompt.for_experts(block)[1]
+
+
+def test_a_picture_has_zero_gradient_on_the_tokens_of_another(scene):
+    jacobian = jax.jacobian(lambda features: personalized(scene, features))(scene.features)
+    for picture, positions in enumerate(np.asarray(scene.tokens)):
+        for subject, position in enumerate(positions):
+            reaches = np.abs(jacobian[picture, :, :, picture, subject]).sum((1, 2))
+            expected = [place == position for place in range(scene.text.shape[1])]
+            np.testing.assert_array_equal(reaches > 0, expected)
+    assert np.all(jacobian[0, :, :, 1] == 0)
+    assert np.all(jacobian[1, :, :, 0] == 0)
+
+
+def test_words_without_a_subject_keep_their_text(scene):
+    changed = np.asarray(personalized(scene, scene.features) != scene.text).any(-1)
+    expected = np.zeros((2, 7), bool)
+    expected[0, [1, 4]] = expected[1, 2] = True
+    np.testing.assert_array_equal(changed, expected)
+
+
+def test_the_prior_never_sees_a_subject(scene):
+    np.testing.assert_array_equal(scene.prompt.for_experts(0)[0], scene.text)
+
+
+def test_a_subject_depends_on_its_word(scene):
+    """The same picture bound to another word is another embedding."""
+    prompt = scene.prompter.apply(
+        {"params": scene.prompt_params},
+        scene.text,
+        scene.features,
+        jnp.array([[3, 4], [2, 7]]),
+        scene.timesteps,
+    )
+    assert np.abs(prompt.subjects[0, 0, 0] - scene.prompt.subjects[0, 0, 0]).max() > 1e-2
+    np.testing.assert_array_equal(prompt.subjects[0, 0, 1], scene.prompt.subjects[0, 0, 1])
+
+
+def test_subjects_depend_on_time_and_layer(scene):
+    here = personalized(scene, scene.features, block=0)[0, 1]
+    layer = personalized(scene, scene.features, block=3)[0, 1]
+    time = personalized(scene, scene.features, block=0, timesteps=jnp.array([700, 900]))[0, 1]
+    assert np.abs(here - layer).max() > 1e-2
+    assert np.abs(here - time).max() > 1e-2
+
+
+def test_without_conditioning_they_do_not(scene):
+    prompter = SubjectPrompt(len(scene.blocks), conditioning=None)
+    arguments = (scene.text, scene.features, scene.tokens)
+    params = prompter.init(jax.random.key(0), *arguments, scene.timesteps)
+    early = prompter.apply(params, *arguments, scene.timesteps)
+    late = prompter.apply(params, *arguments, scene.timesteps + 50)
+    np.testing.assert_array_equal(early.subjects, late.subjects)
+    np.testing.assert_array_equal(early.subjects[:, 0], early.subjects[:, -1])
+
+
+def test_fourier_features_have_unit_norm_and_the_stated_widths():
+    """The similarity of two places falls as exp(-(sigma * distance)^2 / 2)."""
+    features = fourier_features(jnp.array([100.0, 130.0]), 3, (0.03, 2.0), 20_000)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=-1), 1, rtol=1e-5)
+    over_time = np.sum(features[0, 0] * features[1, 0])
+    np.testing.assert_allclose(over_time, np.exp(-((0.03 * 30) ** 2) / 2), atol=0.02)
+    over_layers = np.sum(features[0, 0] * features[0, 1])
+    np.testing.assert_allclose(over_layers, np.exp(-(2.0**2) / 2), atol=0.02)
+
+
+def test_replacing_leaves_out_absent_subjects():
+    text = jnp.zeros((1, 3, 2))
+    replaced = replace_tokens(text, jnp.ones((1, 2, 2)), jnp.array([[2, 3]]))
+    np.testing.assert_array_equal(replaced[0, :, 0], [0, 0, 1])

@@ -1,0 +1,170 @@
+"""What learns, and the file it travels in."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from moa_jax.backbone.stable_diffusion import load_stable_diffusion
+from moa_jax.config import Config, MethodConfig
+from moa_jax.errors import InputError
+from moa_jax.method.model import build
+from moa_jax.method.weights import (
+    Identity,
+    MoaCard,
+    leaf_paths,
+    learning_mask,
+    learns,
+    load_moa,
+    read_moa_card,
+    save_moa,
+)
+
+METHOD = MethodConfig(image_encoder_layers=2)
+LAYER = "image_encoder.vision_model.encoder.layers"
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("unet.mid_block.attentions.0.transformer_blocks.0.attn1.personalized.to_q.kernel", True),
+        ("unet.mid_block.attentions.0.transformer_blocks.0.attn1.router.logits.bias", True),
+        ("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.kernel", False),
+        ("unet.conv_in.kernel", False),
+        ("prompt.fusion.mlp1.fc1.kernel", True),
+        (f"{LAYER}.21.mlp.fc1.kernel", False),
+        (f"{LAYER}.22.mlp.fc1.kernel", True),
+        (f"{LAYER}.23.layer_norm1.scale", True),
+        (f"{LAYER}.2.mlp.fc1.kernel", False),
+        ("image_encoder.vision_model.post_layernorm.scale", True),
+        ("image_encoder.visual_projection.kernel", True),
+        ("image_encoder.vision_model.pre_layrnorm.scale", False),
+        ("text_encoder.text_model.encoder.layers.11.mlp.fc1.kernel", False),
+        ("vae.decoder.mid_block.attentions.0.to_q.kernel", False),
+    ],
+)
+def test_what_learns(path, answer):
+    assert learns(path, METHOD, vision_layers=24) == answer
+
+
+def test_a_frozen_tower_has_a_frozen_head():
+    frozen = MethodConfig(image_encoder_layers=0)
+    for part in ("visual_projection.kernel", "vision_model.encoder.layers.23.mlp.fc1.kernel"):
+        assert not learns(f"image_encoder.{part}", frozen, vision_layers=24)
+
+
+@pytest.fixture(scope="module")
+def built(tiny_folder):
+    base = load_stable_diffusion(str(tiny_folder))
+    _, params = build(base, METHOD, dtype=jnp.float32, key=jax.random.key(0))
+    return params, Identity.of(base)
+
+
+@pytest.fixture
+def saved(tmp_path, built):
+    """(folder, trained leaves): every one different from what a fresh model has."""
+    params, identity = built
+    mask = leaf_paths(learning_mask(params, METHOD))
+    trained = {path: leaf + 1.0 for path, leaf in leaf_paths(params).items() if mask[path]}
+    save_moa(tmp_path, trained, MoaCard(Config(method=METHOD), identity, step=7))
+    return tmp_path, trained
+
+
+def test_saved_and_loaded_is_the_same_to_the_bit(built, saved):
+    params, identity = built
+    folder, trained = saved
+    loaded, fresh = leaf_paths(load_moa(folder, params, identity)), leaf_paths(params)
+    assert loaded.keys() == fresh.keys()
+    for path, leaf in loaded.items():
+        np.testing.assert_array_equal(leaf, trained.get(path, fresh[path]))
+    card = read_moa_card(folder)
+    assert card == MoaCard(Config(method=METHOD), identity, 7)
+
+
+def test_the_file_holds_what_learns_and_nothing_of_the_base(saved):
+    with safe_open(saved[0] / "moa.safetensors", framework="numpy") as file:
+        keys = set(file.keys())
+    assert keys == set(saved[1])
+    assert not [key for key in keys if key.startswith(("vae", "text_encoder", "unet.conv"))]
+
+
+def test_weights_take_the_dtype_of_the_model_they_are_put_in(built, saved):
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), built[0])
+    loaded = load_moa(saved[0], params, built[1])
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_more_learning_layers_than_there_are_is_refused(built):
+    with pytest.raises(InputError, match="image_encoder_layers=9.*has 3 layers"):
+        learning_mask(built[0], MethodConfig(image_encoder_layers=9))
+
+
+@pytest.mark.parametrize("part", ["unet", "image_encoder"])
+def test_another_base_is_refused_by_component(built, saved, part):
+    params, identity = built
+    changed = identity.fingerprints | {part: "f" * 64}
+    other = dataclasses.replace(identity, base="b", image_encoder="i", fingerprints=changed)
+    name = "i" if part == "image_encoder" else "b"
+    with pytest.raises(InputError, match=f"trained on the {part} of .*but '{name}' has another"):
+        load_moa(saved[0], params, other)
+
+
+def test_tensors_that_do_not_fit_are_all_listed(built, saved):
+    folder, trained = saved
+    arrays = {path: np.asarray(leaf) for path, leaf in trained.items()}
+    (missing, misshaped), extra = sorted(arrays)[:2], "unet.nonsense.kernel"
+    del arrays[missing]
+    arrays[misshaped] = np.zeros(5, np.float32)
+    arrays[extra] = np.zeros(1, np.float32)
+    save_file(arrays, folder / "moa.safetensors")
+    with pytest.raises(InputError) as raised:
+        load_moa(folder, *built)
+    for text in ("3 faults", f"missing {missing}", f"{misshaped} has shape (5,)", extra):
+        assert text in str(raised.value)
+
+
+def damage_weights(folder):
+    path = folder / "moa.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_card(folder):
+    (folder / "moa.json").write_text('{"format_version": 1, "conf')
+
+
+def lose_a_key(folder):
+    card = json.loads((folder / "moa.json").read_text())
+    del card["identity"]
+    (folder / "moa.json").write_text(json.dumps(card))
+
+
+def write_a_newer_format(folder):
+    card = json.loads((folder / "moa.json").read_text())
+    (folder / "moa.json").write_text(json.dumps(card | {"format_version": 99}))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (damage_weights, "moa.safetensors' is truncated or damaged"),
+        (damage_card, "moa.json' is damaged"),
+        (lose_a_key, "moa.json' is damaged"),
+        (write_a_newer_format, "format_version 99"),
+        (lambda folder: (folder / "moa.safetensors").unlink(), "moa.safetensors' is missing"),
+        (lambda folder: (folder / "moa.json").unlink(), "moa.json' is missing"),
+    ],
+)
+def test_a_damaged_folder_is_refused_by_file(built, saved, fault, message):
+    fault(saved[0])
+    with pytest.raises(InputError, match=message):
+        load_moa(saved[0], *built)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is missing: give the folder that train.py wrote"):
+        read_moa_card(tmp_path / "none")

@@ -1,0 +1,223 @@
+"""Text to image against diffusers, and what a person who calls the pipeline relies on."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from moa_jax import Pipeline
+from moa_jax.config import Config, MethodConfig
+from moa_jax.data.captions import IMAGE_MARKER
+from moa_jax.errors import InputError
+from moa_jax.method.model import build
+from moa_jax.method.weights import Identity, MoaCard, learning_mask, save_moa
+
+PROMPT = "a man in the snow"
+MARKED = f"a man {IMAGE_MARKER} and a woman {IMAGE_MARKER} in the snow"
+
+
+def portrait(seed, size=(40, 56)):
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    return Image.fromarray(noise)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_folder):
+    return Pipeline.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def moa_folder(plain, tmp_path_factory):
+    """MoA weights with routers and experts drawn at random, as training might have left them."""
+    method = MethodConfig(image_encoder_layers=1, fourier_features=8, max_subjects=2)
+    _, params = build(plain.base, method, dtype=jnp.float32, key=jax.random.key(1))
+    mask = learning_mask(params, method)
+    random = np.random.default_rng(0)
+    trained = jax.tree.map(
+        lambda leaf, learns: (
+            leaf + 0.3 * random.standard_normal(leaf.shape, np.float32) if learns else None
+        ),
+        params,
+        mask,
+    )
+    folder = tmp_path_factory.mktemp("moa")
+    card = MoaCard(Config(method=method), Identity.of(plain.base), step=7)
+    save_moa(folder, trained, card)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def personal(tiny_folder, moa_folder):
+    return Pipeline.from_pretrained(tiny_folder, moa_folder)
+
+
+def pixels(result):
+    return np.stack([np.asarray(image, np.int16) for image in result.images])
+
+
+@pytest.mark.parametrize(
+    ("folder", "guidance", "size", "negative"),
+    [
+        ("tiny_folder", 5.0, (64, 64), ""),
+        ("tiny_folder", 7.5, (48, 72), "a woman"),
+        ("tiny_folder", 1.0, (64, 64), ""),
+        ("tiny_folder_v2", 5.0, (56, 64), "snow"),
+    ],
+)
+def test_text_to_image_is_diffusers(folder, guidance, size, negative, request):
+    torch = pytest.importorskip("torch")
+    from diffusers import StableDiffusionPipeline
+
+    folder = request.getfixturevalue(folder)
+    shape = (2, size[0] // 8, size[1] // 8, 4)
+    latents = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
+    oracle = StableDiffusionPipeline.from_pretrained(folder)
+    oracle.set_progress_bar_config(disable=True)
+    expected = oracle(
+        PROMPT,
+        negative_prompt=negative,
+        num_images_per_prompt=2,
+        num_inference_steps=7,
+        guidance_scale=guidance,
+        height=size[0],
+        width=size[1],
+        latents=torch.tensor(latents).permute(0, 3, 1, 2),
+    )
+    drawn = Pipeline.from_pretrained(folder)(
+        PROMPT,
+        negative_prompt=negative,
+        num_images=2,
+        num_inference_steps=7,
+        guidance_scale=guidance,
+        height=size[0],
+        width=size[1],
+        latents=latents,
+    )
+    assert np.asarray(expected.images[0]).std() > 5, "a flat picture would prove nothing"
+    difference = np.abs(pixels(drawn) - pixels(expected))
+    assert difference.mean() <= 1
+    assert (difference > 2).mean() < 1e-3
+    assert drawn.routing == {}
+
+
+def test_a_picture_of_a_seed_is_the_same_in_any_batch(personal):
+    subjects = [portrait(1), portrait(2)]
+    three = pixels(personal(MARKED, subjects, num_images=3, num_inference_steps=3, seed=5))
+    two = pixels(personal(MARKED, subjects, num_images=2, num_inference_steps=3, seed=5))
+    other = pixels(personal(MARKED, subjects, num_images=2, num_inference_steps=3, seed=6))
+    assert np.abs(three[:2] - two).max() <= 1  # another batch size may round otherwise
+    assert np.abs(two - other).mean() > 5
+    assert np.abs(three[0] - three[1]).mean() > 5
+
+
+def test_a_subject_changes_the_picture_and_the_result_tells_where(personal):
+    first = personal(MARKED, [portrait(1), portrait(2)], num_images=2, num_inference_steps=4)
+    swapped = personal(MARKED, [portrait(3), portrait(2)], num_images=2, num_inference_steps=4)
+    assert np.abs(pixels(first) - pixels(swapped)).mean() > 0.5
+    # Three resolutions of latents (8x8, and 4x4 in the middle), two layers in each of 4 blocks.
+    assert len(first.routing) == 8
+    assert len(first.timesteps) == 4
+    shapes = {weights.shape for weights in first.routing.values()}
+    assert shapes == {(4, 2, 8, 8), (4, 2, 4, 4)}
+    for weights in first.routing.values():
+        assert 0 <= weights.min() < weights.max() <= 1
+
+
+def test_moa_weights_held_back_by_the_routers_draw_the_priors_picture(personal, plain):
+    """With every router's bias far on the prior's side, subjects cannot show."""
+
+    def hold(path, leaf):
+        keys = jax.tree_util.keystr(path)
+        if "router" not in keys:
+            return leaf
+        return jnp.array([1000.0, -1000.0]) if "bias" in keys else 0 * leaf
+
+    held = Pipeline(
+        personal.base, personal.model, jax.tree_util.tree_map_with_path(hold, personal.params), 2
+    )
+    subjects = [portrait(1), portrait(2)]
+    mixed = held(MARKED, subjects, num_images=2, num_inference_steps=4, seed=2)
+    text = "a man and a woman in the snow"
+    prior = plain(text, num_images=2, num_inference_steps=4, seed=2)
+    np.testing.assert_array_equal(pixels(mixed), pixels(prior))
+
+
+def test_steps_are_reported_as_they_finish(plain):
+    seen = []
+    plain(PROMPT, num_inference_steps=5, on_step=seen.append)
+    assert sorted(seen) == [0, 1, 2, 3, 4]
+    plain(PROMPT, num_inference_steps=5)
+    assert len(seen) == 5
+
+
+def test_latents_are_taken_as_given(plain):
+    latents = np.random.default_rng(0).standard_normal((1, 8, 8, 4)).astype(np.float32)
+    one = pixels(plain(PROMPT, num_inference_steps=3, latents=latents, seed=1))
+    two = pixels(plain(PROMPT, num_inference_steps=3, latents=latents, seed=2))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_bfloat16_draws_nearly_the_same(tiny_folder, moa_folder, personal):
+    half = Pipeline.from_pretrained(tiny_folder, moa_folder, dtype=jnp.bfloat16)
+    routers, others = [], []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(half.params):
+        (routers if "router" in jax.tree_util.keystr(path) else others).append(leaf.dtype)
+    assert set(routers) == {jnp.dtype("float32")}
+    assert set(others) == {jnp.dtype("bfloat16")}
+    arguments = (MARKED, [portrait(1), portrait(2)])
+    drawn = pixels(half(*arguments, num_inference_steps=3))
+    exact = pixels(personal(*arguments, num_inference_steps=3))
+    assert np.abs(drawn - exact).mean() < 10
+
+
+def test_a_prompt_too_long_is_a_warning_that_quotes_what_is_lost(plain):
+    prompt = "snow " * 75 + "and a woman"
+    with pytest.warns(UserWarning, match="prompt is longer than 77 tokens.*'and a woman'"):
+        plain(prompt, num_inference_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": MARKED, "subjects": [portrait(1)]}, "has 2 <|image|> and 1 subject"),
+        ({"prompt": PROMPT, "subjects": [portrait(1)]}, "has 0 <|image|> and 1 subject"),
+        (
+            {
+                "prompt": f"a {IMAGE_MARKER} b {IMAGE_MARKER} c {IMAGE_MARKER}",
+                "subjects": [portrait(1)] * 3,
+            },
+            "at most 2",
+        ),
+        ({"prompt": f"{IMAGE_MARKER} a man", "subjects": [portrait(1)]}, "no word before it"),
+        ({"height": 60}, "height=60: must be a positive multiple of 8, e.g. 64"),
+        ({"width": 0}, "width=0"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0"),
+        ({"num_images": 0}, "num_images=0"),
+        ({"sampler": "euler"}, "sampler='euler': must be one of ddim"),
+        ({"latents": np.zeros((1, 4, 4, 4), np.float32)}, "need (1, 8, 8, 4)"),
+        ({"prompt": f"a man {IMAGE_MARKER}", "subjects": ["nowhere.png"]}, "nowhere.png"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_the_remedy(personal, arguments, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        personal(**{"prompt": PROMPT, **arguments})
+
+
+def test_subjects_need_moa(plain):
+    with pytest.raises(InputError, match="no MoA weights are loaded"):
+        plain(f"a man {IMAGE_MARKER}", [portrait(1)])
+
+
+def test_moa_weights_are_refused_on_another_base(tiny_folder_v2, tiny_folder, moa_folder):
+    with pytest.raises(InputError, match="was trained on"):
+        Pipeline.from_pretrained(
+            tiny_folder_v2, moa_folder, image_encoder=tiny_folder / "image_encoder"
+        )
+
+
+def test_moa_needs_an_image_encoder(tiny_folder_v2, moa_folder):
+    with pytest.raises(InputError, match=r"no image_encoder/ folder.*model.image_encoder="):
+        Pipeline.from_pretrained(tiny_folder_v2, moa_folder)

@@ -1,0 +1,74 @@
+"""What learns, and the optimizer over it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from moa_jax.config import OptimizerConfig
+from moa_jax.errors import InputError
+from moa_jax.training.learning import combine, learning_rate, make_optimizer, partition
+
+PARAMS = {"a": {"kernel": jnp.full((2, 2), 3.0)}, "b": {"kernel": jnp.full((3,), 4.0)}}
+MASK = {"a": {"kernel": True}, "b": {"kernel": False}}
+
+
+def test_partition_and_combine_are_inverse():
+    trained, frozen = partition(PARAMS, MASK)
+    assert [leaf.shape for leaf in jax.tree.leaves(trained)] == [(2, 2)]
+    assert [leaf.shape for leaf in jax.tree.leaves(frozen)] == [(3,)]
+    joined = combine(trained, frozen)
+    assert jax.tree.structure(joined) == jax.tree.structure(PARAMS)
+    for one, other in zip(jax.tree.leaves(joined), jax.tree.leaves(PARAMS), strict=True):
+        assert one is other
+
+
+def test_the_clip_is_over_what_learns():
+    """A huge frozen gradient does not shrink the update of what learns."""
+    config = OptimizerConfig(learning_rate=1.0, weight_decay=0.0, max_grad_norm=1.0)
+    optimizer = make_optimizer(config, 10, MASK)
+    trained, _ = partition(PARAMS, MASK)
+    small = {"a": {"kernel": jnp.full((2, 2), 0.1)}, "b": {"kernel": optax.MaskedNode()}}
+    _, state = optimizer.update(small, optimizer.init(trained), trained)
+    (moment,) = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2, 2)][:1]
+    np.testing.assert_allclose(moment, 0.1 * 0.1, rtol=1e-6)  # (1 - b1) g: not clipped
+    large = jax.tree.map(lambda leaf: 100 * leaf, small)
+    _, state = optimizer.update(large, optimizer.init(trained), trained)
+    (moment,) = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2, 2)][:1]
+    np.testing.assert_allclose(moment, 0.1 * 0.5, rtol=1e-6)  # norm 20 clipped to 1
+
+
+def test_update_is_adamw_written_out():
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5, max_grad_norm=1e9)
+    optimizer = make_optimizer(config, 10, MASK)
+    trained, _ = partition(PARAMS, MASK)
+    gradient = jax.tree.map(lambda leaf: jnp.full_like(leaf, 2.0), trained)
+    updates, _ = optimizer.update(gradient, optimizer.init(trained), trained)
+    # The first step of Adam is the gradient's sign; the decay is 0.5 of the weight.
+    expected = -0.1 * (2.0 / (2.0 + 1e-8) + 0.5 * 3.0)
+    np.testing.assert_allclose(updates["a"]["kernel"], np.full((2, 2), expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", {0: 0.0, 2: 0.5, 4: 1.0, 9: 1.0, 14: 1.0}),
+        ("cosine", {0: 0.0, 2: 0.5, 4: 1.0, 9: 0.5, 14: 0.0}),
+    ],
+)
+def test_learning_rate_warms_up_and_follows_its_schedule(schedule, expected):
+    config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup_steps=4)
+    rate = learning_rate(config, steps=14)
+    for step, value in expected.items():
+        np.testing.assert_allclose(rate(step), value, atol=1e-6)
+
+
+def test_without_warm_up_the_first_step_has_the_whole_rate():
+    assert learning_rate(OptimizerConfig(learning_rate=0.25), steps=3)(0) == 0.25
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused():
+    config = OptimizerConfig(schedule="cosine", warmup_steps=10)
+    with pytest.raises(InputError, match="optimizer.warmup_steps=10 .*train.steps=10"):
+        learning_rate(config, steps=10)

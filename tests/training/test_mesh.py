@@ -1,0 +1,88 @@
+"""Where arrays live on the mesh, and which sizes are refused."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from moa_jax.config import MeshConfig
+from moa_jax.errors import InputError
+from moa_jax.training.mesh import (
+    check_batch,
+    make_mesh,
+    place_batch,
+    place_weight,
+    weight_shardings,
+    weight_spec,
+)
+from tests.training.tiny import random_batch
+
+SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "spec"),
+    [
+        ("unet.mid_block.attn1.to_q.kernel", (64, 64), P("fsdp", "tensor")),
+        ("unet.mid_block.attn2.personalized.to_v.kernel", (768, 64), P("fsdp", "tensor")),
+        ("unet.mid_block.attn1.to_out.0.kernel", (64, 64), P("tensor", "fsdp")),
+        ("optimizer.1.mu.unet.mid_block.attn1.personalized.to_k.kernel", (64, 64), P("fsdp", "tensor")),
+        ("unet.mid_block.attn1.router.logits.kernel", (64, 2), P()),
+        ("image_encoder.layers.0.self_attn.out_proj.kernel", (32, 32), P("tensor", "fsdp")),
+        ("unet.conv_in.kernel", (3, 3, 4, 320), P(None, None, None, "fsdp")),
+        ("text_encoder.token_embedding.embedding", (49408, 768), P("fsdp", None)),
+        ("unet.conv_in.bias", (320,), P()),
+        ("step", (), P()),
+    ],
+)  # fmt: skip
+def test_every_kind_of_weight_has_its_place(path, shape, spec):
+    assert weight_spec(path, shape, SIZES) == spec
+
+
+def test_an_axis_that_does_not_divide_is_left_out():
+    assert weight_spec("attn1.to_q.kernel", (63, 64), SIZES) == P(None, "tensor")
+    assert weight_spec("conv.kernel", (3, 3, 5, 7), SIZES) == P(None, None, None, None)
+
+
+def test_axes_that_do_not_fit_the_devices_are_refused_with_the_numbers():
+    with pytest.raises(InputError, match="mesh.data=3 .*does not fit 8 devices"):
+        make_mesh(MeshConfig(data=3))
+    with pytest.raises(InputError, match="mesh.fsdp=3.*8 devices"):
+        make_mesh(MeshConfig(fsdp=3))
+    with pytest.raises(InputError, match="at least 1"):
+        make_mesh(MeshConfig(tensor=0))
+
+
+def test_data_takes_the_devices_that_the_other_axes_leave():
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_numbers():
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    check_batch(16, 2, mesh)
+    with pytest.raises(InputError, match="batch_size=12 .*accumulation=1 x mesh data=4 x .* = 8"):
+        check_batch(12, 1, mesh)
+    with pytest.raises(InputError, match="= 16"):
+        check_batch(8, 2, mesh)
+
+
+def test_a_batch_is_split_over_the_data_axes_and_not_over_tensor():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    batch = place_batch(mesh, random_batch(0))
+    assert {shard.data.shape[0] for shard in batch["image"].addressable_shards} == {2}
+    np.testing.assert_array_equal(batch["masks"], random_batch(0)["masks"])
+
+
+def test_streamed_weights_land_where_the_step_wants_them(tiny):
+    """So that nothing has to move, and no device ever holds a whole weight that is split."""
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    wanted = weight_shardings(tiny.params["unet"], mesh)
+    arrays, _ = jax.tree_util.tree_flatten_with_path(tiny.params["unet"])
+    split = 0
+    for (path, array), sharding in zip(arrays, jax.tree.leaves(wanted), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        placed = place_weight(mesh, np.float32, f"unet.{name}", np.asarray(array))
+        assert placed.sharding.is_equivalent_to(sharding, array.ndim), name
+        split += not placed.is_fully_replicated
+    assert split > 50

@@ -1,0 +1,138 @@
+"""A training step: what it changes, what it leaves alone, and that splitting it shows nowhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moa_jax.config import MeshConfig
+from moa_jax.method.weights import leaf_paths
+from moa_jax.training.learning import combine
+from moa_jax.training.mesh import make_mesh
+from moa_jax.training.step import update_ema
+from tests.training.tiny import (
+    gradient_of,
+    gradient_run,
+    leaves,
+    random_batch,
+    relative_error,
+)
+
+
+@pytest.fixture(scope="module")
+def three_steps(adamw):
+    """(first state, last state, frozen before, frozen after, metrics of each step)."""
+    state, frozen = adamw.start()
+    first, frozen_before = jax.device_get((state, frozen))
+    metrics = []
+    for seed in range(3):
+        state, numbers = adamw.step(state, frozen, random_batch(seed))
+        metrics.append(jax.device_get(numbers))
+    return first, jax.device_get(state), frozen_before, jax.device_get(frozen), metrics
+
+
+def test_what_learns_moves_and_the_rest_is_the_same_to_the_bit(tiny, three_steps):
+    first, last, frozen_before, frozen_after, _ = three_steps
+    before = leaf_paths(combine(first.trained, frozen_before))
+    after = leaf_paths(combine(last.trained, frozen_after))
+    loaded = leaf_paths(jax.device_get(tiny.params))
+    for path, learns in leaf_paths(tiny.mask).items():
+        moved = not np.array_equal(before[path], after[path])
+        assert moved == learns, path
+        assert learns or np.array_equal(loaded[path], after[path]), path
+
+
+def test_the_optimizer_holds_two_moments_of_what_learns_and_no_more(tiny, three_steps):
+    moments = [leaf for leaf in leaves(three_steps[0].optimizer) if leaf.ndim]
+    learning = [leaf for leaf in leaves(three_steps[0].trained) if leaf.ndim]
+    assert sum(leaf.size for leaf in moments) == 2 * sum(leaf.size for leaf in learning)
+    paths = " ".join(leaf_paths(three_steps[0].optimizer))
+    assert "vae" not in paths and "text_encoder" not in paths
+
+
+def test_metrics_are_the_terms_and_their_weighted_sum(config, three_steps):
+    for numbers in three_steps[4]:
+        total = numbers["loss/denoising"]
+        total = total + config.method.router_loss_weight * numbers["loss/router"]
+        total = total + config.method.object_loss_weight * numbers["loss/object"]
+        np.testing.assert_allclose(numbers["loss/total"], total, rtol=1e-5)
+        assert numbers["grad_norm"] > 0 and numbers["update_norm"] > 0
+
+
+def test_routing_starts_at_the_configured_weight(config, three_steps):
+    start = config.method.initial_personalized_weight
+    first = three_steps[4][0]
+    np.testing.assert_allclose(first["routing/subject"], start, rtol=1e-4)
+    np.testing.assert_allclose(first["routing/background"], start, rtol=1e-4)
+    # Only pixels outside the masks are pulled to the prior, and the first loss says how far.
+    assert 0 < first["loss/router"] < start**2
+
+
+def test_ema_starts_at_the_weights_and_follows_with_warm_up(config, three_steps):
+    first, last = three_steps[:2]
+    assert relative_error(first.ema, first.trained) == 0
+    drift = relative_error(last.trained, first.trained)
+    assert 0 < relative_error(last.ema, last.trained) < drift
+    assert relative_error(last.ema, first.trained) > 0
+
+
+def test_ema_is_the_recursion_written_out():
+    average, expected, decay = {"w": jnp.zeros(1)}, 0.0, 0.5
+    for step in range(20):
+        average = update_ema(average, {"w": jnp.full(1, 1.0 * step)}, decay, jnp.int32(step))
+        keep = min(decay, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * step
+    np.testing.assert_allclose(average["w"], [expected], rtol=1e-6)
+
+
+def test_the_same_key_and_step_draw_the_same(adamw, three_steps):
+    state, frozen = adamw.start()
+    _, numbers = adamw.step(state, frozen, random_batch(0))
+    for name, value in three_steps[4][0].items():
+        assert value == numbers[name], name
+
+
+def test_a_gradient_that_is_not_finite_is_not_applied(adamw):
+    state, frozen = adamw.start()
+    state, _ = adamw.step(state, frozen, random_batch(0))
+    good = jax.device_get(state)
+    poisoned = state.replace(key=state.key)
+    poison = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), frozen["text_encoder"])
+    after, numbers = adamw.step(poisoned, {**frozen, "text_encoder": poison}, random_batch(1))
+    assert np.isnan(numbers["loss/denoising"])
+    assert int(after.step) == 2
+    for kept, old in zip(leaves(after.trained), leaves(good.trained), strict=True):
+        np.testing.assert_array_equal(kept, old)
+    for kept, old in zip(leaves(after.optimizer), leaves(good.optimizer), strict=True):
+        np.testing.assert_array_equal(kept, old)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny, config, one_device, gradient):
+    split = gradient_run(tiny, config, one_device, accumulation=4)
+    whole, numbers = gradient_of(gradient, random_batch(0))
+    parts, numbers_of_parts = gradient_of(split, random_batch(0))
+    assert relative_error(parts, whole) < 1e-5
+    for name, value in numbers.items():
+        np.testing.assert_allclose(numbers_of_parts[name], value, rtol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "axes", [MeshConfig(data=4, fsdp=2), MeshConfig(data=2, fsdp=2, tensor=2)], ids=str
+)
+def test_eight_devices_give_the_gradient_of_one(tiny, config, gradient, axes):
+    sharded = gradient_run(tiny, config, make_mesh(axes))
+    one, numbers = gradient_of(gradient, random_batch(0))
+    eight, numbers_of_eight = gradient_of(sharded, random_batch(0))
+    assert relative_error(eight, one) < 1e-5
+    for name, value in numbers.items():
+        np.testing.assert_allclose(numbers_of_eight[name], value, rtol=2e-5, err_msg=name)
+
+
+def test_frozen_parameters_cost_no_gradient_work(tiny, config, one_device, gradient):
+    everything = jax.tree.map(lambda _: True, tiny.mask)
+    full = gradient_run(tiny, config, one_device, mask=everything)
+    flops = []
+    for run in (gradient, full):
+        cost = run.step.lower(*run.start(), random_batch(0)).compile().cost_analysis()
+        flops.append((cost[0] if isinstance(cost, list) else cost)["flops"])
+    assert flops[0] < 0.9 * flops[1]

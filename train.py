@@ -1,0 +1,159 @@
+"""Train MoA on captioned pictures with masks.
+
+    python train.py configs/NAME.py [section.key=value ...]
+
+Builds the networks, then steps through the data; stops and resumes at any time. What it writes to
+`train.output` is in README.md.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
+from moa_jax.config import Config, flatten, load_config, override
+from moa_jax.data.loader import Loader, make_loader
+from moa_jax.diffusion.schedule import NoiseSchedule
+from moa_jax.errors import InputError
+from moa_jax.method.model import MoA, build
+from moa_jax.method.weights import Identity, MoaCard, learning_mask, save_moa
+from moa_jax.pipeline import DTYPES, Pipeline, default_dtype
+from moa_jax.training.checkpoint import Checkpoints
+from moa_jax.training.learning import make_optimizer
+from moa_jax.training.loop import NonFiniteLoss, check_run, fit
+from moa_jax.training.mesh import check_batch, jit_step, make_mesh, place_weight, weight_shardings
+from moa_jax.training.preview import make_preview
+from moa_jax.training.step import initial_state, make_train_step
+
+EXAMPLES = """\
+examples:
+  python train.py configs/toy.py
+  python train.py configs/sd15_imagefolder.py data.path=my_pictures train.output=runs/mine
+  python train.py configs/sd15_ffhq.py mesh.fsdp=8 optimizer.accumulation=2 --print-config
+
+A run resumes from the newest checkpoint in train.output. Exit codes: 0 trained; 1 the loss is not
+finite; 2 something in the command, the files or the data must be changed.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is returned."""
+    parser = argparse.ArgumentParser(
+        description="Train MoA on captioned pictures with masks.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="a file in configs/ that defines get_config()")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--print-config", action="store_true", help="print every value and stop")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        config = override(load_config(options.config), options.overrides)
+        if options.print_config:
+            print_config(config)
+        else:
+            train(config)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteLoss as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train(config: Config) -> None:
+    """Build, fit, export."""
+    check_run(config)
+    mesh = make_mesh(config.mesh)
+    check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
+    dtype = DTYPES[config.model.dtype] if config.model.dtype else default_dtype()
+    base = load_stable_diffusion(
+        config.model.base,
+        dtype=dtype,
+        variant=config.model.variant,
+        image_encoder=config.model.image_encoder,
+        place=partial(place_weight, mesh, dtype),
+    )
+    key = jax.random.key(config.train.seed)
+    model, params = build(base, config.method, dtype=dtype, key=key, remat=config.model.remat)
+    schedule = NoiseSchedule.from_config(base.scheduler_config)
+    identity = Identity.of(base, config.model.image_encoder)
+    check_resolution(config.data.resolution, base)
+    batches = open_data(config, base)
+
+    mask = learning_mask(params, config.method)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, mask)
+    state, frozen = initial_state(params, mask, optimizer, config)
+    state = jax.device_put(state, weight_shardings(state, mesh))
+    frozen = jax.device_put(frozen, weight_shardings(frozen, mesh))
+    del params
+    train_step = make_train_step(model, schedule, config, optimizer)
+    train_step = jit_step(train_step, mesh, state, frozen)
+
+    output = Path(config.train.output)
+    preview = open_preview(config, base, model, output / "samples")
+    with Checkpoints(output / "checkpoints", config, identity) as checkpoints:
+        state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview)
+    batches.close()
+    save_moa(output, state.averaged, MoaCard(config, identity, int(state.step)))
+    print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")
+
+
+def open_data(config: Config, base: StableDiffusion) -> Loader:
+    """Stream the training data: this host's share of it."""
+    return make_loader(
+        config.data,
+        base.tokenizer,
+        max_subjects=config.method.max_subjects,
+        subject_resolution=base.image_encoder.module.config.image_size,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
+
+
+def open_preview(
+    config: Config, base: StableDiffusion, model: MoA, folder: Path
+) -> Callable[[int, Any], None] | None:
+    """Choose what the previews show: the data's first pictures, without augmentation or dropout."""
+    if config.train.sample_every is None:
+        return None
+    plain = {"augment": False, "condition_dropout": 0.0, "subject_dropout": 0.0}
+    data = dataclasses.replace(config.data, **plain)
+    loader = open_data(dataclasses.replace(config, data=data), base)
+    examples = next(loader)
+    loader.close()
+    pipeline = Pipeline(base, model, None, config.method.max_subjects)
+    return make_preview(pipeline, examples, config.train, folder)
+
+
+def check_resolution(resolution: int, base: StableDiffusion) -> None:
+    """Refuse pictures whose latents the U-Net cannot halve at each of its levels.
+
+    Raises:
+        InputError: with the factor that the size must have.
+    """
+    levels = len(base.unet.config["block_out_channels"])
+    factor = base.vae.module.config.downscale * 2 ** (levels - 1)
+    if resolution < 1 or resolution % factor:
+        raise InputError(f"data.resolution={resolution} must be a multiple of {factor}")
+
+
+def print_config(config: Config) -> None:
+    """Print every value, as an override would set it."""
+    values = flatten(config)
+    width = max(map(len, values))
+    for name, value in values.items():
+        print(f"{name:{width}} = {'none' if value is None else value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
