@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from moa_jax import __version__
 from moa_jax.errors import InputError
 
 
-def main() -> int:
-    """Parse, load, draw, save."""
-    arguments = parse_arguments()
+def main(command: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is returned."""
+    arguments = parse_arguments(command)
     try:
         out = make_folder(arguments.out)
         pipe, result = draw(arguments)
@@ -31,8 +32,8 @@ def main() -> int:
     return 0
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+def parse_arguments(command: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; what it says wrongly ends the program with exit code 2."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--variant", help='which weights of the folder to read, e.g. "fp16"')
     add("--image-encoder", help="CLIP folder or hub id; default: the one MoA was trained with")
     add("--out", default="out", help="folder to write to (%(default)s/)")
-    return parser.parse_args()
+    return parser.parse_args(command)
 
 
 def draw(arguments: argparse.Namespace) -> tuple[Any, Any]:

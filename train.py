@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
 from moa_jax.config import Config, flatten, load_config, override
@@ -74,6 +75,7 @@ def train(config: Config) -> None:
     mesh = make_mesh(config.mesh)
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
     dtype = DTYPES[config.model.dtype] if config.model.dtype else default_dtype()
+    print(f"loading {config.model.base}", flush=True)
     base = load_stable_diffusion(
         config.model.base,
         dtype=dtype,
@@ -89,6 +91,7 @@ def train(config: Config) -> None:
     batches = open_data(config, base)
 
     mask = learning_mask(params, config.method)
+    announce(params, mask, mesh, dtype)
     optimizer = make_optimizer(config.optimizer, config.train.steps, mask)
     state, frozen = initial_state(params, mask, optimizer, config)
     state = jax.device_put(state, weight_shardings(state, mesh))
@@ -104,6 +107,18 @@ def train(config: Config) -> None:
     batches.close()
     save_moa(output, state.averaged, MoaCard(config, identity, int(state.step)))
     print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")
+
+
+def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:
+    """Say how much is trained, on what."""
+    sizes = jax.tree.map(lambda leaf: leaf.size, params)
+    trained = sum(jax.tree.leaves(jax.tree.map(lambda size, on: size * on, sizes, mask)))
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    print(
+        f"training {trained / 1e6:.2f} M of {sum(jax.tree.leaves(sizes)) / 1e6:.2f} M parameters "
+        f"in {jax.numpy.dtype(dtype).name} on {mesh.devices.flat[0].platform} devices: {axes}",
+        flush=True,
+    )
 
 
 def open_data(config: Config, base: StableDiffusion) -> Loader:

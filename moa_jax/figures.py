@@ -13,15 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-Picture = Image.Image | UInt8[np.ndarray, "H W 3"]
+Picture = Image.Image | UInt8[np.ndarray, "_ _ 3"]  # each of its own size
 Routing = Mapping[str, Float[np.ndarray, "steps B _ _"]]  # by the layer's path
+Maps = Float[np.ndarray, "steps _ _"]
 Weights = Float[np.ndarray, "h w"]
 
 QUIET = "#71717a"
@@ -119,15 +120,15 @@ def routing_figure(
     kinds = sorted({kind for _, kind in groups}, reverse=True)
     stages = sorted({stage for stage, _ in groups})  # down, mid, up: as the U-Net runs
     total = len(next(iter(routing.values())))
-    steps = np.unique(np.linspace(0, total - 1, columns).round().astype(int))
+    steps = np.unique(np.linspace(0, total - 1, columns).round().astype(int)).tolist()
 
     # Few stages get larger panels, up to the height of the two pictures beside them.
     large = ImageOps.contain(picture, (360, 360))
     side = int(np.clip(2 * max(large.size) / len(stages), 112, 170))
     panel = ImageOps.contain(picture, (side, side)).size
     block = len(steps) * (panel[0] + GAP) - GAP
-    height = max(large.height, (len(stages) * (panel[1] + GAP) - GAP - CAPTION) / 2)
-    widths = [height * large.width / large.height] + [block] * len(kinds)
+    height = max(large.height, (len(stages) * (panel[1] + GAP) - GAP - CAPTION) // 2)
+    widths = [round(height * large.width / large.height)] + [block] * len(kinds)
     figure = _figure(widths, [height, height], 76, title, 70)
     axes = figure.subplot_mosaic([["picture", *kinds], ["mean", *kinds]], width_ratios=widths)
     _show(axes["picture"], picture, "the picture")
@@ -174,9 +175,7 @@ def preview_figure(previews: Sequence[Preview], size: int = 256, title: str = ""
     return _rendered(figure)
 
 
-def _group_maps(
-    routing: Routing, index: int
-) -> dict[tuple[str, str], Float[np.ndarray, "steps _ _"]]:
+def _group_maps(routing: Routing, index: int) -> dict[tuple[str, str], Maps]:
     """Average one picture's maps over the layers of each group."""
     members: dict[tuple[str, str], list[np.ndarray]] = {}
     for path, weights in routing.items():
@@ -185,18 +184,13 @@ def _group_maps(
 
 
 def _figure(
-    widths: Sequence[float], heights: Sequence[float], gap: float, title: str, rise: float
+    widths: Sequence[int], heights: Sequence[int], gap: int, title: str, rise: int
 ) -> Figure:
-    """Start a figure for axes of these sizes, in pixels.
-
-    Args:
-        gap: between columns; between rows is room for a caption.
-        rise: how far above the axes the title stands.
-    """
+    """Start a figure for axes of these sizes, with its title above; all in pixels."""
     width = sum(widths) + gap * (len(widths) - 1)
     height = sum(heights) + CAPTION * (len(heights) - 1)
     figure = Figure((width / DPI, height / DPI), DPI)
-    # The axes fill the figure; what stands outside makes it grow when it is rendered.
+    # The axes fill the figure; `_rendered` adds the room that titles and labels take outside.
     figure.subplots_adjust(0, 0, 1, 1, gap / np.mean(widths), CAPTION / np.mean(heights))
     figure.text(0, 1 + rise / height, title, fontsize=18, parse_math=False)
     return figure
@@ -213,10 +207,7 @@ def _show(ax: Axes, picture: Image.Image | None, caption: str = "") -> None:
 
 
 def _show_maps(
-    ax: Axes,
-    maps: Mapping[str, Float[np.ndarray, "steps _ _"] | None],
-    steps: Int[np.ndarray, " n"],
-    panel: tuple[int, int],
+    ax: Axes, maps: Mapping[str, Maps | None], steps: Sequence[int], panel: tuple[int, int]
 ) -> None:
     """Show one kind of attention: a row per stage (None stays empty), a column per step."""
     width, height = panel

@@ -17,6 +17,9 @@ import jax
 import pytest
 
 from moa_jax.toyworld.tokenizer import write_tokenizer
+from tests.photographs import ffhq, imagefolder, photographs, save_rows, small, tokenizer
+
+__all__ = ["ffhq", "imagefolder", "photographs", "save_rows", "small", "tokenizer"]  # fixtures
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))

@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from moa_jax.figures import (
-    GAP,
     Preview,
     colorize,
     image_grid,
@@ -17,7 +16,7 @@ from moa_jax.figures import (
 )
 
 RED, GREEN, BLUE = ((255, 0, 0), (0, 200, 0), (0, 0, 255))
-DARKEST, LIGHTEST = (0, 0, 4), (252, 253, 191)
+DARKEST, HALF, LIGHTEST = (tuple(c.tolist()) for c in colorize(np.array([[0.0, 0.5, 1.0]]))[0])
 PATH = "{}.attentions.0.transformer_blocks.0.{}"
 
 
@@ -52,13 +51,6 @@ def test_grid_centres_smaller_pictures_and_takes_arrays():
     assert grid.size == (80, 40)
     assert boxes(grid, BLUE) == [] and grid.getpixel((60, 20)) == BLUE
     assert grid.getpixel((54, 20)) == grid.getpixel((60, 9)) == (255, 255, 255)
-
-
-def test_colors_agree_with_matplotlib():
-    magma = pytest.importorskip("matplotlib").colormaps["magma"]
-    values = np.linspace(0, 1, 256, dtype=np.float32)[None]
-    expected = magma(values)[..., :3] * 255
-    assert np.abs(colorize(values) - expected).max() < 4  # of 255
 
 
 def test_colors_are_on_a_fixed_scale():
@@ -118,12 +110,11 @@ def test_routing_panels_stand_by_stage_kind_and_step():
     (lit,) = boxes(figure, LIGHTEST)
     dark = boxes(figure, DARKEST)
     assert len(dark) == 3 * 3 * 2 - 1  # stages x steps x kinds, but one
-    assert lit[0] == max(box[0] for box in dark)  # up is the lowest row
-    assert lit[1] == max(box[1] for box in dark)  # cross-attention's last step is rightmost
-    height, width = lit[2] - lit[0], lit[3] - lit[1]
-    assert height == width >= 112
-    tops, lefts = (sorted({box[axis] for box in dark}) for axis in (0, 1))
-    assert np.diff(tops).tolist() == [height + GAP] * 2 and len(lefts) == 6
+    tops, lefts = ({box[axis] for box in dark} for axis in (0, 1))
+    assert len(tops) == 3 and len(lefts) == 6
+    assert lit[0] == max(tops)  # up is the lowest row
+    assert lit[1] == max(lefts)  # cross-attention's last step is rightmost
+    assert lit[2] - lit[0] == pytest.approx(lit[3] - lit[1], abs=1)
     # The other picture of the batch has no such panel.
     assert boxes(routing_figure(solid(RED), routing, index=0), LIGHTEST) == []
 
@@ -132,8 +123,15 @@ def test_routing_figure_averages_the_layers_of_a_stage_and_spans_the_steps():
     weights = [constant(value, steps=50) for value in (0.0, 1.0)]
     paths = [f"mid_block.attentions.{i}.transformer_blocks.0.attn2" for i in (0, 1)]
     figure = routing_figure(solid(RED), dict(zip(paths, weights, strict=True)), columns=4)
-    half = tuple(colorize(np.array([[0.5]]))[0, 0].tolist())
-    assert len(boxes(figure, half)) == 4 and boxes(figure, LIGHTEST) == []
+    assert len(boxes(figure, HALF)) == 4 and boxes(figure, LIGHTEST) == []
+
+
+def test_routing_panels_are_sharp():
+    weights = constant(0.0, steps=1, size=2)
+    weights[..., 1] = 1.0
+    figure = routing_figure(solid(RED), {PATH.format("mid_block", "attn1"): weights})
+    (dark,), (lit,) = boxes(figure, DARKEST), boxes(figure, LIGHTEST)
+    assert abs(dark[3] - lit[1]) <= 1  # nothing in between
 
 
 @pytest.mark.parametrize("size", [(96, 40), (40, 96)])
@@ -165,7 +163,8 @@ def test_captions_and_titles_are_drawn():
         return Preview(solid(RED), [], solid(RED), np.zeros((4, 4)), caption)
 
     plain, told = preview_figure([row("")]), preview_figure([row("a kid on a beach")])
-    assert plain.size == told.size and np.asarray(plain).sum() > np.asarray(told).sum()
+    assert told.height > plain.height and told.width == plain.width
     assert preview_figure([row("")], title="step 100").height > plain.height
-    # However long a caption is, it stays on its line.
-    assert preview_figure([row("a kid " * 500)]).size == plain.size
+    # However long a caption is, it stays on its line; a dollar is a dollar, not mathematics.
+    assert preview_figure([row("a kid " * 500)]).size == told.size
+    assert preview_figure([row("$^$")]).size == told.size

@@ -134,6 +134,7 @@ def save_moa(folder: str | Path, trained: Any, card: MoaCard) -> None:
     text = json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(card)}, indent=2)
     unfinished = folder / (WEIGHTS_NAME + ".unfinished")
     save_file(arrays, unfinished, metadata={"format": "moa_jax", "step": str(card.step)})
+    unfinished.chmod(0o644)  # safetensors makes files that only their owner can read
     os.replace(unfinished, folder / WEIGHTS_NAME)
     unfinished = folder / (CARD_NAME + ".unfinished")
     unfinished.write_text(text + "\n")

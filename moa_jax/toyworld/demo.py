@@ -2,7 +2,7 @@
 
 Writes a small checkpoint, a small data set and portraits, then runs the commands a user would type,
 and prints each of them. The networks are random, so the pictures prove that everything runs, and
-nothing about how MoA draws. Run from the project's root: `python -m moa_jax.toyworld.demo [FOLDER]`.
+nothing about how MoA draws. From the project's root: `python -m moa_jax.toyworld.demo [FOLDER]`.
 """
 
 import shlex

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -83,9 +82,9 @@ class Stopwatch:
 class Display:
     """A progress bar on a terminal; elsewhere one plain line for every log entry."""
 
-    def __init__(self, steps: int, step: int, stream: TextIO | None = None) -> None:
+    def __init__(self, steps: int, step: int) -> None:
         """Prepare to show a run of `steps` that starts after `step`."""
-        self._stream = stream or sys.stdout
+        self._stream = sys.stdout
         self._steps = steps
         columns = (
             TextColumn("step"),
@@ -116,18 +115,19 @@ class Display:
             self._bar.update(self._task, completed=step)
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Show the numbers of a log entry."""
-        numbers = (
-            f"loss {values['loss/total']:.4f}  {values['images_per_second']:.2f} images/s  "
-            f"{values['step_seconds']:.3f} s/step"
-        )
+        """Show the numbers of a log entry; the first has no speed yet."""
+        numbers = f"loss {values['loss/total']:.4f}"
+        seconds = values.get("step_seconds")
+        if seconds is not None:
+            numbers += f"  {values['images_per_second']:.2f} images/s  {seconds:.3f} s/step"
         if self._bar:
             self._bar.update(self._task, completed=step, numbers=numbers)
             return
-        left = time.strftime("%H:%M:%S", time.gmtime(values["step_seconds"] * (self._steps - step)))
-        days = int(values["step_seconds"] * (self._steps - step) // 86_400)
-        eta = f"{days} d {left}" if days else left
-        self.say(f"step {step}/{self._steps}  {numbers}  {eta} left")
+        if seconds is not None:
+            left = seconds * (self._steps - step)
+            days = f"{left // 86_400:.0f} d " if left >= 86_400 else ""
+            numbers += f"  {days}{time.strftime('%H:%M:%S', time.gmtime(left))} left"
+        self.say(f"step {step}/{self._steps}  {numbers}")
 
     def say(self, line: str) -> None:
         """Print one line, above the bar where there is one."""

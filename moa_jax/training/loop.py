@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from moa_jax.config import Config
 from moa_jax.errors import InputError
 from moa_jax.training.checkpoint import Checkpoints
-from moa_jax.training.learning import combine
+from moa_jax.training.learning import combine, learning_rate
 from moa_jax.training.log import Display, MetricsWriter, Stopwatch
 from moa_jax.training.mesh import place_batch
 from moa_jax.training.step import TrainState
@@ -105,11 +105,12 @@ def fit(
 
 
 def check_run(config: Config) -> None:
-    """Refuse counts that are not counts.
+    """Refuse what cannot be trained with, before anything is loaded.
 
     Raises:
         InputError: naming the value.
     """
+    learning_rate(config.optimizer, config.train.steps)
     for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
         if getattr(config.train, key) < 1:
             raise InputError(f"train.{key}={getattr(config.train, key)} must be at least 1")
@@ -178,13 +179,15 @@ class Monitor:
         values = {key: float(value) for key, value in jax.device_get(metrics).items()}
         self._require_finite(step, values)
         self._display.advance(step)
+        if step == self._first:  # it compiles: it is no measure of the others
+            self._display.say(f"the first step, compiled, took {self._stopwatch.read(step):.0f} s")
         if step % self._run.log_every == 0 or step == self._run.steps:
-            seconds = self._stopwatch.read(step)
-            speed = {"step_seconds": seconds, "images_per_second": self._run.batch_size / seconds}
-            self._writer.write(step, values | speed)
-            self._display.show(step, values | speed)
-        elif step == self._first:
-            self._stopwatch.read(step)  # the first step compiles: it is no measure of the others
+            if step != self._first:
+                seconds = self._stopwatch.read(step)
+                values["step_seconds"] = seconds
+                values["images_per_second"] = self._run.batch_size / seconds
+            self._writer.write(step, values)
+            self._display.show(step, values)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 from moa_jax.config import TrainConfig
 from moa_jax.data.captions import encode_caption
@@ -41,8 +42,8 @@ def make_preview(
         result = pipeline.draw(request, latents, keys, config.sample_steps)
         rows = [
             Preview(
-                target=shown["image"][row],
-                subjects=list(shown["subject_images"][row][shown["subject_present"][row]]),
+                target=Image.fromarray(shown["image"][row]),
+                subjects=_subjects(shown, row),
                 generated=picture,
                 weights=mean_weights(result.routing, row),
                 caption=_caption(pipeline.base.tokenizer, shown["input_ids"][row]),
@@ -63,6 +64,11 @@ def _request(tokenizer: Any, examples: Mapping[str, np.ndarray]) -> Request:
         subject_images=examples["subject_images"],
         subject_tokens=examples["subject_tokens"],
     )
+
+
+def _subjects(examples: Mapping[str, np.ndarray], row: int) -> list[Image.Image]:
+    pictures = zip(examples["subject_images"][row], examples["subject_present"][row], strict=True)
+    return [Image.fromarray(picture) for picture, present in pictures if present]
 
 
 def _caption(tokenizer: Any, input_ids: np.ndarray) -> str:

@@ -16,7 +16,8 @@ def personalized(scene, features, block=0, timesteps=None):
 
 
 def test_a_picture_has_zero_gradient_on_the_tokens_of_another(scene):
-    jacobian = jax.jacobian(lambda features: personalized(scene, features))(scene.features)
+    of_features = jax.jacobian(lambda features: personalized(scene, features))
+    jacobian = jax.jit(of_features)(scene.features)
     for picture, positions in enumerate(np.asarray(scene.tokens)):
         for subject, position in enumerate(positions):
             reaches = np.abs(jacobian[picture, :, :, picture, subject]).sum((1, 2))
@@ -47,7 +48,8 @@ def test_a_subject_depends_on_its_word(scene):
         scene.timesteps,
     )
     assert np.abs(prompt.subjects[0, 0, 0] - scene.prompt.subjects[0, 0, 0]).max() > 1e-2
-    np.testing.assert_array_equal(prompt.subjects[0, 0, 1], scene.prompt.subjects[0, 0, 1])
+    unmoved = prompt.subjects[0, 0, 1], scene.prompt.subjects[0, 0, 1]
+    np.testing.assert_allclose(*unmoved, atol=1e-5)
 
 
 def test_subjects_depend_on_time_and_layer(scene):

@@ -7,7 +7,6 @@ import optax
 import pytest
 
 from moa_jax.config import OptimizerConfig
-from moa_jax.errors import InputError
 from moa_jax.training.learning import combine, learning_rate, make_optimizer, partition
 
 PARAMS = {"a": {"kernel": jnp.full((2, 2), 3.0)}, "b": {"kernel": jnp.full((3,), 4.0)}}
@@ -66,9 +65,3 @@ def test_learning_rate_warms_up_and_follows_its_schedule(schedule, expected):
 
 def test_without_warm_up_the_first_step_has_the_whole_rate():
     assert learning_rate(OptimizerConfig(learning_rate=0.25), steps=3)(0) == 0.25
-
-
-def test_a_warm_up_as_long_as_the_run_is_refused():
-    config = OptimizerConfig(schedule="cosine", warmup_steps=10)
-    with pytest.raises(InputError, match="optimizer.warmup_steps=10 .*train.steps=10"):
-        learning_rate(config, steps=10)

@@ -1,6 +1,7 @@
 """The loop: what it logs, when it stops, what it tells."""
 
 import dataclasses
+import io
 import json
 
 import jax
@@ -93,6 +94,12 @@ def test_counts_that_are_none_are_refused_by_key(config, values):
         check_run(with_train(config, **values))
 
 
+def test_a_warm_up_as_long_as_the_run_is_refused(config):
+    optimizer = dataclasses.replace(config.optimizer, schedule="cosine", warmup_steps=6)
+    with pytest.raises(InputError, match="optimizer.warmup_steps=6 .*train.steps=6"):
+        check_run(dataclasses.replace(config, optimizer=optimizer))
+
+
 def test_the_log_drops_what_is_run_again_and_half_a_line(tmp_path):
     writer = MetricsWriter(tmp_path, 0)
     for step in range(1, 5):
@@ -119,26 +126,18 @@ def test_without_a_terminal_every_log_entry_is_one_line(capsys):
     assert "2 d 02:00:00 left" in line
 
 
-class Terminal:
+class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
-
-    def __init__(self):
-        self.text = ""
-
-    def write(self, text):
-        self.text += text
-
-    def flush(self):
-        pass
 
     def isatty(self):
         return True
 
 
-def test_on_a_terminal_there_is_a_bar_with_the_same_numbers():
+def test_on_a_terminal_there_is_a_bar_with_the_same_numbers(monkeypatch):
     stream = Terminal()
-    with Display(steps=3, step=0, stream=stream) as display:
+    monkeypatch.setattr("sys.stdout", stream)
+    with Display(steps=3, step=0) as display:
         values = {"loss/total": 0.5, "images_per_second": 8.0, "step_seconds": 2.0}
         display.show(1, values)
         display.say("saved")
-    assert "1/3" in stream.text and "loss 0.5000" in stream.text and "saved" in stream.text
+    assert all(text in stream.getvalue() for text in ("1/3", "loss 0.5000", "saved"))

@@ -26,7 +26,7 @@ SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
         ("unet.mid_block.attn1.to_q.kernel", (64, 64), P("fsdp", "tensor")),
         ("unet.mid_block.attn2.personalized.to_v.kernel", (768, 64), P("fsdp", "tensor")),
         ("unet.mid_block.attn1.to_out.0.kernel", (64, 64), P("tensor", "fsdp")),
-        ("optimizer.1.mu.unet.mid_block.attn1.personalized.to_k.kernel", (64, 64), P("fsdp", "tensor")),
+        ("optimizer.1.mu.unet.attn1.personalized.to_k.kernel", (64, 64), P("fsdp", "tensor")),
         ("unet.mid_block.attn1.router.logits.kernel", (64, 2), P()),
         ("image_encoder.layers.0.self_attn.out_proj.kernel", (32, 32), P("tensor", "fsdp")),
         ("unet.conv_in.kernel", (3, 3, 4, 320), P(None, None, None, "fsdp")),

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import MeshConfig
+from moa_jax.method.model import build
 from moa_jax.method.weights import leaf_paths
-from moa_jax.training.learning import combine
+from moa_jax.training.learning import combine, make_optimizer
 from moa_jax.training.mesh import make_mesh
-from moa_jax.training.step import update_ema
+from moa_jax.training.step import initial_state, make_train_step, update_ema
 from tests.training.tiny import (
     gradient_of,
     gradient_run,
@@ -105,6 +107,20 @@ def test_a_gradient_that_is_not_finite_is_not_applied(adamw):
         np.testing.assert_array_equal(kept, old)
     for kept, old in zip(leaves(after.optimizer), leaves(good.optimizer), strict=True):
         np.testing.assert_array_equal(kept, old)
+
+
+def test_in_bfloat16_what_learns_and_its_optimizer_stay_float32(tiny, config):
+    base = load_stable_diffusion(str(tiny.base.path), dtype=jnp.bfloat16)
+    model, params = build(base, config.method, dtype=jnp.bfloat16, key=jax.random.key(0))
+    optimizer = make_optimizer(config.optimizer, config.train.steps, tiny.mask)
+    state, frozen = initial_state(params, tiny.mask, optimizer, config)
+    step = make_train_step(model, tiny.schedule, config, optimizer)
+    after, numbers = jax.eval_shape(step, state, frozen, random_batch(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} == {jnp.dtype(jnp.bfloat16)}
+    for part in (after.trained, after.ema, numbers):
+        assert {leaf.dtype for leaf in jax.tree.leaves(part)} == {jnp.dtype(jnp.float32)}
+    like = jax.eval_shape(lambda: state)
+    assert jax.tree.leaves(after) == jax.tree.leaves(like)  # shapes and dtypes: nothing drifts
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny, config, one_device, gradient):

@@ -1,0 +1,100 @@
+"""train.py as its users meet it: the command line, its messages, and a run on eight devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train
+from moa_jax.pipeline import Pipeline
+from moa_jax.toyworld.pictures import write_data
+
+ROOT = Path(__file__).parents[1]
+TOY = str(ROOT / "configs" / "toy.py")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_folder):
+    """Overrides that put a small model and data in the place of the toy config's."""
+    data = tmp_path_factory.mktemp("data")
+    write_data(data, count=10)
+    return [
+        f"model.base={tiny_folder}",
+        f"data.path={data}",
+        "data.workers=0",
+        "train.batch_size=8",
+        "train.steps=3",
+        "train.checkpoint_every=2",
+        "train.sample_every=3",
+        "train.sample_steps=2",
+        "optimizer.warmup_steps=0",
+        "optimizer.schedule=constant",  # a cosine is another program for another number of steps
+        "mesh.data=4",
+        "mesh.fsdp=2",
+    ]
+
+
+def test_print_config_lists_every_value_as_an_override_would_set_it(capsys):
+    assert train.main([TOY, "train.sample_every=none", "--print-config"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    values = dict(line.split(" = ", 1) for line in lines)
+    values = {key.strip(): value for key, value in values.items()}
+    assert values["train.sample_every"] == "none" and values["train.steps"] == "20"
+    assert len({line.index(" = ") for line in lines}) == 1  # aligned
+    assert train.main([TOY, *(f"{k}={v}" for k, v in values.items()), "--print-config"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.step=1", "train.steps"),
+        ("model.base=/nowhere/at/all", "/nowhere/at/all"),
+        ("data.path=/nowhere/at/all", "/nowhere/at/all"),
+        ("data.resolution=60", "data.resolution=60 must be a multiple of 16"),
+        ("train.batch_size=12", "train.batch_size=12 must be a multiple of"),
+        ("mesh.tensor=3", "does not fit 8 devices"),
+        ("train.log_every=0", "train.log_every=0"),
+        ("method.image_encoder_layers=50", "method.image_encoder_layers=50"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(world, tmp_path, capsys, change, message):
+    assert train.main([TOY, *world, f"train.output={tmp_path}", change]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_a_run_on_eight_devices_trains_resumes_and_its_result_draws(
+    world, tmp_path, tiny_folder, capsys
+):
+    overrides = [TOY, *world, f"train.output={tmp_path}"]
+    assert train.main([*overrides, "train.steps=2"]) == 0
+    assert train.main(overrides) == 0
+    assert "resuming from step 2" in capsys.readouterr().out
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [1, 2, 3]
+    assert all(np.isfinite(entry["loss/total"]) for entry in entries)
+    assert (tmp_path / "samples" / "step_000003.png").exists()
+    assert json.loads((tmp_path / "moa.json").read_text())["step"] == 3
+    pipe = Pipeline.from_pretrained(tiny_folder, tmp_path)
+    scene = np.zeros((32, 32, 3), np.uint8)
+    result = pipe("a man <|image|> on the beach", [scene], num_images=1, num_inference_steps=2)
+    assert result.images[0].size == (64, 64)
+
+
+def test_the_command_shows_no_traceback():
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    run = subprocess.run(
+        [sys.executable, "train.py", "configs/nothing.py"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    assert "configs/toy.py" in run.stderr
