@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(config: Config) -> None:
     """Build, fit, export."""
     check_run(config)
+    output = make_folder(config.train.output)
     mesh = make_mesh(config.mesh)
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
     dtype = DTYPES[config.model.dtype] if config.model.dtype else default_dtype()
@@ -100,13 +101,21 @@ def train(config: Config) -> None:
     train_step = make_train_step(model, schedule, config, optimizer)
     train_step = jit_step(train_step, mesh, state, frozen)
 
-    output = Path(config.train.output)
     preview = open_preview(config, base, model, output / "samples")
     with Checkpoints(output / "checkpoints", config, identity) as checkpoints:
         state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview)
     batches.close()
     save_moa(output, state.averaged, MoaCard(config, identity, int(state.step)))
     print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")
+
+
+def make_folder(path: str) -> Path:
+    """Make the output folder before the long work starts."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"train.output={path!r} cannot be made: {error}") from error
+    return Path(path)
 
 
 def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import train
 from moa_jax.pipeline import Pipeline
@@ -59,6 +60,7 @@ def test_print_config_lists_every_value_as_an_override_would_set_it(capsys):
         ("train.batch_size=12", "train.batch_size=12 must be a multiple of"),
         ("mesh.tensor=3", "does not fit 8 devices"),
         ("train.log_every=0", "train.log_every=0"),
+        (f"train.output={__file__}", "cannot be made"),
         ("method.image_encoder_layers=50", "method.image_encoder_layers=50"),
     ],
 )
@@ -81,8 +83,8 @@ def test_a_run_on_eight_devices_trains_resumes_and_its_result_draws(
     assert (tmp_path / "samples" / "step_000003.png").exists()
     assert json.loads((tmp_path / "moa.json").read_text())["step"] == 3
     pipe = Pipeline.from_pretrained(tiny_folder, tmp_path)
-    scene = np.zeros((32, 32, 3), np.uint8)
-    result = pipe("a man <|image|> on the beach", [scene], num_images=1, num_inference_steps=2)
+    man = Image.new("RGB", (40, 30))
+    result = pipe("a man <|image|> on the beach", [man], num_inference_steps=2)
     assert result.images[0].size == (64, 64)
 
 

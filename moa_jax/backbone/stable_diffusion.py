@@ -7,6 +7,7 @@ by side and checks that they fit together. Knows neither sampling nor training.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import singledispatch
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ def save_stable_diffusion(folder: str | Path, sd: StableDiffusion) -> None:
     folder = Path(folder)
     index = {
         "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": version("diffusers"),
         "feature_extractor": [None, None],
         "safety_checker": [None, None],
         "requires_safety_checker": False,

@@ -109,11 +109,13 @@ def save_params(folder: Path, params: Mapping[str, Any], config: Mapping[str, An
     for path, leaf in flax.traverse_util.flatten_dict(params).items():
         key, tensor = to_checkpoint(path, np.asarray(leaf))
         tensors[key] = np.ascontiguousarray(tensor)
-    stem = DIFFUSERS_NAME if "_class_name" in config else TRANSFORMERS_NAME
-    save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
     # transformers casts to the dtype that its configuration names.
     dtypes = {key: str(tensor.dtype) for key in ("dtype", "torch_dtype") if key in config}
     write_config(folder, {**config, **dtypes})
+    stem = DIFFUSERS_NAME if "_class_name" in config else TRANSFORMERS_NAME
+    file = folder / f"{stem}.safetensors"
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def _axes(leaf: str, ndim: int) -> tuple[int, ...]:

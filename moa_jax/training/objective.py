@@ -13,7 +13,13 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from moa_jax.config import MethodConfig
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
-from moa_jax.method.losses import masked_denoising_loss, mean_routing, object_loss, router_loss
+from moa_jax.method.losses import (
+    masked_denoising_loss,
+    mean_routing,
+    object_loss,
+    router_loss,
+    union_mask,
+)
 from moa_jax.method.mixture import PERSONALIZED, PRIOR
 from moa_jax.method.model import MoA, Observations
 
@@ -84,7 +90,7 @@ def loss(
     )
     target = training_target(schedule, latents, draws.noise, draws.timesteps)
     masks = batch["masks"].astype(jnp.float32)
-    union = resize_mask(masks.max(axis=1), latents.shape[1:3])
+    union = union_mask(masks, latents.shape[1:3])
     terms = {
         "denoising": masked_denoising_loss(prediction, target, union, draws.masked),
         "router": _router_term(model, seen, union),
@@ -105,11 +111,6 @@ def encode(
     scale = model.vae.config.scaling_factor
     deviation = jnp.exp(0.5 * log_variance.astype(jnp.float32))
     return scale * mean.astype(jnp.float32), scale * deviation
-
-
-def resize_mask(mask: Float[Array, "B H W"], size: tuple[int, int]) -> Float[Array, "B h w"]:
-    """Shrink masks; a pixel becomes the share of it that the mask covers, nearly."""
-    return jax.image.resize(mask, (mask.shape[0], *size), "linear")
 
 
 def _router_term(model: MoA, seen: Observations, union: Float[Array, "B H W"]) -> Float[Array, ""]:
