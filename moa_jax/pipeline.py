@@ -1,4 +1,4 @@
-"""From a checkpoint, a prompt and its subjects to new pictures: load, encode, sample, decode.
+"""From a checkpoint, a prompt and its subjects to new pictures: load, check, draw.
 
 `sample.py`, the demo and the previews of a training run all call this. Without MoA weights it is
 plain Stable Diffusion. Knows no command line and writes no files.
@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 from PIL import Image
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
-from moa_jax.diffusion import SAMPLERS, NoiseSchedule, classifier_free_guidance, sample
+from moa_jax.diffusion import SAMPLERS, NoiseSchedule
 from moa_jax.errors import InputError
-from moa_jax.method.mixture import PERSONALIZED
+from moa_jax.generation import generate
 from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import Identity, load_moa, read_moa_card
 from moa_jax.request import Picture, Request, make_request, repeat
@@ -72,8 +72,9 @@ class Pipeline:
         self.max_subjects = max_subjects
         self.schedule = NoiseSchedule.from_config(base.scheduler_config)
         self._on_step: Callable[[int], None] | None = None
-        static = ("num_inference_steps", "guided", "sampler", "report")
-        self._draw = jax.jit(self._trace, static_argnames=static)
+        static = ("sampler", "num_inference_steps", "guided", "on_step")
+        program = partial(generate, base, model, self.schedule)
+        self._generate = jax.jit(program, static_argnames=static)
 
     @classmethod
     def from_pretrained(
@@ -194,78 +195,26 @@ class Pipeline:
             keys: a random key for each picture, for samplers that add noise.
         """
         self._on_step = on_step
-        pixels, routing = self._draw(
+        pixels, routing = self._generate(
             self.params,
             request,
             jnp.asarray(latents),
             keys,
             guidance_scale,
+            sampler=sampler,
             num_inference_steps=num_inference_steps,
             guided=guidance_scale > 1,
-            sampler=sampler,
-            report=on_step is not None,
+            on_step=on_step and self._report,
         )
         images = [Image.fromarray(picture) for picture in np.asarray(pixels)]
         jax.effects_barrier()  # every on_step has been told
         plan = SAMPLERS[sampler](self.schedule, num_inference_steps)
         return Result(images, jax.device_get(routing), plan.timesteps)
 
-    def _trace(
-        self,
-        params: Any,
-        request: Request,
-        latents: Float[Array, "B H W C"],
-        keys: Any,
-        guidance_scale: Any,
-        *,
-        num_inference_steps: int,
-        guided: bool,
-        sampler: str,
-        report: bool,
-    ) -> tuple[UInt8[Array, "B h w 3"], dict[str, Float[Array, "n B _ _"]]]:
-        plan = SAMPLERS[sampler](self.schedule, num_inference_steps)
-        denoise = self._denoiser(params, request, guided)
-        if guided:
-            denoise = classifier_free_guidance(denoise, guidance_scale)
-        on_step = self._report if report else None
-        latents, routing = sample(denoise, plan, latents * plan.init_noise_sigma, keys, on_step)
-        vae = self.base.vae.module
-        scaled = latents / vae.config.scaling_factor
-        pixels = vae.apply({"params": params["vae"]}, scaled, method="decode")
-        pixels = jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0, 1)
-        return jnp.round(pixels * 255).astype(jnp.uint8), routing
-
     def _report(self, step: int) -> None:
+        """Tell whoever listens now; compiled once, whoever that is."""
         if self._on_step is not None:
             self._on_step(step)
-
-    def _denoiser(self, params: Any, request: Request, guided: bool) -> Callable[..., Any]:
-        """Encode the request; with guidance, for the doubled batch [negative; positive].
-
-        The negative half has no subjects: both experts attend to the negative prompt.
-        """
-        ids, tokens = request.input_ids, request.subject_tokens
-        if guided:
-            ids = jnp.concatenate([request.negative_ids, ids])
-            tokens = jnp.concatenate([jnp.full_like(tokens, ids.shape[1]), tokens])
-        text = self.base.text_encoder.module.apply({"params": params["text_encoder"]}, ids)
-        if self.model is None:
-            return lambda latents, timesteps: (
-                self.base.unet.module.apply({"params": params["unet"]}, latents, timesteps, text),
-                {},
-            )
-        model = self.model
-        features = model.encode_subjects(params, request.subject_images)
-        if guided:
-            features = jnp.concatenate([jnp.zeros_like(features), features])
-
-        def denoise(latents: Array, timesteps: Array) -> tuple[Array, dict[str, Array]]:
-            prediction, seen = model.denoise(params, latents, timesteps, text, features, tokens)
-            return prediction, {
-                layer: routing[..., PERSONALIZED] for layer, routing in seen.routing.items()
-            }
-
-        return denoise
 
     def _latent_shape(
         self, height: int | None, width: int | None, num_images: int

@@ -23,6 +23,7 @@ ORDER = (
     {"config", "figures"},
     {"backbone", "diffusion", "data"},
     {"method", "request"},
+    {"generation"},
     {"pipeline"},
     {"training"},
     {"toyworld"},
