@@ -6,19 +6,18 @@ Exit code 0: no fault; 1: faults, listed on the standard output; 2: it could not
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from moa_jax.backbone.folder import resolve
+from moa_jax.backbone.tokenizer import load_tokenizer
 from moa_jax.config import DataConfig, MethodConfig
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.check import Report, check_records
 from moa_jax.data.records import SPLITS, Records, open_records
 from moa_jax.errors import InputError
-
-BYTES = 256  # tokens that a byte-level vocabulary has at least
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         label = None if options.subject_label == "none" else options.subject_label
         records = open_records(options.path, options.layout, options.split, label)
-        tokenizer = _load_tokenizer(options.model) if options.model else None
+        tokenizer = None
+        if options.model:
+            tokenizer = load_tokenizer(resolve(options.model, ("tokenizer",)) / "tokenizer")
+            encode_caption(tokenizer, "")  # refuses a tokenizer that does not say its length
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -62,23 +64,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.workers < 1 or options.max_subjects < 1:
         check.error("--workers and --max-subjects must be at least 1")
     return options
-
-
-def _load_tokenizer(model: str) -> Tokenizer:
-    import transformers  # takes seconds, and only --model needs it
-
-    inside = "" if (Path(model) / "vocab.json").is_file() else "tokenizer"
-    try:
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(model, subfolder=inside)
-    except (OSError, ValueError) as error:
-        first_line = str(error).splitlines()[0]
-        raise InputError(f"--model {model!r} has no CLIP tokenizer: {first_line}") from error
-    if len(tokenizer) < BYTES:  # transformers 5 makes an empty one where it finds no files
-        raise InputError(
-            f"--model {model!r} has no CLIP tokenizer: it holds no {inside}/vocab.json"
-        )
-    encode_caption(tokenizer, "")
-    return tokenizer
 
 
 def _check(records: Records, options: argparse.Namespace, tokenizer: Tokenizer | None) -> Report:
