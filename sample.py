@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moa_jax import __version__
+from moa_jax.command import fail, make_folder
 from moa_jax.errors import InputError
 
 
@@ -23,12 +24,13 @@ def main(command: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is returned."""
     arguments = parse_arguments(command)
     try:
-        out = make_folder(arguments.out)
+        out = make_folder("--out", arguments.out)
         pipe, result = draw(arguments)
         save(out, arguments, pipe, result)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return fail(error)
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -79,7 +81,7 @@ def draw(arguments: argparse.Namespace) -> tuple[Any, Any]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("compiling", total=arguments.steps)
 
         def on_step(_: int) -> None:
@@ -99,15 +101,6 @@ def draw(arguments: argparse.Namespace) -> tuple[Any, Any]:
             on_step=on_step,
         )
     return pipe, result
-
-
-def make_folder(path: str) -> Path:
-    """Make the output folder before the long work starts."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {path!r} cannot be made: {error}") from error
-    return Path(path)
 
 
 def save(out: Path, arguments: argparse.Namespace, pipe: Any, result: Any) -> None:
@@ -138,7 +131,7 @@ def save(out: Path, arguments: argparse.Namespace, pipe: Any, result: Any) -> No
         "versions": {"moa_jax": __version__, "jax": jax.__version__},
     }
     (out / f"{arguments.seed:05d}.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(f"{len(names)} pictures in {out}/")
+    print(f"wrote {len(names)} picture(s) of {width}x{height} pixels to {out}/")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ import jax
 from jax.sharding import Mesh
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
+from moa_jax.command import fail, make_folder
 from moa_jax.config import Config, flatten, load_config, override
 from moa_jax.data.loader import Loader, make_loader
+from moa_jax.data.records import open_records
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.errors import InputError
 from moa_jax.method.model import MoA, build
@@ -39,7 +41,7 @@ examples:
   python train.py configs/sd15_ffhq.py mesh.fsdp=8 optimizer.accumulation=2 --print-config
 
 A run resumes from the newest checkpoint in train.output. Exit codes: 0 trained; 1 the loss is not
-finite; 2 something in the command, the files or the data must be changed.
+finite; 2 something in the command, the files or the data must be changed; 130 stopped by Ctrl-C.
 """
 
 
@@ -61,20 +63,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             train(config)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return fail(error)
     except NonFiniteLoss as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return fail(error, code=1)
+    except KeyboardInterrupt:
+        print("stopped: the same command resumes from the newest checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 
 def train(config: Config) -> None:
     """Build, fit, export."""
     check_run(config)
-    output = make_folder(config.train.output)
+    output = make_folder("train.output", config.train.output)
     mesh = make_mesh(config.mesh)
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
+    open_records(*config.data.source())  # a wrong data.path should not wait for the networks
     dtype = DTYPES[config.model.dtype] if config.model.dtype else default_dtype()
     print(f"loading {config.model.base}", flush=True)
     base = load_stable_diffusion(
@@ -107,15 +111,6 @@ def train(config: Config) -> None:
     batches.close()
     save_moa(output, state.averaged, MoaCard(config, identity, int(state.step)))
     print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")
-
-
-def make_folder(path: str) -> Path:
-    """Make the output folder before the long work starts."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"train.output={path!r} cannot be made: {error}") from error
-    return Path(path)
 
 
 def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:
@@ -175,8 +170,8 @@ def print_config(config: Config) -> None:
     """Print every value, as an override would set it."""
     values = flatten(config)
     width = max(map(len, values))
-    for name, value in values.items():
-        print(f"{name:{width}} = {'none' if value is None else value}")
+    shown = {name: "none" if value is None else value for name, value in values.items()}
+    print("\n".join(f"{name:{width}} = {value}" for name, value in shown.items()))
 
 
 if __name__ == "__main__":

@@ -60,6 +60,10 @@ class DataConfig:
     workers: int = 8  # threads that read and augment
     max_bad_fraction: float = 0.01  # more bad records than this stop the run
 
+    def source(self) -> tuple[str, str, str, str | None]:
+        """Give what says which records there are: path, layout, split and subject label."""
+        return self.path, self.layout, self.split, self.subject_label
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:

@@ -20,7 +20,7 @@ LONG_REASON = "Longer than 300 lines because"
 # A part imports only parts of the rows above its own: what lies in one row is independent.
 ORDER = (
     {"errors"},
-    {"config", "figures"},
+    {"command", "config", "figures"},
     {"backbone", "diffusion", "data"},
     {"method", "request"},
     {"generation"},

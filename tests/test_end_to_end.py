@@ -105,7 +105,7 @@ def test_training_on_the_ffhq_layout_and_sampling_from_it(tiny_folder, ffhq, tmp
     command += ["--num-images", "2", "--steps", "3", "--height", "48", "--width", "64"]
     out = tmp_path / "out"
     assert sample.main([*command, "--out", str(out)]) == 0
-    assert "2 pictures in" in capsys.readouterr().out
+    assert "wrote 2 picture(s) of 64x48 pixels to" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
         "00011.json",
         "00011-grid.png",

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from moa_jax.backbone.folder import resolve
 from moa_jax.backbone.tokenizer import load_tokenizer
+from moa_jax.command import fail
 from moa_jax.config import DataConfig, MethodConfig
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.check import Report, check_records
@@ -31,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tokenizer = load_tokenizer(resolve(options.model, ("tokenizer",)) / "tokenizer")
             encode_caption(tokenizer, "")  # refuses a tokenizer that does not say its length
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return fail(error)
     return _print(_check(records, options, tokenizer), options)
 
 

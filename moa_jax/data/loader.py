@@ -145,7 +145,7 @@ def make_loader(
         )
     if seed < 0 or config.workers < 0:
         raise InputError(f"seed={seed}, data.workers={config.workers}: neither may be negative")
-    records = open_records(config.path, config.layout, config.split, config.subject_label)
+    records = open_records(*config.source())
     # The loader's own tokenizer: padding, as a caller's may do, changes it under the threads.
     tokenizer = copy.deepcopy(tokenizer)
     encode_caption(tokenizer, "")
