@@ -1,7 +1,7 @@
-"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion.
+r"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion.
 
 python sample.py --model DIR_OR_HUB_ID --moa DIR --subject a.jpg --subject b.jpg \
-    --prompt "a man <|image|> and a woman <|image|> reading in the snow" --out out/
+      --prompt "a man <|image|> and a woman <|image|> reading in the snow" --out out/
 """
 
 import argparse

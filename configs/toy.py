@@ -29,7 +29,7 @@ def get_config() -> Config:
             steps=20,
             batch_size=4,
             output=".demo/run",
-            log_every=1,
+            log_every=5,
             sample_every=10,
             sample_steps=10,
             checkpoint_every=10,

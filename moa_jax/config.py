@@ -42,6 +42,7 @@ class MethodConfig:
     image_encoder_layers: int = 2  # [FC] last CLIP layers that learn; 0 keeps the tower frozen
     mask_probability: float = 0.5  # [FC]
     router_loss_weight: float = 1e-4  # [ours]
+    router_loss_skip: int = 1  # [ours] transformer blocks at either end that L_router leaves out
     object_loss_weight: float = 1e-3  # [FC]
 
 

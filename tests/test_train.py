@@ -64,6 +64,7 @@ def test_print_config_lists_every_value_as_an_override_would_set_it(capsys):
         ("model.dtype=float16", "must be one of float32, bfloat16"),
         ("data.layout=ffhq", "image_ids.txt"),
         ("optimizer.accumulation=3", "optimizer.accumulation=3"),
+        ("method.router_loss_skip=2", "4 transformer blocks to L_router: choose 0 to 1"),
         (f"train.output={__file__}", "cannot be made"),
         ("method.image_encoder_layers=50", "method.image_encoder_layers=50"),
     ],

@@ -146,7 +146,8 @@ def make_loader(
     if seed < 0 or config.workers < 0:
         raise InputError(f"seed={seed}, data.workers={config.workers}: neither may be negative")
     records = open_records(*config.source())
-    # The loader's own tokenizer: padding, as a caller's may do, changes it under the threads.
+    # The loader's own tokenizer: padding, as a caller's may do, changes it under the threads. Only
+    # its ids are read; a copy's decode() is wrong in transformers 5 (seen in 5.0 to 5.23).
     tokenizer = copy.deepcopy(tokenizer)
     encode_caption(tokenizer, "")
     ledger = Ledger(config.path, len(records), config.max_bad_fraction)

@@ -92,12 +92,13 @@ class MoA:
         )
         return prediction, _observe(state["intermediates"])
 
-    def router_loss_layers(self) -> tuple[str, ...]:
-        """Name the blocks that L_router averages over: all but the first and the last.
+    def router_loss_layers(self, skip: int) -> tuple[str, ...]:
+        """Name the blocks that L_router averages over.
 
-        Source: which ones is our choice; these two carry low-level features.
+        Args:
+            skip: blocks left out at either end, which carry low-level features.
         """
-        return self.blocks[1:-1]
+        return self.blocks[skip : len(self.blocks) - skip]
 
     def object_loss_layers(self) -> tuple[str, ...]:
         """Name the blocks that L_object reads: all but those of the finest resolution's stages.
@@ -135,7 +136,7 @@ def build(
         the prior), routers and prompt in float32.
 
     Raises:
-        InputError: the base has no image encoder.
+        InputError: the base has no image encoder, or L_router would read no layer.
     """
     if base.image_encoder is None:
         raise InputError(
@@ -148,6 +149,11 @@ def build(
     )
     attention = partial(MixtureOfAttention, router=router)
     blocks = transformer_blocks(config)
+    if not 0 <= method.router_loss_skip < len(blocks) / 2:
+        raise InputError(
+            f"method.router_loss_skip={method.router_loss_skip} leaves none of the U-Net's "
+            f"{len(blocks)} transformer blocks to L_router: choose 0 to {(len(blocks) - 1) // 2}"
+        )
     model = MoA(
         unet=UNet(config, attention, dtype, remat),
         prompt=_prompt(method, len(blocks), dtype),

@@ -93,8 +93,8 @@ def loss(
     union = union_mask(masks, latents.shape[1:3])
     terms = {
         "denoising": masked_denoising_loss(prediction, target, union, draws.masked),
-        "router": _router_term(model, seen, union),
-        "object": _object_term(model, seen, masks, batch["subject_present"]),
+        "router": _router_term(model.router_loss_layers(method.router_loss_skip), seen, union),
+        "object": _object_term(model.object_loss_layers(), seen, masks, batch["subject_present"]),
     }
     weights = {"router": method.router_loss_weight, "object": method.object_loss_weight}
     total = sum(weights.get(name, 1.0) * term for name, term in terms.items())
@@ -113,17 +113,20 @@ def encode(
     return scale * mean.astype(jnp.float32), scale * deviation
 
 
-def _router_term(model: MoA, seen: Observations, union: Float[Array, "B H W"]) -> Float[Array, ""]:
-    layers = _layers_of(model.router_loss_layers(), seen.routing)
-    if not layers:
-        return jnp.zeros(())
+def _router_term(
+    blocks: tuple[str, ...], seen: Observations, union: Float[Array, "B H W"]
+) -> Float[Array, ""]:
+    layers = _layers_of(blocks, seen.routing)
     return router_loss(mean_routing([w[..., PRIOR] for w in layers], union.shape[1:]), union)
 
 
 def _object_term(
-    model: MoA, seen: Observations, masks: Float[Array, "B K H W"], present: Bool[Array, "B K"]
+    blocks: tuple[str, ...],
+    seen: Observations,
+    masks: Float[Array, "B K H W"],
+    present: Bool[Array, "B K"],
 ) -> Float[Array, ""]:
-    layers = _layers_of(model.object_loss_layers(), seen.attention)
+    layers = _layers_of(blocks, seen.attention)
     return object_loss(layers, masks, present) if layers else jnp.zeros(())
 
 

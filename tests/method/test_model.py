@@ -63,7 +63,8 @@ def test_losses_read_the_layers_of_the_paper_and_of_fastcomposer(built):
     _, model, _ = built
     blocks = transformer_blocks(UNetConfig.from_dict(full_size_configs.UNET_SD15))
     full = type(model)(**{**vars(model), "blocks": blocks})
-    assert full.router_loss_layers() == blocks[1:15]
+    assert full.router_loss_layers(skip=1) == blocks[1:15]
+    assert full.router_loss_layers(skip=0) == blocks
     stages = {path.split(".attentions")[0] for path in full.object_loss_layers()}
     middle = {"down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.1", "up_blocks.2"}
     assert stages == middle
