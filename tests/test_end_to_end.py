@@ -29,6 +29,7 @@ def train_command(model, data, output, steps, *more):
         f"train.steps={steps}",
         "train.batch_size=2",
         "train.checkpoint_every=3",
+        "train.log_every=1",
         "train.sample_every=3",
         "train.sample_steps=2",
         "optimizer.schedule=constant",

@@ -30,6 +30,7 @@ def world(tmp_path_factory, tiny_folder):
         "train.batch_size=8",
         "train.steps=3",
         "train.checkpoint_every=2",
+        "train.log_every=1",
         "train.sample_every=3",
         "train.sample_steps=2",
         "optimizer.warmup_steps=0",
