@@ -63,7 +63,7 @@ def parse_arguments(command: Sequence[str] | None) -> argparse.Namespace:
 
 def draw(arguments: argparse.Namespace) -> tuple[Any, Any]:
     """Load the pipeline and draw, with a progress bar over the sampler's steps."""
-    from moa_jax.pipeline import DTYPES, Pipeline  # slow to import: not for --help or a typo
+    from moa_jax.pipeline import Pipeline  # slow to import: not for --help or a typo
 
     console = Console(stderr=True)
     warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", highlight=False)
@@ -71,7 +71,7 @@ def draw(arguments: argparse.Namespace) -> tuple[Any, Any]:
         pipe = Pipeline.from_pretrained(
             arguments.model,
             arguments.moa,
-            DTYPES[arguments.dtype] if arguments.dtype else None,
+            arguments.dtype,
             variant=arguments.variant,
             image_encoder=arguments.image_encoder,
         )

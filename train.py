@@ -26,7 +26,7 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.errors import InputError
 from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import Identity, MoaCard, learning_mask, save_moa
-from moa_jax.pipeline import DTYPES, Pipeline, default_dtype
+from moa_jax.pipeline import Pipeline, choose_dtype
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import NonFiniteLoss, check_run, fit
@@ -79,7 +79,7 @@ def train(config: Config) -> None:
     mesh = make_mesh(config.mesh)
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
     open_records(*config.data.source())  # a wrong data.path should not wait for the networks
-    dtype = DTYPES[config.model.dtype] if config.model.dtype else default_dtype()
+    dtype = choose_dtype(config.model.dtype)
     print(f"loading {config.model.base}", flush=True)
     base = load_stable_diffusion(
         config.model.base,
@@ -120,7 +120,7 @@ def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     print(
         f"training {trained / 1e6:.2f} M of {sum(jax.tree.leaves(sizes)) / 1e6:.2f} M parameters "
-        f"in {jax.numpy.dtype(dtype).name} on {mesh.devices.flat[0].platform} devices: {axes}",
+        f"in {dtype.name} on {mesh.devices.flat[0].platform} devices: {axes}",
         flush=True,
     )
 

@@ -24,8 +24,6 @@ from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import Identity, load_moa, read_moa_card
 from moa_jax.request import Picture, Request, make_request, repeat
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -91,7 +89,8 @@ class Pipeline:
         Args:
             model: the folder of a Stable Diffusion 1.x or 2.x checkpoint, or its hub id.
             moa: the folder with `moa.safetensors` and `moa.json`.
-            dtype: of the computation and the weights; bfloat16 on TPU and GPU, float32 on a CPU.
+            dtype: of the computation and the weights, e.g. "bfloat16"; by default bfloat16 on TPU
+                and GPU, float32 on a CPU.
             variant: "fp16" reads `*.fp16.safetensors`.
             image_encoder: a CLIP folder or hub id; by default what the MoA weights were trained
                 with.
@@ -99,7 +98,7 @@ class Pipeline:
         Raises:
             InputError: something is missing, damaged, unsupported or does not belong together.
         """
-        dtype = default_dtype() if dtype is None else dtype
+        dtype = choose_dtype(dtype)
         if moa is None:
             return cls(load_stable_diffusion(model, dtype, variant, image_encoder))
         card = read_moa_card(moa)
@@ -234,9 +233,11 @@ class Pipeline:
         return num_images, *sides, self.base.vae.module.config.latent_channels
 
 
-def default_dtype() -> Any:
-    """Choose bfloat16 where the hardware computes in it, float32 on a CPU."""
-    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+def choose_dtype(dtype: Any = None) -> np.dtype:
+    """Take the dtype asked for, or bfloat16 where the hardware computes in it: not on a CPU."""
+    if dtype is None:
+        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(dtype)
 
 
 def _to_dtype(dtype: Any, path: Any, leaf: Array) -> Array:

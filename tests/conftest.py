@@ -4,6 +4,7 @@ The settings stand before any import of jax, torch or transformers, which read s
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
@@ -17,6 +18,7 @@ import jax
 import pytest
 
 from moa_jax.toyworld.tokenizer import write_tokenizer
+from tests.backbone.parity import randomize
 from tests.photographs import ffhq, imagefolder, photographs, save_rows, small, tokenizer
 
 __all__ = ["ffhq", "imagefolder", "photographs", "save_rows", "small", "tokenizer"]  # fixtures
@@ -65,13 +67,13 @@ def _pipeline(words, context, heads, activation, prediction_type="epsilon", **un
     write_tokenizer(words)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(words)
     random = torch.Generator().manual_seed(0)
+    # The small spread keeps the pictures from being all black and white.
+    draw = partial(randomize, random=random, spread=0.2)
     return diffusers.StableDiffusionPipeline(
-        vae=_randomize(_vae(diffusers), random),
-        text_encoder=_randomize(
-            _text_encoder(transformers, tokenizer, context, activation), random
-        ),
+        vae=draw(_vae(diffusers)),
+        text_encoder=draw(_text_encoder(transformers, tokenizer, context, activation)),
         tokenizer=tokenizer,
-        unet=_randomize(_unet(diffusers, context, heads, **unet), random),
+        unet=draw(_unet(diffusers, context, heads, **unet)),
         scheduler=diffusers.DDIMScheduler(
             beta_schedule="scaled_linear",
             beta_start=0.00085,
@@ -82,7 +84,7 @@ def _pipeline(words, context, heads, activation, prediction_type="epsilon", **un
             timestep_spacing="leading",
             prediction_type=prediction_type,
         ),
-        image_encoder=_randomize(_image_encoder(transformers), random),
+        image_encoder=draw(_image_encoder(transformers)),
         feature_extractor=None,
         safety_checker=None,
         requires_safety_checker=False,
@@ -146,17 +148,3 @@ def _image_encoder(transformers):
             num_attention_heads=4,
         )
     )
-
-
-def _randomize(network, random):
-    """Draw every parameter anew, so that no fresh one, zero or bias, can hide a fault."""
-    import torch
-
-    for name, value in network.named_parameters():
-        draw = torch.randn(value.shape, generator=random)
-        if value.ndim > 1:  # keeps the scale of what passes through, bar the embeddings
-            draw *= value[0].numel() ** -0.5 if "embedding" not in name else 0.5
-        else:  # a norm's scale near 1, a bias near 0
-            draw = 0.2 * draw + (1.0 if name.endswith("weight") else 0.0)
-        value.data.copy_(draw)
-    return network.eval()

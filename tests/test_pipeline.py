@@ -161,7 +161,8 @@ def test_latents_are_taken_as_given(plain):
 
 
 def test_bfloat16_draws_nearly_the_same(tiny_folder, moa_folder, personal):
-    half = Pipeline.from_pretrained(tiny_folder, moa_folder, dtype=jnp.bfloat16)
+    half = Pipeline.from_pretrained(tiny_folder, moa_folder, dtype="bfloat16")
+    assert half.dtype == jnp.bfloat16
     routers, others = [], []
     for path, leaf in jax.tree_util.tree_leaves_with_path(half.params):
         (routers if "router" in jax.tree_util.keystr(path) else others).append(leaf.dtype)

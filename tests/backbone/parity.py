@@ -10,17 +10,22 @@ from moa_jax.backbone.stable_diffusion import parameter_shapes
 from moa_jax.backbone.weights import from_checkpoint, to_checkpoint
 
 
-def randomize(network: Any, seed: int = 0) -> Any:
-    """Draw every parameter anew: a fresh norm, or a zero bias, would hide a swapped key."""
+def randomize(network: Any, random: Any = None, spread: float = 0.3) -> Any:
+    """Draw every parameter anew: a fresh norm, or a zero bias, would hide a swapped key.
+
+    Args:
+        random: a torch generator; one of seed 0 by default.
+        spread: standard deviation of norms' scales and of biases.
+    """
     import torch
 
-    random = torch.Generator().manual_seed(seed)
+    random = random or torch.Generator().manual_seed(0)
     for name, value in network.named_parameters():
         draw = torch.randn(value.shape, generator=random)
         if value.ndim > 1:  # keeps the scale of what passes through, bar the embeddings
             draw *= value[0].numel() ** -0.5 if "embedding" not in name else 0.5
         else:  # a norm's scale near 1, a bias near 0
-            draw = 0.3 * draw + (1.0 if name.endswith("weight") else 0.0)
+            draw = spread * draw + (1.0 if name.endswith("weight") else 0.0)
         value.data.copy_(draw)
     return network.eval().requires_grad_(False)
 
