@@ -3,7 +3,8 @@
 Command:  python train.py configs/sd15_imagefolder.py data.path=MY_PICTURES
           MY_PICTURES holds metadata.jsonl; python -m moa_jax.data check MY_PICTURES tells every
           fault of it before anything is loaded.
-Hardware: one accelerator with 40 GB or more; a batch of 16 in 4 parts.
+Hardware: meant for one accelerator, a batch of 16 in 4 parts; memory not yet measured. Less of it:
+          model.remat=true, optimizer.accumulation=8 (or 16).
 Time:     20,000 steps; not yet measured.
 Result:   not yet measured. The paper trains on 70,000 faces; some thousand pictures of many
           different subjects are the least from which the prompt can learn what a subject is.
