@@ -6,8 +6,8 @@ Command:  python train.py configs/sd15_imagefolder.py data.path=MY_PICTURES
 Hardware: meant for one accelerator, a batch of 16 in 4 parts; memory not yet measured. Less of it:
           model.remat=true, optimizer.accumulation=8 (or 16).
 Time:     20,000 steps; not yet measured.
-Result:   not yet measured. The paper trains on 70,000 faces; some thousand pictures of many
-          different subjects are the least from which the prompt can learn what a subject is.
+Result:   not yet measured. The paper trains on FFHQ's 70,000 pictures: the prompt has to learn
+          what a subject is from many different ones.
 """
 
 from moa_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig

@@ -12,8 +12,10 @@ from moa_jax import Pipeline
 from moa_jax.config import Config, MethodConfig
 from moa_jax.data.captions import IMAGE_MARKER
 from moa_jax.errors import InputError
+from moa_jax.generation import denoiser
 from moa_jax.method.model import build
 from moa_jax.method.weights import Identity, MoaCard, learning_mask, save_moa
+from moa_jax.request import make_request
 
 PROMPT = "a man in the snow"
 MARKED = f"a man {IMAGE_MARKER} and a woman {IMAGE_MARKER} in the snow"
@@ -143,6 +145,26 @@ def test_moa_weights_held_back_by_the_routers_draw_the_priors_picture(personal, 
     text = "a man and a woman in the snow"
     prior = plain(text, num_images=2, num_inference_steps=4, seed=2)
     np.testing.assert_array_equal(pixels(mixed), pixels(prior))
+
+
+def test_guidance_leads_away_from_a_prompt_without_subjects(personal):
+    """The negative half of the batch must not change with the subjects' pictures."""
+    latents = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
+
+    @jax.jit
+    def predict(request):
+        arguments = (personal.base, personal.model, personal.params, request)
+        prediction, _ = denoiser(*arguments, guided=True)(latents, jnp.array([500, 500]))
+        return prediction
+
+    def halves(*subjects):
+        options = {"image_size": 32, "max_subjects": 2}
+        return predict(make_request(personal.base.tokenizer, MARKED, subjects, "", **options))
+
+    negative, positive = halves(portrait(1), portrait(2))
+    negative_of_others, positive_of_others = halves(portrait(3), portrait(4))
+    np.testing.assert_array_equal(negative, negative_of_others)
+    assert np.abs(positive - positive_of_others).max() > 1e-3
 
 
 def test_steps_are_reported_as_they_finish(plain):

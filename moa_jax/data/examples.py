@@ -99,7 +99,7 @@ def make_example(
         subject_resolution: pixels of a subject's picture.
 
     Returns:
-        The batch of the design without its first axis: image, masks, subject_images,
+        One row of a batch: image, masks, subject_images,
         subject_tokens, subject_present, input_ids.
     """
     flip = config.augment and random.random() < 0.5
