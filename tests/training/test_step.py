@@ -152,3 +152,36 @@ def test_frozen_parameters_cost_no_gradient_work(tiny, config, one_device, gradi
         cost = run.step.lower(*run.start(), random_batch(0)).compile().cost_analysis()
         flops.append((cost[0] if isinstance(cost, list) else cost)["flops"])
     assert flops[0] < 0.9 * flops[1]
+
+
+def test_the_gradient_is_the_slope_of_the_loss(gradient):
+    """Central differences of the compiled step's own loss, along its own gradient."""
+    slope, _ = gradient_of(gradient, random_batch(0))
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in leaves(slope)))
+
+    def loss_at(distance):
+        state, frozen = gradient.start()
+        moved = jax.tree.map(lambda w, g: w + distance / norm * g, state.trained, slope)
+        _, numbers = gradient.step(state.replace(trained=moved), frozen, random_batch(0))
+        return float(numbers["loss/total"])
+
+    np.testing.assert_allclose((loss_at(0.02) - loss_at(-0.02)) / 0.04, norm, rtol=1e-2)
+
+
+def test_every_part_that_learns_has_a_gradient(gradient):
+    slope, _ = gradient_of(gradient, random_batch(0))
+    idle = [path for path, leaf in leaf_paths(slope).items() if not np.abs(leaf).max() > 0]
+    assert idle == []
+
+
+def test_pictures_in_the_place_of_an_absent_subject_change_nothing(gradient):
+    batch = random_batch(0)
+    absent = ~batch["subject_present"]
+    others = {**batch, "subject_images": batch["subject_images"].copy()}
+    others["subject_images"][absent] = 255 - others["subject_images"][absent]
+    _, numbers = gradient_of(gradient, batch)
+    _, same = gradient_of(gradient, others)
+    assert numbers["loss/total"] == same["loss/total"]
+    others["subject_images"][~absent] = 255 - others["subject_images"][~absent]
+    _, changed = gradient_of(gradient, others)
+    assert numbers["loss/denoising"] != changed["loss/denoising"]
