@@ -31,7 +31,7 @@ from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import NonFiniteLoss, check_run, fit
 from moa_jax.training.mesh import check_batch, jit_step, make_mesh, place_weight, weight_shardings
-from moa_jax.training.preview import make_preview
+from moa_jax.training.preview import SHOWN, make_preview
 from moa_jax.training.step import initial_state, make_train_step
 
 EXAMPLES = """\
@@ -147,7 +147,10 @@ def open_preview(
         return None
     plain = {"augment": False, "condition_dropout": 0.0, "subject_dropout": 0.0}
     data = dataclasses.replace(config.data, **plain)
-    loader = open_data(dataclasses.replace(config, data=data), base)
+    # No more pictures are read than are shown: this is before the first step.
+    count = min(SHOWN * jax.process_count(), config.train.batch_size)
+    run = dataclasses.replace(config.train, batch_size=count)
+    loader = open_data(dataclasses.replace(config, data=data, train=run), base)
     examples = next(loader)
     loader.close()
     pipeline = Pipeline(base, model, None, config.method.max_subjects)
