@@ -25,13 +25,15 @@ from moa_jax.data.records import open_records
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.errors import InputError
 from moa_jax.method.model import MoA, build
-from moa_jax.method.weights import Identity, MoaCard, learning_mask, save_moa
+from moa_jax.method.weights import Identity, MoaCard, learning_mask, load_moa, save_moa
 from moa_jax.pipeline import Pipeline, choose_dtype
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import NonFiniteLoss, check_run, fit
 from moa_jax.training.mesh import check_batch, jit_step, make_mesh, place_weight, weight_shardings
+from moa_jax.training.objective import make_objective, summarize
 from moa_jax.training.preview import SHOWN, make_preview
+from moa_jax.training.probe import make_probe
 from moa_jax.training.step import initial_state, make_train_step
 
 EXAMPLES = """\
@@ -92,6 +94,8 @@ def train(config: Config) -> None:
     model, params = build(base, config.method, dtype=dtype, key=key, remat=config.model.remat)
     schedule = NoiseSchedule.from_config(base.scheduler_config)
     identity = Identity.of(base, config.model.image_encoder)
+    if config.model.moa:
+        params = load_moa(config.model.moa, params, identity)
     check_resolution(config.data.resolution, base)
     batches = open_data(config, base)
 
@@ -102,12 +106,14 @@ def train(config: Config) -> None:
     state = jax.device_put(state, weight_shardings(state, mesh))
     frozen = jax.device_put(frozen, weight_shardings(frozen, mesh))
     del params
-    train_step = make_train_step(model, schedule, config, optimizer)
+    objective = make_objective(model, schedule, config.method)
+    train_step = make_train_step(objective, config, optimizer, summarize)
     train_step = jit_step(train_step, mesh, state, frozen)
 
     preview = open_preview(config, base, model, output / "samples")
+    probe = jax.jit(make_probe(model, schedule))
     with Checkpoints(output / "checkpoints", config, identity) as checkpoints:
-        state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview)
+        state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview, probe)
     batches.close()
     save_moa(output, state.averaged, MoaCard(config, identity, int(state.step)))
     print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")

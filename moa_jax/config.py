@@ -12,9 +12,11 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from moa_jax.errors import InputError
+
+Sections = TypeVar("Sections")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class ModelConfig:
     base: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # diffusers folder or hub id
     variant: str | None = None  # "fp16" reads *.fp16.safetensors
     image_encoder: str | None = None  # CLIP folder or hub id; None: the base's own image_encoder/
+    moa: str | None = None  # folder of trained MoA weights to start from; None: from the prior
     dtype: Literal["float32", "bfloat16"] | None = None  # None: bfloat16, or float32 on a CPU
     remat: bool = False  # recompute each block in the backward pass: less memory, ~1/3 more work
 
@@ -33,7 +36,7 @@ class MethodConfig:
     """MoA itself: the mixture, its prompt and its losses."""
 
     max_subjects: int = 4  # [FC]
-    router: Literal["linear", "mlp"] = "linear"  # [ours]
+    router: Literal["linear", "mlp", "personalized"] = "linear"  # [ours] last: no prior
     initial_personalized_weight: float = 0.1  # [ours] small but not dead: starts near the prior
     time_layer_conditioning: bool = True  # [paper]
     sigma_t: float = 0.03  # [NeTI]
@@ -140,8 +143,11 @@ def load_config(path: str | Path) -> Config:
     return config
 
 
-def override(config: Config, assignments: Sequence[str]) -> Config:
+def override(config: Sections, assignments: Sequence[str]) -> Sections:
     """Apply `section.key=value` assignments, converted to the type each field declares.
+
+    Args:
+        config: a Config, or another frozen dataclass of sections.
 
     Raises:
         InputError: no `=`, an unknown key (the nearest names are given) or a value of another type.
@@ -150,11 +156,11 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise InputError(f"override {assignment!r} is not of the form section.key=value")
-        config = _replace(config, path.split("."), text, path)
+        config = _replace(config, path.split("."), text, path, list(flatten(config)))
     return config
 
 
-def flatten(config: Config) -> dict[str, Any]:
+def flatten(config: Any) -> dict[str, Any]:
     """List every value under its `section.key`."""
     return {
         f"{section}.{key}": value
@@ -182,17 +188,17 @@ def from_dict(kind: type, values: Mapping[str, Any]) -> Any:
     )
 
 
-def _replace(node: Any, keys: Sequence[str], text: str, path: str) -> Any:
+def _replace(node: Any, keys: Sequence[str], text: str, path: str, names: list[str]) -> Any:
     key, rest = keys[0], keys[1:]
     hints = get_type_hints(type(node))
     if key not in hints or bool(rest) != dataclasses.is_dataclass(hints[key]):
-        names = list(flatten(Config()))
         near = difflib.get_close_matches(path, names, n=3, cutoff=0.4)
         near += [name for name in names if name.endswith("." + path) and name not in near]
         raise InputError(f"unknown config key {path!r}; the nearest: {', '.join(near or names)}")
-    value = (
-        _replace(getattr(node, key), rest, text, path) if rest else _parse(hints[key], text, path)
-    )
+    if rest:
+        value = _replace(getattr(node, key), rest, text, path, names)
+    else:
+        value = _parse(hints[key], text, path)
     return dataclasses.replace(node, **{key: value})
 
 

@@ -28,6 +28,10 @@ def train_command(model, data, output, steps, *more):
         f"train.output={output}",
         f"train.steps={steps}",
         "train.batch_size=2",
+        "data.augment=true",
+        "method.image_encoder_layers=1",
+        "optimizer.learning_rate=1e-3",
+        "optimizer.warmup_steps=5",
         "train.checkpoint_every=3",
         "train.log_every=1",
         "train.sample_every=3",
@@ -61,6 +65,15 @@ def whole(tiny_folder, imagefolder, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole")
     assert train.main(train_command(tiny_folder, imagefolder, output, 6)) == 0
     return output
+
+
+def test_training_starts_from_earlier_weights(whole, tiny_folder, imagefolder, tmp_path):
+    start = ("optimizer.learning_rate=0", f"model.moa={whole}")
+    assert train.main(train_command(tiny_folder, imagefolder, tmp_path, 1, *start)) == 0
+    earlier, now = (load_file(folder / "moa.safetensors") for folder in (whole, tmp_path))
+    assert earlier.keys() == now.keys()
+    for name, array in earlier.items():
+        np.testing.assert_allclose(now[name], array, rtol=1e-6, err_msg=name)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(

@@ -12,7 +12,7 @@ from PIL import Image
 
 import train
 from moa_jax.pipeline import Pipeline
-from moa_jax.toyworld.pictures import write_data
+from moa_jax.toyworld.scenes import write_data
 
 ROOT = Path(__file__).parents[1]
 TOY = str(ROOT / "configs" / "toy.py")
@@ -27,6 +27,8 @@ def world(tmp_path_factory, tiny_folder):
         f"model.base={tiny_folder}",
         f"data.path={data}",
         "data.workers=0",
+        "data.augment=true",
+        "method.image_encoder_layers=1",
         "train.batch_size=8",
         "train.steps=3",
         "train.checkpoint_every=2",
@@ -67,6 +69,7 @@ def test_print_config_lists_every_value_as_an_override_would_set_it(capsys):
         ("optimizer.accumulation=3", "optimizer.accumulation=3"),
         ("method.router_loss_skip=2", "4 transformer blocks to L_router: choose 0 to 1"),
         (f"train.output={__file__}", "cannot be made"),
+        ("model.moa=/nowhere/at/all", "/nowhere/at/all"),
         ("method.image_encoder_layers=50", "method.image_encoder_layers=50"),
     ],
 )

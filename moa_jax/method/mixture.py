@@ -110,7 +110,24 @@ class FixedRouter(nn.Module):
         return jnp.broadcast_to(weights, (*hidden.shape[:3], self.experts))
 
 
-ROUTERS: dict[str, type[LinearRouter]] = {"linear": LinearRouter, "mlp": MLPRouter}
+class PersonalizedRouter(FixedRouter):
+    """Hold the network at the personalized expert: a single tuned branch, without prior or router.
+
+    What MoA is compared with: FastComposer's way, all attention tuned.
+
+    Attributes:
+        initial_personalized_weight: not read; every router of ROUTERS takes it.
+    """
+
+    weights: tuple[float, ...] = (0.0, 1.0)
+    initial_personalized_weight: float = 1.0
+
+
+ROUTERS: dict[str, type[nn.Module]] = {
+    "linear": LinearRouter,
+    "mlp": MLPRouter,
+    "personalized": PersonalizedRouter,
+}
 
 
 class MixtureOfAttention(Attention):

@@ -29,7 +29,9 @@ from moa_jax.training.step import TrainState
 PREFETCH = 2  # batches on the device ahead of the step in flight
 
 TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
-Preview = Callable[[int, Any], None]  # (step, parameters): draw pictures with them
+Probe = Callable[[TrainState, Any, Any], dict[str, jax.Array]]  # as a step, but changes nothing
+# (step, parameters): draw pictures with them, or measure them and give the numbers to log.
+Preview = Callable[[int, Any], Mapping[str, float] | None]
 
 
 @runtime_checkable
@@ -62,6 +64,7 @@ def fit(
     mesh: Mesh,
     config: Config,
     preview: Preview | None = None,
+    probe: Probe | None = None,
 ) -> TrainState:
     """Train to `config.train.steps`, from the newest checkpoint if there is one.
 
@@ -70,6 +73,7 @@ def fit(
         state: the state to start from, already placed on the mesh.
         frozen: the parameters that do not learn.
         preview: called every `train.sample_every` steps.
+        probe: jitted; gives more numbers for each log entry.
 
     Returns:
         The state after the last step, which has been saved too.
@@ -91,6 +95,8 @@ def fit(
         for step in range(start + 1, run.steps + 1):
             batch, place = next(queue)
             state, metrics = train_step(state, frozen, batch)
+            if probe and (step % run.log_every == 0 or step == run.steps):
+                metrics = {**metrics, **probe(state, frozen, batch)}
             monitor.settle()
             monitor.pending = (step, metrics)
             if step % run.checkpoint_every == 0 or step == run.steps:
@@ -98,7 +104,7 @@ def fit(
                     checkpoints.save(step, state, place)
             if preview and run.sample_every and step % run.sample_every == 0:
                 with monitor.paused():
-                    preview(step, combine(state.averaged, frozen))
+                    monitor.report(step, preview(step, combine(state.averaged, frozen)))
         monitor.settle()
         checkpoints.finish()
     return state
@@ -188,6 +194,13 @@ class Monitor:
                 values["images_per_second"] = self._run.batch_size / seconds
             self._writer.write(step, values)
             self._display.show(step, values)
+
+    def report(self, step: int, values: Mapping[str, float] | None) -> None:
+        """Log what a preview measured, if anything."""
+        if values:
+            self._writer.write(step, values)
+            numbers = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+            self._display.say(f"step {step}/{self._run.steps}  {numbers}")
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

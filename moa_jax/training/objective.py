@@ -22,9 +22,8 @@ from moa_jax.method.losses import (
 )
 from moa_jax.method.mixture import PERSONALIZED, PRIOR
 from moa_jax.method.model import MoA, Observations
-
-Batch = Mapping[str, Array]
-Numbers = dict[str, Float[Array, ""]]
+from moa_jax.training.learning import combine
+from moa_jax.training.step import Batch, Numbers, Objective
 
 
 class Draws(NamedTuple):
@@ -56,6 +55,15 @@ def draw(
         )
 
     return jax.vmap(one)(keys)
+
+
+def make_objective(model: MoA, schedule: NoiseSchedule, method: MethodConfig) -> Objective:
+    """Give `loss` as the training step takes it, of the two halves of the parameters."""
+
+    def objective(trained: Any, frozen: Any, batch: Batch, keys: Array) -> tuple[Array, Numbers]:
+        return loss(model, schedule, method, combine(trained, frozen), batch, keys)
+
+    return objective
 
 
 def loss(
@@ -102,6 +110,15 @@ def loss(
     return total, {"loss/total": total, **numbers, **_routing_shares(seen, union)}
 
 
+def summarize(numbers: Numbers) -> Numbers:
+    """Finish the numbers of all micro-batches; an empty region reads 0."""
+    metrics = {key: value for key, value in numbers.items() if key.startswith("loss/")}
+    covered = numbers["covered"]
+    metrics["routing/subject"] = numbers["inside"] / jnp.maximum(covered, 1e-6)
+    metrics["routing/background"] = numbers["outside"] / jnp.maximum(1 - covered, 1e-6)
+    return metrics
+
+
 def encode(
     model: MoA, params: Any, images: UInt8[Array, "B H W 3"]
 ) -> tuple[Float[Array, "B h w C"], Float[Array, "B h w C"]]:
@@ -136,7 +153,7 @@ def _layers_of(blocks: tuple[str, ...], observed: Mapping[str, Array]) -> list[A
 
 
 def _routing_shares(seen: Observations, union: Float[Array, "B H W"]) -> Numbers:
-    """Weigh the personalized expert inside and outside the masks, for the step to divide."""
+    """Weigh the personalized expert inside and outside the masks, for `summarize` to divide."""
     layers = [weights[..., PERSONALIZED] for weights in seen.routing.values()]
     personalized = jax.lax.stop_gradient(mean_routing(layers, union.shape[1:]))
     return {

@@ -1,24 +1,27 @@
 """One training step as a pure function of (state, frozen parameters, batch).
 
-What it minimises is `objective.py`. Every random draw of step n for picture i comes from
-`fold_in(key, n)` split over the pictures, so that a resumed run and a run with other micro-batches
-draw the same. Knows no mesh, no file and no clock.
+What it minimises is passed in: `objective.py` is MoA's. Every random draw of step n for row i of
+the batch comes from `fold_in(key, n)` split over the rows, so that a resumed run and a run with
+other micro-batches draw the same. Knows no mesh, no file and no clock.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from moa_jax.config import Config
-from moa_jax.diffusion.schedule import NoiseSchedule
-from moa_jax.method.model import MoA
-from moa_jax.training.learning import combine, partition
-from moa_jax.training.objective import Batch, Numbers, loss
+from moa_jax.training.learning import partition
+
+Batch = Mapping[str, Array]  # all of as many rows
+Numbers = dict[str, Float[Array, ""]]
+# (trained, frozen, batch, a key for each row) -> (loss, numbers to log: means over the rows).
+# "loss/total" among the numbers is the loss; other terms are named "loss/..." too.
+Objective = Callable[[Any, Any, Batch, Array], tuple[Array, Numbers]]
 
 
 @flax.struct.dataclass
@@ -72,20 +75,24 @@ def initial_state(
 
 
 def make_train_step(
-    model: MoA, schedule: NoiseSchedule, config: Config, optimizer: optax.GradientTransformation
+    objective: Objective,
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    summarize: Callable[[Numbers], Numbers] | None = None,
 ) -> Callable[[TrainState, Any, Batch], tuple[TrainState, Numbers]]:
     """Build the step: `state, metrics = train_step(state, frozen, batch)`.
 
     An update whose loss or gradient is not finite is not applied (weights, optimizer and EMA stay);
     the metrics tell which term it was, and the loop stops.
-    """
 
-    def objective(trained: Any, frozen: Any, batch: Batch, keys: Array) -> tuple[Array, Numbers]:
-        return loss(model, schedule, config.method, combine(trained, frozen), batch, keys)
+    Args:
+        objective: what is minimised, and the numbers to log.
+        summarize: finishes the numbers once they are means over all micro-batches.
+    """
 
     def train_step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, Numbers]:
         step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        keys = jax.random.split(step_key, len(batch["image"]))
+        keys = jax.random.split(step_key, len(jax.tree.leaves(dict(batch))[0]))
         (_, numbers), gradient = accumulate(
             jax.value_and_grad(objective, has_aux=True),
             config.optimizer.accumulation,
@@ -106,7 +113,8 @@ def make_train_step(
         if state.ema is not None:
             ema = update_ema(state.ema, trained, config.optimizer.ema_decay, state.step)
             new = new.replace(ema=_choose(finite, ema, state.ema))
-        return new, _metrics(numbers, norm, optax.tree.norm(updates))
+        metrics = summarize(numbers) if summarize else numbers
+        return new, metrics | {"grad_norm": norm, "update_norm": optax.tree.norm(updates)}
 
     return train_step
 
@@ -150,15 +158,6 @@ def accumulate(
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     total, _ = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda array: array / micro_batches, total)
-
-
-def _metrics(numbers: Numbers, grad_norm: Array, update_norm: Array) -> Numbers:
-    """Finish the numbers of all micro-batches; an empty region reads 0."""
-    metrics = {key: value for key, value in numbers.items() if key.startswith("loss/")}
-    covered = numbers["covered"]
-    metrics["routing/subject"] = numbers["inside"] / jnp.maximum(covered, 1e-6)
-    metrics["routing/background"] = numbers["outside"] / jnp.maximum(1 - covered, 1e-6)
-    return metrics | {"grad_norm": grad_norm, "update_norm": update_norm}
 
 
 def _choose(condition: Bool[Array, ""], new: Any, old: Any) -> Any:

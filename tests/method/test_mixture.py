@@ -15,6 +15,7 @@ from moa_jax.method.mixture import (
     LinearRouter,
     MixtureOfAttention,
     MLPRouter,
+    PersonalizedRouter,
     initial_logits,
     mix,
 )
@@ -46,6 +47,22 @@ def test_routing_held_at_the_prior_is_stable_diffusion_to_the_bit(scene, dtype):
     plain = predict(UNet(scene.config, dtype=dtype), scene.prior, scene, scene.text)
     mixed = predict(held, unflatten_dict(moved), scene, scene.prompt)
     np.testing.assert_array_equal(plain, mixed)
+
+
+def test_a_single_branch_never_asks_the_prior(scene):
+    """What only the prior's attention reads may change; what the expert reads may not."""
+
+    def move(chosen):
+        flat = flatten_dict(scene.params)
+        return unflatten_dict({p: leaf + 1 if chosen(p) else leaf for p, leaf in flat.items()})
+
+    single = unet(scene, PersonalizedRouter)
+    given = predict(single, scene.params, scene, scene.prompt)
+    attention = {"attn1", "attn2"}
+    prior = move(lambda path: attention & set(path) and "personalized" not in path)
+    np.testing.assert_array_equal(predict(single, prior, scene, scene.prompt), given)
+    expert = move(lambda path: "personalized" in path)
+    assert np.abs(predict(single, expert, scene, scene.prompt) - given).max() > 0.01
 
 
 def test_fresh_experts_are_stable_diffusion_under_any_routing(scene):

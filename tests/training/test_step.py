@@ -11,6 +11,7 @@ from moa_jax.method.model import build
 from moa_jax.method.weights import leaf_paths
 from moa_jax.training.learning import combine, make_optimizer
 from moa_jax.training.mesh import make_mesh
+from moa_jax.training.objective import make_objective, summarize
 from moa_jax.training.step import initial_state, make_train_step, update_ema
 from tests.training.tiny import (
     gradient_of,
@@ -114,7 +115,8 @@ def test_in_bfloat16_what_learns_and_its_optimizer_stay_float32(tiny, config):
     model, params = build(base, config.method, dtype=jnp.bfloat16, key=jax.random.key(0))
     optimizer = make_optimizer(config.optimizer, config.train.steps, tiny.mask)
     state, frozen = initial_state(params, tiny.mask, optimizer, config)
-    step = make_train_step(model, tiny.schedule, config, optimizer)
+    objective = make_objective(model, tiny.schedule, config.method)
+    step = make_train_step(objective, config, optimizer, summarize)
     after, numbers = jax.eval_shape(step, state, frozen, random_batch(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} == {jnp.dtype(jnp.bfloat16)}
     for part in (after.trained, after.ema, numbers):

@@ -13,6 +13,7 @@ from moa_jax.method.model import MoA
 from moa_jax.method.weights import Identity
 from moa_jax.training.learning import make_optimizer
 from moa_jax.training.mesh import jit_step, weight_shardings
+from moa_jax.training.objective import make_objective, summarize
 from moa_jax.training.step import initial_state, make_train_step
 
 BATCH = 8
@@ -81,7 +82,8 @@ def make_run(tiny, config, mesh, optimizer=None, mask=None) -> Run:
         state = jax.device_put(state, weight_shardings(state, mesh))
         return state, jax.device_put(frozen, weight_shardings(frozen, mesh))
 
-    step = make_train_step(tiny.model, tiny.schedule, config, optimizer)
+    objective = make_objective(tiny.model, tiny.schedule, config.method)
+    step = make_train_step(objective, config, optimizer, summarize)
     return Run(jit_step(step, mesh, *start()), start)
 
 
