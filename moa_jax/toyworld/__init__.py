@@ -1,6 +1,7 @@
-"""A small world made on the spot: what `make demo` and tests run on without a download.
+"""The toy world: drawn people in drawn places, and a Stable Diffusion small enough for a laptop.
 
-`tokenizer` writes a small CLIP tokenizer; the other files write a small random Stable Diffusion
-folder and a small captioned, masked data set. Everything goes to disk in the public formats and is
-read back through the same code as a real checkpoint or data set.
+`scenes` (with `people`, `places`, `brush`) draws pictures, captions and masks; `pretrain` trains
+the networks of `architecture` on them by the values of `recipe`; `readers` judge pictures of this
+world. Everything goes to disk in the public formats and is read back through the same code as a
+real checkpoint or data set.
 """

@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from moa_jax.toyworld.checkpoint import write_checkpoint
-from moa_jax.toyworld.pictures import write_data, write_subject
+from moa_jax.toyworld.architecture import write_checkpoint
+from moa_jax.toyworld.scenes import write_data, write_subject
 
 PICTURES = 48  # in the data set
 PROMPT = "a man <|image|> and a woman <|image|> on the beach"

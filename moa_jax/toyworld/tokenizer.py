@@ -19,10 +19,12 @@ WORDS: tuple[str, ...] = tuple(
     """
     a an the and of in on at by with near under to from is
     man woman kid boy girl person people face dog cat
-    red green blue yellow black white small big old young happy
-    reading sitting standing walking running smiling wearing holding playing
-    hat coat shirt glasses suit book chair
-    snow beach forest city street park garden room kitchen mountain night sunset
+    red green blue yellow black white small big old young happy elderly
+    reading sitting standing waving cheering walking running smiling wearing holding playing
+    hat coat shirt glasses suit book chair balloon umbrella ball
+    snow beach forest city street park garden room kitchen mountain
+    desert farm castle market playground
+    day night sunset rain fog clear
     photo picture painting portrait
     """.split()
 )
@@ -41,12 +43,15 @@ MAX_LENGTH = 77  # the text tower's positions in Stable Diffusion 1.x and 2.x
 Pair = tuple[str, str]
 
 
-def write_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> None:
+def write_tokenizer(
+    folder: Path, words: Sequence[str] = WORDS, max_length: int = MAX_LENGTH
+) -> None:
     """Write the tokenizer folder (vocab.json, merges.txt and two configs); same words, same bytes.
 
     Args:
         folder: made if absent; becomes the `tokenizer/` of a diffusers folder.
         words: lower-case letters a-z, each to be one token.
+        max_length: positions of a caption, begin and end included.
 
     Raises:
         InputError: a word that CLIP's tokenizer would change or cut before BPE sees it.
@@ -60,7 +65,7 @@ def write_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> None:
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     config = {
         "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": MAX_LENGTH,
+        "model_max_length": max_length,
         "do_lower_case": True,
         "add_prefix_space": False,
         "errors": "replace",

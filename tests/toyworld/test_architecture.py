@@ -7,7 +7,7 @@ import pytest
 
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.diffusion import NoiseSchedule
-from moa_jax.toyworld.checkpoint import write_checkpoint
+from moa_jax.toyworld.architecture import write_checkpoint
 from moa_jax.toyworld.tokenizer import WORDS
 
 

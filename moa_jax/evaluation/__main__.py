@@ -1,0 +1,152 @@
+"""`python -m moa_jax.evaluation toy`: train what is missing, draw, read, and print the table.
+
+    python -m moa_jax.evaluation toy [section.key=value ...] [--rows prior,moa] [--report-only]
+    python -m moa_jax.evaluation toy --moa           the committed weights against the prior
+
+The study stops and resumes at any time. Exit code 0: done, whatever the numbers say; 2: something
+in the command or the files must be changed; 130: stopped by Ctrl-C.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from moa_jax.command import fail
+from moa_jax.config import load_config, override
+from moa_jax.errors import InputError
+from moa_jax.evaluation import findings
+from moa_jax.evaluation.findings import Results, RowResult, bars
+from moa_jax.evaluation.report import main_table, write_report
+from moa_jax.evaluation.rows import MOA, PRIOR, Row, make_rows, select, train
+from moa_jax.evaluation.study import Progress as OnBatch
+from moa_jax.evaluation.study import Study
+from moa_jax.toyworld.readers import WEIGHTS
+
+COMMITTED = WEIGHTS.parent / "moa"
+SHOWN = (PRIOR, MOA, "single-branch", "no-router-loss")  # rows in the figure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _parse(arguments)
+    try:
+        _evaluate(options)
+    except InputError as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m moa_jax.evaluation",
+        description="Measure the paper's claims on the toy world.",
+    )
+    parser.add_argument("world", choices=["toy"])
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for every row")
+    parser.add_argument("--config", default="configs/toy.py", help="default: %(default)s")
+    parser.add_argument("--rows", default="", help="some of the rows, separated by commas")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of a row at most")
+    parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="where rows train")
+    parser.add_argument("--out", type=Path, help="default: docs/evaluation, or RUNS/given")
+    parser.add_argument(
+        "--moa",
+        type=Path,
+        nargs="?",
+        const=COMMITTED,
+        help="measure these weights against the prior and train nothing; default: the committed",
+    )
+    parser.add_argument("--report-only", action="store_true", help="from what is measured already")
+    return parser.parse_intermixed_args(arguments)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    config = override(load_config(options.config), options.overrides)
+    rows = make_rows(config)
+    if options.moa:
+        given = options.runs / "given"
+        rows = [rows[0], Row(MOA, f"MoA, {options.moa.name}/")]
+        options.rows, options.out = "", options.out or given
+    study = Study(config.model.base, options.runs)
+    chosen = [] if options.report_only else select(rows, [n for n in options.rows.split(",") if n])
+    console = Console()
+    _print_readers(study, console)
+    for row in chosen:
+        if row.name == PRIOR:
+            with _progress(row.title) as on_batch:
+                study.prior(on_batch)
+        for seed in range(min(row.seeds, options.seeds)):
+            folder = weights = _folder(options, row, seed)
+            if options.moa:
+                weights = options.moa
+            else:
+                train(row, seed, folder, options.config, options.overrides)
+            with _progress(f"{row.title}, seed {seed}") as on_batch:
+                study.row(weights, folder, on_batch)
+        _report(study, rows, options)
+    results = _report(study, rows, options)
+    _print(results, console)
+
+
+def _folder(options: argparse.Namespace, row: Row, seed: int) -> Path:
+    if row.name == PRIOR:
+        return options.runs / PRIOR
+    return options.runs / ("given" if options.moa else f"{row.name}-{seed}")
+
+
+def _report(study: Study, rows: Sequence[Row], options: argparse.Namespace) -> Results:
+    """Gather what is measured, of all rows, and write it."""
+    found, pictures = [], {}
+    for row in rows:
+        folders = {seed: _folder(options, row, seed) for seed in range(max(1, row.seeds))}
+        runs = {seed: study.cached(folder) for seed, folder in folders.items()}
+        runs = {seed: numbers for seed, numbers in runs.items() if numbers is not None}
+        seeds = tuple(runs) if row.seeds else ()
+        found.append(RowResult(row.name, row.title, tuple(runs.values()), seeds))
+        if runs and row.name in SHOWN:
+            pictures[row.name] = study.pictures(folders[min(runs)])
+    results = Results(study.renders(), found, dataclasses.asdict(study.protocol))
+    write_report(options.out or Path("docs/evaluation"), results, study.trials, pictures)
+    return results
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[OnBatch]:
+    """Show how many pictures are drawn."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"drawing: {title}", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _print_readers(study: Study, console: Console) -> None:
+    accuracy = study.renders()["readers"]
+    shown = "  ".join(f"{name} {100 * value:.1f}" for name, value in accuracy.items())
+    console.print(f"the readers on held-out renders, %: {shown}", highlight=False)
+    for name, value in accuracy.items():
+        if value < findings.MIN_READER and name != "mask":
+            console.print(f"[bold]the reader of {name!r} is under 95 %: it cannot judge[/bold]")
+
+
+def _print(results: Results, console: Console) -> None:
+    heads, lines = main_table(results)
+    table = Table(*heads)
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    for bar in bars(results):
+        state = {True: "reached", False: "NOT reached", None: "not judged"}[bar.reached]
+        console.print(f"{state:12} {bar.text}: {bar.found}", highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Draw the trials of a row: batches of one size, so that one compiled program serves them all.
+
+The prior is asked for each noise once, for it cannot see who is asked for.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from moa_jax.backbone.stable_diffusion import StableDiffusion
+from moa_jax.evaluation.protocol import Protocol, Trial, references
+from moa_jax.generation import decode
+from moa_jax.pipeline import Pipeline
+from moa_jax.request import Request, make_request
+
+BATCH = 24  # pictures a call
+MAX_PEOPLE = 2
+
+Pictures = UInt8[np.ndarray, "n 64 64 3"]
+
+
+def draw(
+    pipeline: Pipeline,
+    trials: list[Trial],
+    protocol: Protocol,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Pictures:
+    """Draw a picture of each trial.
+
+    Args:
+        on_batch: told how many pictures are drawn, of how many.
+    """
+    if pipeline.model is None:
+        first = {trial.noise: trial for trial in reversed(trials)}
+        drawn = dict(
+            zip(first, _draw(pipeline, [*first.values()], protocol, on_batch), strict=True)
+        )
+        return np.stack([drawn[trial.noise] for trial in trials])
+    return _draw(pipeline, trials, protocol, on_batch)
+
+
+def _draw(
+    pipeline: Pipeline,
+    trials: list[Trial],
+    protocol: Protocol,
+    on_batch: Callable[[int, int], None] | None,
+) -> Pictures:
+    side = pipeline.base.unet.config["sample_size"]
+    shape = (side, side, pipeline.base.vae.module.config.latent_channels)
+    start = jax.random.key(protocol.seed)
+    pictures = []
+    for first in range(0, len(trials), BATCH):
+        batch = trials[first : first + BATCH]
+        padded = batch + batch[-1:] * (BATCH - len(batch))
+        rows = [_request(pipeline, trial) for trial in padded]
+        request = Request(*(np.concatenate(arrays) for arrays in zip(*rows, strict=True)))
+        noises = jnp.array([trial.noise for trial in padded])
+        keys = jax.vmap(partial(jax.random.fold_in, start))(noises)
+        latents = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        result = pipeline.draw(request, latents, keys, protocol.steps, protocol.guidance_scale)
+        pictures += [np.asarray(image) for image in result.images[: len(batch)]]
+        if on_batch:
+            on_batch(len(pictures), len(trials))
+    return np.stack(pictures)
+
+
+def _request(pipeline: Pipeline, trial: Trial) -> Request:
+    """Prepare a trial, with as many places for subjects as any trial needs."""
+    if pipeline.model is None:
+        prepare = partial(make_request, image_size=None, max_subjects=0)
+        return prepare(pipeline.base.tokenizer, trial.caption, [], "")
+    request = make_request(
+        pipeline.base.tokenizer,
+        trial.prompt,
+        [Image.fromarray(picture) for picture in references(trial)],
+        "",
+        image_size=pipeline.base.image_encoder.module.config.image_size,
+        max_subjects=pipeline.max_subjects,
+    )
+    empty = MAX_PEOPLE - len(trial.people)
+    nobody = request.input_ids.shape[1]
+    return request._replace(
+        subject_images=np.pad(request.subject_images, [(0, 0), (0, empty), *[(0, 0)] * 3]),
+        subject_tokens=np.pad(request.subject_tokens, [(0, 0), (0, empty)], constant_values=nobody),
+    )
+
+
+def through_vae(base: StableDiffusion, pictures: Pictures) -> Pictures:
+    """Encode and decode pictures: what the VAE alone leaves of them."""
+    params = {"vae": base.vae.params}
+
+    @jax.jit
+    def once(batch: jax.Array) -> jax.Array:
+        pixels = batch.astype(jnp.float32) / 127.5 - 1
+        latents, _ = base.vae.module.apply({"params": base.vae.params}, pixels, method="encode")
+        return decode(base, params, latents * base.vae.module.config.scaling_factor)
+
+    padded = np.concatenate([pictures, np.repeat(pictures[-1:], -len(pictures) % BATCH, axis=0)])
+    batches = [once(padded[i : i + BATCH]) for i in range(0, len(padded), BATCH)]
+    return np.concatenate([np.asarray(batch) for batch in batches])[: len(pictures)]

@@ -1,0 +1,189 @@
+"""What is measured of pictures and of what the readers say of them: pure functions.
+
+Scores are shares in [0, 1]; differences of pixels are in grey levels of 255. A person who is not
+there agrees with nobody.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from moa_jax.evaluation.protocol import Trial
+from moa_jax.toyworld.people import Look
+from moa_jax.toyworld.readers import (
+    ATTRIBUTES,
+    CONTEXT,
+    PersonReading,
+    Reading,
+    agreement,
+    applies,
+    same,
+)
+
+Picture = UInt8[np.ndarray, "H W 3"]
+Pictures = UInt8[np.ndarray, "n H W 3"]
+Mask = Bool[np.ndarray, "H W"]
+
+MARGIN = 2  # pixels around people that are not background: edges are soft
+
+
+def find(reading: Reading, trial: Trial) -> list[PersonReading | None]:
+    """Find the people of a trial by their words; one asked for alone may have the wrong one."""
+    by_size = sorted(reading.people, key=lambda person: person.mask.sum())
+    by_word = {person.word: person for person in by_size}  # the largest of a word
+    found = [by_word.get(look.word) for look in trial.people]
+    if len(found) == 1 and found[0] is None and by_size:
+        return [by_size[-1]]
+    return found
+
+
+def identity(readings: Iterable[Reading], trials: Iterable[Trial]) -> dict[str, float]:
+    """Measure how many attributes of the people agree with the ones asked for.
+
+    Returns:
+        "overall", the mean over people of the share of the attributes that apply; and the share
+        of each attribute.
+    """
+    people = [
+        agreement(person, look)
+        for reading, trial in zip(readings, trials, strict=True)
+        for person, look in zip(find(reading, trial), trial.people, strict=True)
+    ]
+    shares = {"overall": mean(mean(agreed.values()) for agreed in people)}
+    for name in ATTRIBUTES:
+        shares[name] = mean(agreed[name] for agreed in people if name in agreed)
+    return shares
+
+
+def prompt_consistency(readings: Iterable[Reading], trials: Iterable[Trial]) -> dict[str, float]:
+    """Measure how much of what the words ask for is there.
+
+    Returns:
+        "overall", the mean of the others: each field of the context, "word" (every person asked
+        for is there) and "count" (no more and no fewer people).
+    """
+    pairs = list(zip(readings, trials, strict=True))
+    shares = {
+        field: mean(r.context[field] == getattr(t.context, field) for r, t in pairs)
+        for field in CONTEXT
+    }
+    shares["word"] = mean(
+        {look.word for look in t.people} <= {person.word for person in r.people} for r, t in pairs
+    )
+    shares["count"] = mean(len(r.people) == len(t.people) for r, t in pairs)
+    return {"overall": mean(shares.values()), **shares}
+
+
+def background_change(one: Picture, other: Picture, people: Mask) -> float:
+    """Average the absolute difference of two pictures where there are no people in either.
+
+    Args:
+        people: of both pictures together, with what surrounds them closely.
+    """
+    difference = np.abs(one.astype(np.float32) - other.astype(np.float32)).mean(axis=-1)
+    return float(difference[~people].mean()) if not people.all() else 0.0
+
+
+def grow(mask: Mask, pixels: int = MARGIN) -> Mask:
+    """Add what is within some pixels of a mask, in rows and columns."""
+    padded = np.pad(mask, pixels)
+    height, width = mask.shape
+    steps = range(2 * pixels + 1)
+    moved = [padded[y : y + height, x : x + width] for y in steps for x in steps]
+    return np.any(moved, axis=0)
+
+
+def layout_change(one: Mask, other: Mask) -> float:
+    """Measure how far people moved or changed their outline: 1 - IoU."""
+    union = (one | other).sum()
+    return float(1 - (one & other).sum() / union) if union else 0.0
+
+
+def changes(
+    pictures: Pictures,
+    readings: Sequence[Reading],
+    pairs: Iterable[tuple[int, int]],
+    others: tuple[Pictures, Sequence[Reading]] | None = None,
+) -> dict[str, float]:
+    """Average the change of background, layout and whole picture over pairs of pictures.
+
+    Args:
+        pairs: places of the two.
+        others: where the second of each pair is; by default among the first.
+    """
+    second_pictures, second_readings = others or (pictures, readings)
+    found: dict[str, list[float]] = {"background": [], "layout": [], "pixels": []}
+    for i, j in pairs:
+        one, other = readings[i].mask, second_readings[j].mask
+        around = grow(one | other)
+        found["background"].append(background_change(pictures[i], second_pictures[j], around))
+        found["layout"].append(layout_change(one, other))
+        nobody = np.zeros_like(one)
+        found["pixels"].append(background_change(pictures[i], second_pictures[j], nobody))
+    return {name: mean(values) for name, values in found.items()}
+
+
+def binding(readings: Iterable[Reading], trials: Iterable[Trial]) -> dict[str, float]:
+    """Measure whether each of two references lands on the right person.
+
+    Returns:
+        "binding": the share of people who agree better with their own reference than with the
+        other, a tie counting half, one who is not there nothing; "own" and "other": of the
+        attributes in which the two differ, the share that agrees with each.
+    """
+    wins, own, other = [], [], []
+    for reading, trial in zip(readings, trials, strict=True):
+        names = differing(*trial.people)
+        for person, look, stranger in zip(
+            find(reading, trial), trial.people, trial.people[::-1], strict=True
+        ):
+            mine, theirs = (
+                [
+                    person is not None and same(name, person.attributes[name], getattr(who, name))
+                    for name in names
+                ]
+                for who in (look, stranger)
+            )
+            tie = 0.0 if person is None else 0.5
+            wins.append(tie * (1 + np.sign(sum(mine) - sum(theirs))))
+            own += mine
+            other += theirs
+    return {"binding": mean(wins), "own": mean(own), "other": mean(other)}
+
+
+def differing(look: Look, other: Look) -> list[str]:
+    """List the attributes that can be judged in both people and tell them apart."""
+    return [
+        name
+        for name in ATTRIBUTES
+        if applies(name, look)
+        and applies(name, other)
+        and not same(name, getattr(look, name), getattr(other, name))
+    ]
+
+
+def way(value: float, floor: float, ceiling: float) -> float:
+    """Give the share of the way from floor to ceiling."""
+    return (value - floor) / (ceiling - floor)
+
+
+def frechet_distance(one: Float[np.ndarray, "n F"], other: Float[np.ndarray, "m F"]) -> float:
+    """Measure the distance of two sets of features as if both were Gaussian.
+
+    Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (1706.08500), with the
+    scene reader's features in place of Inception's.
+    """
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    first, second = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
+    values, vectors = np.linalg.eigh(first)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(0)).sum()
+    shift = np.sum((one.mean(axis=0) - other.mean(axis=0)) ** 2)
+    return float(shift + np.trace(first) + np.trace(second) - 2 * cross)
+
+
+def mean(values: Iterable[float | bool]) -> float:
+    """Average; not a number where there is nothing."""
+    values = list(values)
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,139 @@
+"""What is drawn: held-out people in drawn contexts, and from which noise.
+
+Pictures that differ only in the person start from the same noise, so that what changes with the
+person can be seen. References are portraits, which are part of no scene. Knows no network.
+"""
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import UInt8
+
+from moa_jax.data.captions import IMAGE_MARKER
+from moa_jax.toyworld.people import WORDS, Look, draw_look
+from moa_jax.toyworld.places import Context, draw_context
+from moa_jax.toyworld.scenes import Scene, render, render_portrait
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How many pictures, and how they are drawn.
+
+    Attributes:
+        seed: of people, contexts and noise; any but the training data's 0.
+        identities: of each word, in every context of the word.
+        contexts: of each word.
+        noises: pictures of one person in one context.
+        pairs: of people of different words, each with a context of its own.
+        pair_noises: pictures of one pair.
+        renders: that the readers are examined on.
+        steps: of DDIM.
+    """
+
+    seed: int = 7
+    identities: int = 4
+    contexts: int = 6
+    noises: int = 3
+    pairs: int = 30
+    pair_noises: int = 2
+    renders: int = 1000
+    steps: int = 25
+    guidance_scale: float = 4.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One picture to draw.
+
+    Attributes:
+        people: one or two, in the caption's order.
+        noise: trials with the same number start from the same noise.
+    """
+
+    people: tuple[Look, ...]
+    context: Context
+    noise: int
+
+    @property
+    def scene(self) -> Scene:
+        """The scene that the renderer would draw."""
+        return Scene(self.people, self.context, self.noise)
+
+    @property
+    def caption(self) -> str:
+        """The prompt of the prior."""
+        return self.scene.caption
+
+    @property
+    def prompt(self) -> str:
+        """The caption with a marker after the word of each person."""
+        caption = self.caption
+        for look in self.people:
+            caption = caption.replace(f"a {look.word} ", f"a {look.word} {IMAGE_MARKER} ", 1)
+        return caption
+
+
+def make_trials(protocol: Protocol) -> list[Trial]:
+    """Lay out the pictures of a row: people alone, by word, context and noise; then pairs."""
+    random = np.random.default_rng([protocol.seed, 1])
+    trials, noise = [], 0
+    for word in WORDS:
+        looks = [draw_look(random, word) for _ in range(protocol.identities)]
+        for _ in range(protocol.contexts):
+            context = draw_context(random)
+            for _ in range(protocol.noises):
+                trials += [Trial((look,), context, noise) for look in looks]
+                noise += 1
+    words = list(combinations(WORDS, 2))
+    for number in range(protocol.pairs):
+        pair = random.permutation(words[number % len(words)])
+        people = tuple(draw_look(random, str(word)) for word in pair)
+        context = draw_context(random)
+        for _ in range(protocol.pair_noises):
+            trials.append(Trial(people, context, noise))
+            noise += 1
+    return trials
+
+
+def strangers(trials: Iterable[Trial], protocol: Protocol) -> list[Trial]:
+    """Put other people of the same words into every trial: the floor of identity."""
+    random = np.random.default_rng([protocol.seed, 2])
+    return [
+        replace(trial, people=tuple(draw_look(random, look.word) for look in trial.people))
+        for trial in trials
+    ]
+
+
+def redraw(trials: Iterable[Trial], seed: int = 0) -> UInt8[np.ndarray, "n 64 64 3"]:
+    """Let the renderer draw the trials.
+
+    Args:
+        seed: another one stands the people elsewhere.
+    """
+    scenes = [replace(t.scene, seed=int((seed << 20) + t.noise)) for t in trials]
+    return np.stack([render(scene)[0] for scene in scenes])
+
+
+def references(trial: Trial) -> list[UInt8[np.ndarray, "64 64 3"]]:
+    """Photograph the people of a trial, before a wall that no training picture has."""
+    return [render_portrait(look, seed=1 + place) for place, look in enumerate(trial.people)]
+
+
+def same_noise(trial: Trial) -> Hashable:
+    """Group trials that only differ in the person."""
+    return trial.noise
+
+
+def same_scene(trial: Trial) -> Hashable:
+    """Group trials that only differ in the noise."""
+    return trial.people, trial.context
+
+
+def pairs_within(trials: list[Trial], group: Callable[[Trial], Hashable]) -> list[tuple[int, int]]:
+    """List the pairs of different trials of one group, by their places."""
+    groups: dict[Hashable, list[int]] = {}
+    for place, trial in enumerate(trials):
+        groups.setdefault(group(trial), []).append(place)
+    return [pair for members in groups.values() for pair in combinations(members, 2)]

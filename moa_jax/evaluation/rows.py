@@ -1,0 +1,128 @@
+"""The rows of the table: what is trained for each, by the project's own command.
+
+Every row is `configs/toy.py` but for the values it names, so all have the same budget. A row that
+is whole is not trained again, one that was cut short resumes.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moa_jax.config import Config, flatten, load_config, override
+from moa_jax.errors import InputError
+from moa_jax.method.weights import WEIGHTS_NAME, read_moa_card
+from moa_jax.toyworld.scenes import DATA_SET, write_data
+
+TRAIN = Path("train.py")
+SWEEP = ("1e-4", "1e-3", "1e-2", "1e-1")  # of lambda_r
+WEIGHT = "method.router_loss_weight"
+PRIOR, MOA, SINGLE = "prior", "moa", "single-branch"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: of its folders.
+        title: for people.
+        overrides: of the configuration.
+        seeds: trainings with other random numbers; none for the prior, which is not trained.
+    """
+
+    name: str
+    title: str
+    overrides: tuple[str, ...] = ()
+    seeds: int = 1
+
+
+def make_rows(config: Config) -> list[Row]:
+    """List the rows; the value of lambda_r that the configuration has is MoA's own row."""
+    own = config.method.router_loss_weight
+    return [
+        Row(PRIOR, "prior, no subject", seeds=0),
+        Row(MOA, f"MoA, λ_r = {own:g}", seeds=3),
+        Row(SINGLE, "single branch, no prior, no router", ("method.router=personalized",), seeds=3),
+        Row("no-router-loss", "MoA, λ_r = 0", (f"{WEIGHT}=0",)),
+        *(
+            Row(f"router-loss-{value}", f"MoA, λ_r = {float(value):g}", (f"{WEIGHT}={value}",))
+            for value in SWEEP
+            if float(value) != own
+        ),
+        Row("no-object-loss", "MoA, no object loss", ("method.object_loss_weight=0",)),
+        Row("no-masked-loss", "MoA, no masked loss", ("method.mask_probability=0",)),
+        Row(
+            "no-time-layer",
+            "MoA, no time and layer conditioning",
+            ("method.time_layer_conditioning=false",),
+        ),
+    ]
+
+
+def select(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """Choose rows by name, in the table's order; all by default.
+
+    Raises:
+        InputError: no such row.
+    """
+    known = [row.name for row in rows]
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"--rows {' '.join(unknown)}: the rows are {', '.join(known)}")
+    return [row for row in rows if not names or row.name in names]
+
+
+def train(row: Row, seed: int, folder: Path, config: str, extra: Sequence[str] = ()) -> None:
+    """Train one row with one seed, unless it is whole.
+
+    Args:
+        folder: the run's.
+        config: the configuration's file.
+        extra: overrides that all rows share.
+
+    Raises:
+        InputError: the run's folder holds another configuration, there is no train.py here, or
+            training failed.
+    """
+    assignments = [*extra, *row.overrides, f"train.seed={seed}", f"train.output={folder}"]
+    wanted = override(load_config(config), assignments)
+    if is_whole(folder, wanted):
+        return
+    if not TRAIN.is_file():
+        raise InputError(f"{TRAIN} is not here: run the study from the project's root")
+    data = Path(wanted.data.path)
+    if not data.exists():
+        unfinished = data.with_name(data.name + ".unfinished")
+        write_data(unfinished, DATA_SET)
+        unfinished.rename(data)
+    command = [sys.executable, str(TRAIN), config, *assignments]
+    code = subprocess.run(command, check=False).returncode
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise InputError(f"training {folder.name} failed with exit code {code}: see above")
+
+
+def is_whole(folder: Path, wanted: Config) -> bool:
+    """Say whether a run's weights are there, after all of its steps.
+
+    Raises:
+        InputError: they were trained with other values.
+    """
+    if not (folder / WEIGHTS_NAME).is_file():
+        return False
+    card = read_moa_card(folder)
+    sections = ("method.", "optimizer.", "data.", "train.seed", "train.batch_size")
+    was, now = flatten(card.config), flatten(wanted)
+    changed = [
+        f"{key}={was.get(key)} instead of {value}"
+        for key, value in now.items()
+        if key.startswith(sections) and key != "data.workers" and was.get(key) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{str(folder)!r} was trained with {'; '.join(changed)}: delete it, or choose another "
+            "--runs"
+        )
+    return card.step >= wanted.train.steps

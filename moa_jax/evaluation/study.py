@@ -1,0 +1,233 @@
+"""Draw, read and measure one row after the other; what is done already is not done again.
+
+A run's pictures and numbers lie beside its weights and are taken from there while weights, base,
+readers and protocol are the same. Trains through `rows`; knows no terminal.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
+from moa_jax.evaluation import metrics
+from moa_jax.evaluation.drawing import Pictures, draw, through_vae
+from moa_jax.evaluation.protocol import (
+    Protocol,
+    Trial,
+    make_trials,
+    pairs_within,
+    redraw,
+    same_noise,
+    same_scene,
+    strangers,
+)
+from moa_jax.method.weights import WEIGHTS_NAME, Identity
+from moa_jax.pipeline import Pipeline, choose_dtype
+from moa_jax.toyworld.reader_training import reader_accuracy
+from moa_jax.toyworld.readers import WEIGHTS, Readers, Reading
+
+Numbers = dict[str, float]
+Progress = Callable[[int, int], None]  # pictures drawn, of how many
+
+RESULT, PICTURES = "evaluation.json", "evaluation.npz"
+MEASURE = 1  # changes when the same pictures give other numbers
+REAL = 4  # renders of each trial that the reader FID compares with
+
+
+class Study:
+    """All that the rows share: protocol, readers, base, and the prior's pictures."""
+
+    def __init__(
+        self, base: str, runs: Path, protocol: Protocol | None = None, readers: Path = WEIGHTS
+    ) -> None:
+        """Prepare; nothing is loaded before it is needed.
+
+        Args:
+            base: the prior's folder.
+            runs: where the shared results are kept.
+            readers: their weights.
+        """
+        self.protocol = protocol or Protocol()
+        self.trials = make_trials(self.protocol)
+        self._base, self._runs, self._readers = base, runs, readers
+        self._pipelines: dict[str, Pipeline] = {}
+
+    @cached_property
+    def readers(self) -> Readers:
+        """The judges."""
+        return Readers.load(self._readers)
+
+    @cached_property
+    def base(self) -> StableDiffusion:
+        """The prior's networks."""
+        return load_stable_diffusion(self._base, choose_dtype())
+
+    @cached_property
+    def alone(self) -> list[int]:
+        """Places of the trials with one person."""
+        return [i for i, trial in enumerate(self.trials) if len(trial.people) == 1]
+
+    @cached_property
+    def key(self) -> str:
+        """What every number depends on besides a row's own weights."""
+        parts = [json.dumps(dataclasses.asdict(self.protocol), sort_keys=True), str(MEASURE)]
+        parts += [self._readers_key, json.dumps(Identity.of(self.base).fingerprints)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @cached_property
+    def _readers_key(self) -> str:
+        return hashlib.sha256(Path(self._readers).read_bytes()).hexdigest()
+
+    def renders(self) -> dict[str, Numbers]:
+        """Examine the readers, and find floor and ceiling, on renders.
+
+        Returns:
+            "readers": their accuracy. Identity of "floor" (other people in the same scenes),
+            "ceiling" (the same people drawn again by the renderer) and "vae" (those, encoded and
+            decoded). "prompt" and "fid": of the renderer's own pictures.
+        """
+        file = self._runs / "renders.json"
+        cached = _read_json(file)
+        if cached.get("key") == self.key:
+            return cached["renders"]
+        trials = [self.trials[i] for i in self.alone]
+        again = redraw(trials, seed=1)
+        read = self.readers.read
+        ceiling = read(again)
+        others = strangers(self.trials, self.protocol)
+        renders = {
+            "readers": reader_accuracy(self.readers, self.protocol.renders),
+            "floor": metrics.identity(read(redraw([others[i] for i in self.alone], 2)), trials),
+            "ceiling": metrics.identity(ceiling, trials),
+            "vae": metrics.identity(read(through_vae(self.base, again)), trials),
+            "prompt": metrics.prompt_consistency(ceiling, trials),
+            "fid": {"overall": self._fid(read(redraw(others, 3)))},
+        }
+        _write_json(file, {"key": self.key, "renders": renders})
+        return renders
+
+    def prior(self, on_batch: Progress | None = None) -> Numbers:
+        """Measure the prior."""
+        return self._measured(self._runs / "prior", None, on_batch)
+
+    def row(self, weights: Path, cache: Path, on_batch: Progress | None = None) -> Numbers:
+        """Measure trained MoA weights.
+
+        Args:
+            weights: the folder of `moa.safetensors`.
+            cache: where pictures and numbers are kept; may be the same.
+        """
+        return self._measured(cache, weights, on_batch)
+
+    def cached(self, folder: Path) -> Numbers | None:
+        """Give a run's numbers if they are there and still hold."""
+        result = _read_json(folder / RESULT)
+        if result.get("study") != self.key:
+            return None
+        return result["numbers"]
+
+    def pictures(self, cache: Path) -> Pictures | None:
+        """Give a run's pictures, if they have been drawn."""
+        file = cache / PICTURES
+        return np.load(file)["pictures"] if file.is_file() else None
+
+    def _measured(self, cache: Path, weights: Path | None, on_batch: Progress | None) -> Numbers:
+        parts = [weights / WEIGHTS_NAME, weights / "moa.json"] if weights else []
+        content = b"".join(part.read_bytes() for part in parts)
+        run = hashlib.sha256(self.key.encode() + content).hexdigest()
+        result = _read_json(cache / RESULT)
+        if result.get("run") == run:
+            return result["numbers"]
+        cache.mkdir(parents=True, exist_ok=True)
+        pictures = draw(self._pipeline(weights), self.trials, self.protocol, on_batch)
+        np.savez_compressed(cache / PICTURES, pictures=pictures)
+        numbers = self.measure(pictures, is_prior=weights is None)
+        _write_json(cache / RESULT, {"study": self.key, "run": run, "numbers": numbers})
+        return numbers
+
+    def _pipeline(self, weights: Path | None) -> Pipeline:
+        """Load a row, into the pipeline of an earlier one if the networks are the same."""
+        if weights is None:
+            return Pipeline(self.base)
+        loaded = Pipeline.from_pretrained(self._base, weights)
+        compiled = self._pipelines.setdefault(repr(loaded.model), loaded)
+        compiled.params = loaded.params
+        return compiled
+
+    def measure(self, pictures: Pictures, is_prior: bool) -> Numbers:
+        """Read a row's pictures of all trials and measure them."""
+        readings = self.readers.read(pictures)
+        alone, pairs = self._split(readings)
+        trials_alone, trials_pairs = self._split(self.trials)
+        groups: dict[str, Numbers] = {
+            "identity": metrics.identity(alone, trials_alone),
+            "prompt": metrics.prompt_consistency(readings, self.trials),
+            "pairs": {
+                **metrics.binding(pairs, trials_pairs),
+                "identity": metrics.identity(pairs, trials_pairs)["overall"],
+            },
+            "swap": metrics.changes(pictures, readings, self._within(same_noise)),
+            "noise": metrics.changes(pictures, readings, self._within(same_scene)),
+            "quality": {"fid": self._fid(readings)},
+        }
+        if not is_prior:
+            prior, prior_readings = self._prior
+            every = [(i, i) for i in self.alone]
+            groups["from_prior"] = metrics.changes(
+                pictures, readings, every, (prior, prior_readings)
+            )
+        return {
+            f"{g}/{name}": value for g, found in groups.items() for name, value in found.items()
+        }
+
+    @cached_property
+    def _prior(self) -> tuple[Pictures, list[Reading]]:
+        self.prior()
+        pictures = self.pictures(self._runs / "prior")
+        return pictures, self.readers.read(pictures)
+
+    def _within(self, group: Callable[[Trial], Any]) -> list[tuple[int, int]]:
+        """Pair trials of one person."""
+        pairs = pairs_within([self.trials[i] for i in self.alone], group)
+        return [(self.alone[i], self.alone[j]) for i, j in pairs]
+
+    def _split(self, values: list) -> tuple[list, list]:
+        alone = set(self.alone)
+        pairs = [value for i, value in enumerate(values) if i not in alone]
+        return [values[i] for i in self.alone], pairs
+
+    def _fid(self, readings: list[Reading]) -> float:
+        """Compare one picture of each noise, of the people by turns, with renders of its words."""
+        members: dict[int, list[int]] = {}
+        for place, trial in enumerate(self.trials):
+            members.setdefault(trial.noise, []).append(place)
+        chosen = [places[noise % len(places)] for noise, places in members.items()]
+        return metrics.frechet_distance(
+            np.stack([readings[i].features for i in chosen]), self._real_features
+        )
+
+    @cached_property
+    def _real_features(self) -> np.ndarray:
+        first = {trial.noise: trial for trial in self.trials}
+        drawn = []
+        for seed in range(REAL):
+            protocol = dataclasses.replace(self.protocol, seed=self.protocol.seed + 10 + seed)
+            drawn.append(redraw(strangers(first.values(), protocol), seed=4 + seed))
+        return np.stack([r.features for r in self.readers.read(np.concatenate(drawn))])
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(file)

@@ -1,0 +1,50 @@
+"""`python -m moa_jax.toyworld DIR`: write a data set of the toy world, for `train.py`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress
+
+from moa_jax.command import fail, make_folder
+from moa_jax.errors import InputError
+from moa_jax.toyworld.scenes import DATA_SET, SIZE, write_data
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is returned."""
+    parser = argparse.ArgumentParser(
+        prog="python -m moa_jax.toyworld",
+        description="Write captioned pictures of the toy world and a mask of each person.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    add = parser.add_argument
+    add("--count", type=int, default=DATA_SET, help="pictures (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the stream of scenes (default: %(default)s)")
+    add("--size", type=int, default=SIZE, help="side in pixels (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        for name in ("count", "size"):
+            if getattr(options, name) < 1:
+                raise InputError(f"--{name} {getattr(options, name)}: must be 1 or more")
+        folder = make_folder("DIR", options.folder)
+        with Progress() as progress:
+            task = progress.add_task("drawing", total=options.count)
+            write_data(
+                folder,
+                options.count,
+                options.seed,
+                options.size,
+                on_picture=lambda: progress.advance(task),
+            )
+    except InputError as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        return 130
+    print(f"wrote {options.count} pictures to {folder}/")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""Pretrain the toy world's Stable Diffusion from nothing: scenes, autoencoder, towers, prior.
+
+    python -m moa_jax.toyworld.pretrain [OUT] [section.key=value ...] [--stages vae,clip]
+
+Every stage resumes where it stopped and is skipped when done; `vae` and `clip` need only the scenes
+and may run side by side. OUT/model is a diffusers folder in half precision. Every default is in
+`moa_jax.toyworld.recipe`.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moa_jax.backbone.folder import read_config, write_config
+from moa_jax.backbone.stable_diffusion import Component, StableDiffusion, save_stable_diffusion
+from moa_jax.backbone.tokenizer import load_tokenizer
+from moa_jax.command import fail, make_folder
+from moa_jax.config import override
+from moa_jax.data.captions import encode_caption
+from moa_jax.diffusion.schedule import NoiseSchedule
+from moa_jax.errors import InputError
+from moa_jax.toyworld.architecture import (
+    TOY_SCHEDULER,
+    add_vocabulary,
+    first_params,
+    make_module,
+    toy_networks,
+)
+from moa_jax.toyworld.arrays import RowBatches, open_scenes, write_scenes
+from moa_jax.toyworld.autoencoder import (
+    latents_scale,
+    vae_batches,
+    vae_objective,
+    vae_params,
+    vae_preview,
+)
+from moa_jax.toyworld.contrast import Towers, clip_batch, clip_objective, clip_params, clip_preview
+from moa_jax.toyworld.prior import unet_batch, unet_objective, unet_preview, write_latents
+from moa_jax.toyworld.reader_training import reader_batch, reader_objective, reader_preview
+from moa_jax.toyworld.readers import Readers
+from moa_jax.toyworld.readers import initial_params as reader_params
+from moa_jax.toyworld.recipe import Recipe
+from moa_jax.toyworld.scenes import GROUP
+from moa_jax.toyworld.stage import Stage, load_network
+from moa_jax.toyworld.tokenizer import WORDS, write_tokenizer
+from moa_jax.training.loop import NonFiniteLoss
+from moa_jax.training.mesh import make_mesh
+
+TOWERS = ("text_encoder", "image_encoder")
+MEASURED = 2_048  # pictures that the latents' scale is measured on
+SHOWN = 64  # held-out pictures that the autoencoder is measured on
+
+
+class Pretraining:
+    """The stages, over what they share."""
+
+    def __init__(self, output: Path, recipe: Recipe) -> None:
+        """Prepare `output`, and write the tokenizer there."""
+        self.output, self.recipe = make_folder("OUT", output), recipe
+        write_tokenizer(self.output / "tokenizer", WORDS, recipe.networks.caption_length)
+        self.tokenizer = load_tokenizer(self.output / "tokenizer")
+        self.configs = add_vocabulary(toy_networks(recipe.networks), self.tokenizer)
+        self.empty = encode_caption(self.tokenizer, "").input_ids
+        self.mesh = make_mesh(recipe.mesh)
+
+    def scenes(self) -> None:
+        """Render what is trained on, and what is held out."""
+        recipe, size = self.recipe.scenes, self.recipe.networks.size
+        for name, count, seed in (
+            ("scenes", recipe.count, recipe.seed),
+            ("held_out", recipe.held_out, recipe.held_out_seed),
+        ):
+            write_scenes(self.output / name, count, seed, size, self.tokenizer, recipe.workers)
+
+    def vae(self) -> None:
+        """Train the autoencoder."""
+        config, recipe = self.configs["vae"], self.recipe.vae
+        stage = Stage(self.output / "vae", recipe, self.mesh, config, {})
+        if stage.done:
+            return
+        module = make_module("vae", config)
+        arrays = self._open("scenes")
+        held_out = np.asarray(self._open("held_out")["pictures"][:SHOWN])
+        trained = stage.train(
+            vae_objective(module, recipe),
+            {"vae": vae_params(module, np.random.default_rng(recipe.seed))},
+            vae_batches(arrays, recipe),
+            vae_preview(module, held_out, stage.folder / "samples"),
+        )
+        scale = latents_scale(module, trained["vae"], np.asarray(arrays["pictures"][:MEASURED]))
+        stage.finish({"vae": (trained["vae"], {**config, "scaling_factor": scale})})
+
+    def clip(self) -> None:
+        """Train the text tower and the vision tower."""
+        configs, recipe = {name: self.configs[name] for name in TOWERS}, self.recipe.clip
+        stage = Stage(self.output / "clip", recipe, self.mesh, configs, {})
+        if stage.done:
+            return
+        text, vision = (make_module(name, config) for name, config in configs.items())
+        towers = Towers(vision, text, self.tokenizer.eos_token_id)
+        arrays = self._open("scenes")
+        trained = stage.train(
+            clip_objective(towers, recipe),
+            clip_params(towers, np.random.default_rng(recipe.seed)),
+            self._batches(partial(clip_batch, arrays), len(arrays["portraits"]), recipe),
+            clip_preview(towers, self._open("held_out")),
+        )
+        stage.finish({name: (trained[name], config) for name, config in configs.items()})
+
+    def latents(self) -> None:
+        """Encode the pictures for the prior."""
+        write_latents(self.output / "scenes", self._load("vae"), self.mesh)
+
+    def unet(self) -> None:
+        """Train the prior."""
+        config, recipe = self.configs["unet"], self.recipe.unet
+        module = make_module("unet", config)
+        first = first_params(module, np.random.default_rng(recipe.seed))
+        base = self._base(Component(module, first, config, fingerprint=""))
+        frozen = {"vae": base.vae, "text_encoder": base.text_encoder}
+        stage = Stage(self.output / "unet", recipe, self.mesh, config, frozen)
+        if stage.done:
+            return
+        self.latents()
+        arrays, held_out = self._open("scenes"), self._open("held_out")
+        # The scenes of a group resemble each other: one of each is shown.
+        shown = (np.asarray(held_out[name][::GROUP]) for name in ("input_ids", "pictures"))
+        schedule = NoiseSchedule.from_config(base.scheduler_config)
+        trained = stage.train(
+            unet_objective(base, schedule, recipe, self.empty),
+            {"unet": first},
+            self._batches(partial(unet_batch, arrays), len(arrays["latents"]), recipe),
+            unet_preview(base, recipe, *shown, self.empty, stage.folder / "samples"),
+        )
+        stage.finish({"unet": (trained["unet"], config)})
+
+    def model(self) -> None:
+        """Write all networks as one folder, in half precision."""
+        sd = self._base(self._load("unet", dtype=jnp.float16), dtype=jnp.float16)
+        folder, unfinished = self.output / "model", self.output / "model.unfinished"
+        for old in (folder, unfinished):
+            shutil.rmtree(old, ignore_errors=True)
+        save_stable_diffusion(unfinished, sd)
+        for name in TOWERS:  # transformers would compute in half precision, diffusers does not
+            config = {**read_config(unfinished / name), "dtype": "float32"}
+            write_config(unfinished / name, config)
+        unfinished.rename(folder)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"wrote {folder}, {size / 1e6:.1f} MB")
+
+    def readers(self) -> None:
+        """Train the judges of the evaluation, which see renders alone."""
+        recipe, file = self.recipe.readers, self.output / "readers.safetensors"
+        if file.is_file():
+            return
+        stage = Stage(self.output / "readers", recipe, self.mesh, None, {})
+        arrays = self._open("scenes")
+        trained = stage.train(
+            reader_objective,
+            reader_params(jax.random.key(recipe.seed)),
+            self._batches(partial(reader_batch, arrays), len(arrays["pictures"]), recipe),
+            reader_preview(self._open("held_out")),
+        )
+        Readers(trained).save(file)
+        print(f"wrote {file}")
+
+    def _open(self, name: str) -> Mapping[str, np.ndarray]:
+        return open_scenes(self.output / name)
+
+    def _batches(self, read: Callable[..., Any], count: int, recipe: Any) -> RowBatches:
+        return RowBatches(read, count, recipe.batch_size, recipe.seed)
+
+    def _load(self, name: str, dtype: Any = jnp.float32) -> Component:
+        stage = "clip" if name in TOWERS else name
+        return load_network(self.output / stage, name, dtype)
+
+    def _base(self, unet: Component, dtype: Any = jnp.float32) -> StableDiffusion:
+        """Put the finished networks around a U-Net."""
+        return StableDiffusion(
+            unet=unet,
+            vae=self._load("vae", dtype),
+            **{name: self._load(name, dtype) for name in TOWERS},
+            tokenizer=self.tokenizer,
+            scheduler_config=TOY_SCHEDULER,
+            path=self.output,
+            name=str(self.output),
+        )
+
+
+STAGES: dict[str, Callable[[Pretraining], None]] = {
+    "scenes": Pretraining.scenes,
+    "vae": Pretraining.vae,
+    "clip": Pretraining.clip,
+    "latents": Pretraining.latents,
+    "unet": Pretraining.unet,
+    "model": Pretraining.model,
+    "readers": Pretraining.readers,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is returned."""
+    parser = argparse.ArgumentParser(
+        prog="python -m moa_jax.toyworld.pretrain",
+        description="Pretrain the toy world's networks; resumes where it stopped.",
+    )
+    parser.add_argument("output", nargs="?", default="runs/toyworld", metavar="OUT")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument(
+        "--stages", default=",".join(STAGES), help="some of these, in order (default: %(default)s)"
+    )
+    options = parser.parse_intermixed_args(arguments)
+    output, overrides = options.output, options.overrides
+    if "=" in output:
+        output, overrides = parser.get_default("output"), [output, *overrides]
+    try:
+        pretrain(Path(output), override(Recipe(), overrides), options.stages.split(","))
+    except InputError as error:
+        return fail(error)
+    except NonFiniteLoss as error:
+        return fail(error, code=1)
+    except KeyboardInterrupt:
+        print("stopped: the same command resumes from the newest checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def pretrain(output: Path, recipe: Recipe, stages: Sequence[str] = tuple(STAGES)) -> None:
+    """Run stages.
+
+    Raises:
+        InputError: no such stage, or one that it needs is not done.
+    """
+    if unknown := [name for name in stages if name not in STAGES]:
+        raise InputError(f"--stages: unknown {', '.join(unknown)}; there are {', '.join(STAGES)}")
+    pretraining = Pretraining(output, recipe)
+    for name in stages:
+        print(f"stage {name}", flush=True)
+        STAGES[name](pretraining)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""The recipe of the toy world's pretraining: every size, weight and step count, in one place.
+
+`moa_jax.toyworld.pretrain` follows it; its command line overrides single values by their path
+(`unet.steps=2000`). All values are our own choice.
+"""
+
+from dataclasses import dataclass, field
+
+from moa_jax.config import MeshConfig
+
+
+@dataclass(frozen=True)
+class ScenesRecipe:
+    """The pictures that everything is trained on."""
+
+    count: int = 100_000  # a multiple of 4: scenes come in groups
+    held_out: int = 1_024
+    seed: int = 0
+    held_out_seed: int = 1
+    workers: int | None = None  # processes that render; None: one a core
+
+
+@dataclass(frozen=True)
+class NetworksRecipe:
+    """Sizes of the networks; a width is that of the first level."""
+
+    size: int = 64  # side of the pictures in pixels
+    caption_length: int = 32  # tokens
+    vae_width: int = 16  # the four levels have 1, 2, 4, 4 times as many channels
+    vae_layers: int = 1
+    latent_channels: int = 16
+    unet_width: int = 64  # of the level of 8x8 latents
+    unet_inner_width: int = 160  # of the level of 4x4
+    unet_layers: int = 1
+    unet_heads: int = 4
+    text_width: int = 96
+    text_layers: int = 2
+    text_heads: int = 4
+    vision_width: int = 128
+    vision_layers: int = 3
+    vision_heads: int = 4
+    vision_patch: int = 8  # pixels
+    projection: int = 64
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """What the training of each network has: AdamW, warm-up, then half a cosine down to 0."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
+    ema_decay: float | None = 0.999
+    seed: int = 0
+    log_every: int = 50
+    sample_every: int | None = 500
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True)
+class VAERecipe(TrainingRecipe):
+    """The autoencoder: errors of pixels and edges, and a little of the KL divergence.
+
+    Most steps see small crops, one in two of them on a head: they cost a quarter, and faces are
+    what a reconstruction loses first. The last steps see whole pictures.
+    """
+
+    steps: int = 7_000
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    crop_steps: int = 6_000
+    crop_size: int = 32
+    crops: int = 2  # of each picture of a batch
+    square_weight: float = 4.0  # of squared next to absolute errors
+    edge_weight: float = 1.0  # of the error of differences of neighbouring pixels
+    kl_weight: float = 2e-4
+
+
+@dataclass(frozen=True)
+class CLIPRecipe(TrainingRecipe):
+    """The two towers: pictures against captions, and views of one person against other people."""
+
+    steps: int = 1_500
+    batch_size: int = 32  # groups of four scenes
+    weight_decay: float = 5e-2
+    caption_weight: float = 1.0
+    identity_weight: float = 1.0
+    sample_every: int | None = 100  # retrieval among held-out scenes
+
+
+@dataclass(frozen=True)
+class UNetRecipe(TrainingRecipe):
+    """The prior."""
+
+    steps: int = 2_500
+    batch_size: int = 128
+    condition_dropout: float = 0.1
+    guidance_scale: float = 4.0  # of the previews
+    sample_steps: int = 25
+
+
+@dataclass(frozen=True)
+class ReadersRecipe(TrainingRecipe):
+    """The judges of the evaluation."""
+
+    steps: int = 1_500
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    warmup_steps: int = 50
+    ema_decay: float | None = 0.99
+    sample_every: int | None = 400  # accuracy on held-out scenes
+    checkpoint_every: int = 400
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One pretraining."""
+
+    scenes: ScenesRecipe = field(default_factory=ScenesRecipe)
+    networks: NetworksRecipe = field(default_factory=NetworksRecipe)
+    vae: VAERecipe = field(default_factory=VAERecipe)
+    clip: CLIPRecipe = field(default_factory=CLIPRecipe)
+    unet: UNetRecipe = field(default_factory=UNetRecipe)
+    readers: ReadersRecipe = field(default_factory=ReadersRecipe)
+    mesh: MeshConfig = field(default_factory=MeshConfig)

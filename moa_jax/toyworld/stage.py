@@ -1,0 +1,148 @@
+"""One stage of the toy world's pretraining: the project's own loop, and the networks it leaves.
+
+A stage's folder holds what `train.py` writes (metrics, samples, checkpoints) and, once it is done,
+its networks in half precision. Knows no objective.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from moa_jax.backbone.folder import read_config
+from moa_jax.backbone.stable_diffusion import Component, parameter_shapes
+from moa_jax.backbone.weights import load_params, save_params
+from moa_jax.config import Config, OptimizerConfig, TrainConfig
+from moa_jax.errors import InputError
+from moa_jax.method.weights import Identity
+from moa_jax.toyworld.architecture import make_module
+from moa_jax.toyworld.recipe import TrainingRecipe
+from moa_jax.training.checkpoint import Checkpoints
+from moa_jax.training.learning import make_optimizer
+from moa_jax.training.loop import Batches, Preview, fit
+from moa_jax.training.mesh import check_batch, jit_step, weight_shardings
+from moa_jax.training.step import Objective, initial_state, make_train_step
+
+KEPT = 2  # checkpoints
+NETWORKS, CARD = "networks", "finished.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where and how some networks are trained.
+
+    Attributes:
+        folder: made if need be.
+        built: anything that decides the shapes of what learns.
+        frozen: networks that take part and do not learn, by name.
+    """
+
+    folder: Path
+    recipe: TrainingRecipe
+    mesh: Mesh
+    built: Any
+    frozen: Mapping[str, Component]
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps were taken, with these networks."""
+        card = self.folder / NETWORKS / CARD
+        return card.is_file() and json.loads(card.read_text(encoding="utf-8")) == self._card
+
+    def train(
+        self, objective: Objective, params: Mapping[str, Any], batches: Batches, preview: Preview
+    ) -> Any:
+        """Train, from the newest checkpoint if there is one.
+
+        Args:
+            params: a tree for each network that learns.
+
+        Returns:
+            The averaged parameters of these.
+        """
+        config = self._config()
+        check_batch(self.recipe.batch_size, config.optimizer.accumulation, self.mesh)
+        everything = {**params, **{name: c.params for name, c in self.frozen.items()}}
+        mask = {
+            name: jax.tree.map(lambda _, learns=name in params: learns, tree)
+            for name, tree in everything.items()
+        }
+        optimizer = make_optimizer(config.optimizer, self.recipe.steps, mask)
+        state, frozen = initial_state(everything, mask, optimizer, config)
+        state = jax.device_put(state, weight_shardings(state, self.mesh))
+        frozen = jax.device_put(frozen, weight_shardings(frozen, self.mesh))
+        step = make_train_step(objective, config, optimizer)
+        step = jit_step(step, self.mesh, state, frozen)
+        with Checkpoints(self.folder / "checkpoints", config, self._identity()) as checkpoints:
+            state = fit(step, state, frozen, batches, checkpoints, self.mesh, config, preview)
+        averaged = jax.device_get(state.averaged)
+        return {name: averaged[name] for name in params}
+
+    def finish(self, networks: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> None:
+        """Write networks (parameters and configuration) in half precision; the stage is done."""
+        unfinished = self.folder / f"{NETWORKS}.unfinished"
+        for old in (unfinished, self.folder / NETWORKS):
+            shutil.rmtree(old, ignore_errors=True)
+        for name, (params, config) in networks.items():
+            half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), params)
+            save_params(unfinished / name, half, config)
+        (unfinished / CARD).write_text(json.dumps(self._card) + "\n", encoding="utf-8")
+        unfinished.rename(self.folder / NETWORKS)
+
+    @property
+    def _card(self) -> dict[str, Any]:
+        return {"steps": self.recipe.steps, **self._identity().fingerprints}
+
+    def _identity(self) -> Identity:
+        """Say what a checkpoint of this stage belongs to."""
+        built = hashlib.sha256(repr(self.built).encode()).hexdigest()
+        fingerprints = {name: network.fingerprint for name, network in self.frozen.items()}
+        name = str(self.folder)
+        return Identity(name, name, {"recipe.networks": built, **fingerprints})
+
+    def _config(self) -> Config:
+        """Put the recipe as `fit` reads it."""
+        recipe = self.recipe
+        return Config(
+            optimizer=OptimizerConfig(
+                learning_rate=recipe.learning_rate,
+                schedule="cosine",
+                warmup_steps=recipe.warmup_steps,
+                weight_decay=recipe.weight_decay,
+                max_grad_norm=recipe.max_grad_norm,
+                ema_decay=recipe.ema_decay,
+            ),
+            train=TrainConfig(
+                steps=recipe.steps,
+                batch_size=recipe.batch_size,
+                seed=recipe.seed,
+                output=str(self.folder),
+                log_every=recipe.log_every,
+                sample_every=recipe.sample_every,
+                checkpoint_every=recipe.checkpoint_every,
+                keep_checkpoints=KEPT,
+            ),
+        )
+
+
+def load_network(stage: Path, name: str, dtype: Any = jnp.float32) -> Component:
+    """Read a network that a stage left in its folder.
+
+    Raises:
+        InputError: the stage is not done.
+    """
+    folder = stage / NETWORKS / name
+    if not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is not there: run the stage {stage.name!r} first")
+    config = read_config(folder)
+    module = make_module(name, config)
+    params, fingerprint = load_params(folder, parameter_shapes(module), dtype)
+    return Component(module, params, config, fingerprint)

@@ -1,0 +1,86 @@
+"""The command: which rows it trains and measures, what it prints, how it refuses."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from moa_jax.evaluation import __main__ as command
+from moa_jax.evaluation.study import Study
+from tests.evaluation.made_up import PROTOCOL, TRIALS, numbers, renders
+
+
+class FakeStudy(Study):
+    """Measures nothing; a folder counts as measured once its row was asked for."""
+
+    protocol, trials = PROTOCOL, TRIALS
+
+    def __init__(self, base, runs, accuracy=0.97):
+        self.base, self._runs, self._accuracy = base, runs, accuracy
+
+    def renders(self):
+        return renders(self._accuracy)
+
+    def prior(self, on_batch):
+        return self.row(None, self._runs / "prior", on_batch)
+
+    def row(self, weights, cache, on_batch):
+        on_batch(1, 2)
+        (cache / "measured").mkdir(parents=True)
+
+    def cached(self, folder):
+        return numbers(0.9) if (folder / "measured").exists() else None
+
+    def pictures(self, folder):
+        return np.zeros((len(TRIALS), 64, 64, 3), np.uint8)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Call the command in a folder of its own; gives the exit code, with what was trained."""
+    trained = []
+    config = tmp_path / "toy.py"
+    config.write_text(
+        "from moa_jax.config import Config\n\ndef get_config():\n    return Config()\n"
+    )
+    monkeypatch.setattr(command, "Study", FakeStudy)
+    monkeypatch.setattr(command, "train", lambda row, seed, *_: trained.append((row.name, seed)))
+    paths = ["--config", str(config), "--runs", str(tmp_path), "--out", str(tmp_path / "out")]
+    return lambda *arguments: (command.main(["toy", *paths, *arguments]), trained)
+
+
+def test_chosen_rows_are_trained_and_reported(run, tmp_path, capsys):
+    code, trained = run("--rows", "moa,prior,no-object-loss", "--seeds", "2")
+    assert code == 0
+    assert trained == [("moa", 0), ("moa", 1), ("no-object-loss", 0)]
+    page = (tmp_path / "out/toy.md").read_text()
+    assert "| MoA, λ_r = 0.0001 | 2 |" in page and "single branch, no prior" not in page
+    shown = capsys.readouterr().out
+    assert "reached" in shown and "cannot judge" not in shown
+
+
+def test_a_report_trains_nothing_and_keeps_the_rows_of_before(run, tmp_path):
+    run("--rows", "prior,moa", "--seeds", "1")
+    page = (tmp_path / "out/toy.md").read_text()
+    (tmp_path / "out/toy.md").unlink()
+    code, trained = run("--report-only")
+    assert code == 0 and trained == [("moa", 0)]
+    assert (tmp_path / "out/toy.md").read_text() == page
+
+
+def test_given_weights_are_measured_without_training(run, tmp_path):
+    code, trained = run("--moa", str(tmp_path / "mine"))
+    assert code == 0 and not trained
+    assert "| MoA, mine/ | 1 |" in (tmp_path / "out/toy.md").read_text()
+
+
+def test_a_weak_reader_is_called_so(run, monkeypatch, capsys):
+    monkeypatch.setattr(command, "Study", partial(FakeStudy, accuracy=0.9))
+    run("--report-only")
+    assert "the reader of 'place' is under 95 %" in capsys.readouterr().out
+
+
+def test_an_unknown_row_is_refused(run, capsys):
+    code, _ = run("--rows", "mao")
+    assert code == 2
+    assert "the rows are prior, moa, single-branch" in capsys.readouterr().err

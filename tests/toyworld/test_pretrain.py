@@ -1,0 +1,145 @@
+"""The pretraining: every stage runs, resumes bit for bit, and leaves what the next one needs."""
+
+import json
+import shutil
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from moa_jax.config import override
+from moa_jax.errors import InputError
+from moa_jax.pipeline import Pipeline
+from moa_jax.toyworld import pretrain as pretrain_module
+from moa_jax.toyworld.arrays import RowBatches, open_scenes
+from moa_jax.toyworld.pretrain import main, pretrain
+from moa_jax.toyworld.recipe import Recipe
+from moa_jax.toyworld.scenes import render, training_scene
+from moa_jax.training.mesh import make_mesh
+
+TINY = """
+    scenes.count=32 scenes.held_out=32 scenes.workers=1
+    networks.vae_width=8 networks.unet_width=8 networks.unet_inner_width=16 networks.unet_heads=1
+    networks.text_width=8 networks.text_layers=1 networks.text_heads=1
+    networks.vision_width=8 networks.vision_layers=1 networks.vision_heads=1 networks.projection=8
+    unet.sample_steps=2 vae.crop_steps=1
+""".split()
+STAGE = "{0}.steps={1} {0}.batch_size=8 {0}.warmup_steps=1 {0}.sample_every=2 {0}.log_every=1"
+
+
+def recipe(steps=3, checkpoint_every=2):
+    values = [
+        value
+        for stage in ("vae", "clip", "unet")
+        for value in f"{STAGE} {{0}}.checkpoint_every={checkpoint_every}".format(
+            stage, steps
+        ).split()
+    ]
+    return override(Recipe(), [*TINY, *values])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """As on a laptop: programs for the eight devices of the tests take longer to compile."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(pretrain_module, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """A pretraining of three steps a stage."""
+    output = tmp_path_factory.mktemp("pretraining")
+    pretrain(output, recipe(), ["scenes", "vae", "clip", "latents", "unet", "model"])
+    return output
+
+
+def weights(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*.safetensors")}
+
+
+def test_the_folder_draws(output):
+    pipeline = Pipeline.from_pretrained(output / "model")
+    assert pipeline.schedule.prediction_type == "v_prediction"
+    assert pipeline.base.tokenizer.model_max_length == 32
+    assert pipeline.base.vae.module.config.scaling_factor != 1.0
+    assert pipeline.base.image_encoder is not None
+    (image,) = pipeline("a man on the beach", num_inference_steps=2).images
+    assert image.size == (64, 64)
+
+
+def test_scenes_on_disk_are_those_of_the_stream(output):
+    arrays = open_scenes(output / "scenes")
+    for row in (0, 5, 31):
+        picture, masks = render(training_scene(0, row))
+        np.testing.assert_array_equal(arrays["pictures"][row], picture)
+        np.testing.assert_array_equal(arrays["masks"][row, : len(masks)], masks)
+        assert not arrays["masks"][row, len(masks) :].any()
+
+
+def test_latents_have_unit_variance(output):
+    mean, deviation = np.split(open_scenes(output / "scenes")["latents"].astype(np.float32), 2, -1)
+    np.testing.assert_allclose(np.var(mean) + np.mean(deviation**2), 1.0, rtol=0.02)
+
+
+@pytest.mark.parametrize("stage", ["vae", "clip", "unet"])
+def test_a_stage_resumes_bit_for_bit(output, tmp_path, stage):
+    """Taken back to its checkpoint of step 2, a stage ends with the very same weights."""
+    for name in ("scenes", "held_out", "vae", "clip"):
+        (tmp_path / name).symlink_to(output / name)
+    if stage in ("vae", "clip"):
+        (tmp_path / stage).unlink()
+    shutil.copytree(output / stage, tmp_path / stage)
+    shutil.rmtree(tmp_path / stage / "networks")
+    shutil.rmtree(tmp_path / stage / "checkpoints/3")
+    pretrain(tmp_path, recipe(), [stage])
+    assert weights(tmp_path / stage / "networks") == weights(output / stage / "networks")
+    lines = (tmp_path / stage / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines if "loss/total" in line]
+    assert steps == [1, 2, 3]
+
+
+def test_a_stage_that_is_done_is_left_alone(output, capsys):
+    before = weights(output)
+    pretrain(output, recipe(), ["scenes", "vae", "clip", "latents", "unet"])
+    assert weights(output) == before
+    assert "step 3/3" not in capsys.readouterr().out
+
+
+def test_a_stage_without_what_it_needs_says_which(tmp_path, capsys):
+    assert main([str(tmp_path), "--stages", "vae", *TINY]) == 2
+    assert "run the stage 'scenes' first" in capsys.readouterr().err
+    assert main([str(tmp_path), "--stages", "vea"]) == 2
+    assert "unknown vea" in capsys.readouterr().err
+    assert main([str(tmp_path), "vae.step=3"]) == 2
+    assert "vae.steps" in capsys.readouterr().err
+
+
+def test_other_scenes_are_not_taken_for_the_recipes(output):
+    other = override(recipe(), ["scenes.count=64"])
+    with pytest.raises(InputError, match="remove it to render anew"):
+        pretrain(output, other, ["scenes"])
+
+
+def test_batches_visit_every_row_once_an_epoch_and_resume():
+    batches = RowBatches(lambda rows: {"rows": rows}, count=10, batch_size=5, seed=0)
+    epochs = [np.concatenate([next(batches)["rows"], next(batches)["rows"]]) for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10))
+    assert epochs[0].tolist() != epochs[1].tolist()
+    again = RowBatches(lambda rows: {"rows": rows}, count=10, batch_size=5, seed=0)
+    again.set_state({"place": 3})
+    np.testing.assert_array_equal(next(again)["rows"], epochs[1][5:])
+    with pytest.raises(InputError, match="batch_size=11"):
+        RowBatches(lambda rows: {"rows": rows}, count=10, batch_size=11, seed=0)
+
+
+def test_the_towers_fingerprint_guards_the_prior(output, tmp_path):
+    """A prior's checkpoint is refused under another text tower."""
+    shutil.copytree(output, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/clip")
+    other = override(recipe(), ["clip.seed=1"])
+    pretrain(tmp_path / "run", other, ["clip"])
+    with pytest.raises(InputError, match="text_encoder"):
+        pretrain(tmp_path / "run", other, ["unet"])

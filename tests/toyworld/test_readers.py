@@ -1,0 +1,184 @@
+"""The judges: what their parts do on cases made by hand, and how good they are on new renders."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moa_jax.errors import InputError
+from moa_jax.toyworld.people import draw_look
+from moa_jax.toyworld.reader_networks import CONTEXT, KINDS, MARGIN, boxes, cut
+from moa_jax.toyworld.reader_training import (
+    accuracy,
+    blur,
+    left_to_right,
+    make_batch,
+    reader_accuracy,
+    reader_objective,
+    soften,
+)
+from moa_jax.toyworld.readers import (
+    ATTRIBUTES,
+    SAME_COLOR,
+    WEIGHTS,
+    PersonReading,
+    Readers,
+    Reading,
+    agreement,
+    applies,
+    initial_params,
+    same,
+)
+from moa_jax.toyworld.scenes import render, training_scene
+
+LOOK = draw_look(np.random.default_rng(0), "man")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Eight scenes, some of two people, with the masks padded to two."""
+    scenes = [training_scene(5, i) for i in range(0, 32, 4)]
+    rendered = [render(scene) for scene in scenes]
+    masks = np.zeros((len(scenes), 2, 64, 64), bool)
+    for row, (_, seen) in zip(masks, rendered, strict=True):
+        row[: len(seen)] = seen
+    assert {len(scene.people) for scene in scenes} == {1, 2}
+    return SimpleNamespace(
+        scenes=scenes, masks=masks, pictures=np.stack([picture for picture, _ in rendered])
+    )
+
+
+def perfect(scene, masks):
+    """What a reader without fault says."""
+    people = [
+        PersonReading(
+            masks[k], scene.people[k].word, {n: getattr(scene.people[k], n) for n in ATTRIBUTES}
+        )
+        for k in left_to_right(scene, masks)
+    ]
+    return Reading(dataclasses.asdict(scene.context), tuple(people), np.zeros(1))
+
+
+def test_a_perfect_reading_is_right_in_everything(drawn):
+    readings = [perfect(s, m) for s, m in zip(drawn.scenes, drawn.masks, strict=True)]
+    found = accuracy(drawn.scenes, drawn.masks, readings)
+    assert set(found.values()) == {1.0}
+    assert {*CONTEXT, "count", "word", "skin", "shirt", "mask"} <= set(found)
+
+
+def test_a_person_who_was_not_found_counts_as_wrong(drawn):
+    readings = [perfect(s, m) for s, m in zip(drawn.scenes, drawn.masks, strict=True)]
+    nobody = [dataclasses.replace(reading, people=()) for reading in readings]
+    found = accuracy(drawn.scenes, drawn.masks, nobody)
+    assert found["place"] == 1
+    assert not any(found[name] for name in ("count", "word", "skin", "hat", "mask"))
+
+
+def test_labels_stand_with_the_person_they_belong_to(drawn):
+    """Sorted from left to right, whatever the caption's order."""
+    batch = make_batch(drawn.scenes, drawn.pictures, drawn.masks)
+    for row, scene in enumerate(drawn.scenes):
+        columns = []
+        for place in range(len(scene.people)):
+            word = KINDS["word"][batch["word"][row, place]]
+            k = [look.word for look in scene.people].index(word)
+            np.testing.assert_array_equal(batch["masks"][row, place], drawn.masks[row, k])
+            np.testing.assert_allclose(batch["skin"][row, place], scene.people[k].skin, rtol=1e-6)
+            columns.append(np.nonzero(drawn.masks[row, k])[1].mean())
+        assert columns == sorted(columns)
+        assert batch["present"][row].sum() == len(scene.people)
+        assert batch["masks"][row, len(scene.people) :].sum() == 0
+
+
+def test_a_box_is_the_square_around_a_mask():
+    mask = jnp.zeros((1, 64, 64)).at[0, 10:50, 20:30].set(1.0).at[0, 60, 60].set(1.0)
+    np.testing.assert_allclose(boxes(mask)[0], [30, 25, 40 * MARGIN])
+
+
+def test_cutting_the_whole_picture_changes_nothing_and_a_corner_is_enlarged():
+    image = jax.random.uniform(jax.random.key(0), (1, 64, 64, 2))
+    np.testing.assert_allclose(cut(image, jnp.array([[32.0, 32.0, 64.0]])), image, atol=1e-5)
+    quarter = jnp.zeros((1, 64, 64, 1)).at[:, 32:, :32].set(1.0)
+    found = cut(quarter, jnp.array([[48.0, 16.0, 32.0]]))
+    np.testing.assert_allclose(found[:, 2:, :-2], np.ones((1, 62, 62, 1)), atol=1e-5)
+
+
+def test_blur_keeps_the_mean_and_spreads_by_its_sigma():
+    dot = jnp.zeros((2, 64, 64, 1)).at[:, 32, 32].set(1.0)
+    found = blur(dot, jnp.array([0.2, 2.0]))
+    np.testing.assert_allclose(found.sum(axis=(1, 2, 3)), [1, 1], atol=1e-4)
+    np.testing.assert_allclose(found[0], dot[0], atol=1e-3)
+    rows = found[1, :, :, 0].sum(axis=1)
+    assert float((rows * (jnp.arange(64) - 32) ** 2).sum()) == pytest.approx(4.0, abs=0.05)
+
+
+def test_softening_is_mild(drawn):
+    pictures = drawn.pictures.astype(np.float32) / 255
+    keys = jax.random.split(jax.random.key(0), len(pictures))
+    found = soften(jnp.asarray(pictures), keys)
+    assert 0.001 < float(jnp.abs(found - pictures).mean()) < 0.08
+
+
+def test_the_objective_reaches_every_weight(drawn):
+    batch = make_batch(drawn.scenes, drawn.pictures, drawn.masks)
+    params = initial_params(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), len(drawn.scenes))
+    differentiate = jax.jit(jax.grad(reader_objective, has_aux=True))
+    gradient, _ = differentiate(params, None, batch, keys)
+    still = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
+        if not np.abs(leaf).max() > 0
+    ]
+    assert not still
+
+
+def test_what_is_hidden_is_not_judged():
+    cap = dataclasses.replace(LOOK, hat="cap", hair_style="short")
+    bare = dataclasses.replace(LOOK, hat="none")
+    assert not applies("hair_style", cap) and not applies("hair", cap)
+    assert applies("hair", dataclasses.replace(cap, hair_style="long"))
+    assert applies("hat_color", cap) and not applies("hat_color", bare)
+    assert not applies("beard", dataclasses.replace(bare, word="woman"))
+
+
+def test_colours_agree_by_their_distance():
+    assert same("skin", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5 + 0.99 * SAME_COLOR))
+    assert not same("skin", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5 + 1.01 * SAME_COLOR))
+    assert same("hat", "cap", "cap") and not same("hat", "cap", "none")
+
+
+def test_strangers_rarely_agree_in_everything():
+    """So that identity can be told at all: two people of one word share half or so."""
+    random = np.random.default_rng(1)
+    shares = []
+    for _ in range(300):
+        one, other = (draw_look(random, "man") for _ in range(2))
+        person = PersonReading(
+            np.ones((64, 64), bool), "man", {n: getattr(other, n) for n in ATTRIBUTES}
+        )
+        shares.append(np.mean(list(agreement(person, one).values())))
+    assert np.mean(shares) < 0.55 and np.mean(np.array(shares) == 1) < 0.01
+
+
+def test_weights_survive_their_file_and_damage_is_named(drawn, tmp_path):
+    readers = Readers(initial_params(jax.random.key(2)))
+    readers.save(tmp_path / "readers.safetensors")
+    again = Readers.load(tmp_path / "readers.safetensors")
+    for one, other in zip(readers.read(drawn.pictures), again.read(drawn.pictures), strict=True):
+        np.testing.assert_allclose(one.features, other.features, rtol=0.02, atol=0.02)
+    (tmp_path / "damaged").write_bytes(b"not weights")
+    for name in ("damaged", "missing"):
+        with pytest.raises(InputError, match=f"{name}.*--stages readers"):
+            Readers.load(tmp_path / name)
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the readers' weights are not there")
+def test_the_committed_readers_can_judge():
+    """Held-out renders, through segmentation, cutting out and reading."""
+    found = reader_accuracy(Readers.load(), count=200, seed=2)
+    weak = {name: value for name, value in found.items() if value < 0.93 and name != "mask"}
+    assert not weak and found["mask"] > 0.85
