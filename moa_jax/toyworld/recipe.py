@@ -1,7 +1,10 @@
 """The recipe of the toy world's pretraining: every size, weight and step count, in one place.
 
 `moa_jax.toyworld.pretrain` follows it; its command line overrides single values by their path
-(`unet.steps=2000`). All values are our own choice.
+(`unet.steps=2000`). All values are our own choice. On 2 CPU cores the scenes take 5 minutes, the
+autoencoder 27 (held-out PSNR 25.6 dB) and the towers 11 (of 256 held-out people, 91 % are nearest
+to another view of themselves; of as many pictures, 87 % to their own caption); how long the U-Net
+and the readers take is not yet measured.
 """
 
 from dataclasses import dataclass, field
@@ -57,7 +60,7 @@ class TrainingRecipe:
     seed: int = 0
     log_every: int = 50
     sample_every: int | None = 500
-    checkpoint_every: int = 500
+    checkpoint_every: int = 250
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ class VAERecipe(TrainingRecipe):
 class CLIPRecipe(TrainingRecipe):
     """The two towers: pictures against captions, and views of one person against other people."""
 
-    steps: int = 1_500
-    batch_size: int = 32  # groups of four scenes
+    steps: int = 700
+    batch_size: int = 24  # groups of four scenes
     weight_decay: float = 5e-2
     caption_weight: float = 1.0
     identity_weight: float = 1.0
@@ -95,8 +98,8 @@ class CLIPRecipe(TrainingRecipe):
 class UNetRecipe(TrainingRecipe):
     """The prior."""
 
-    steps: int = 2_500
-    batch_size: int = 128
+    steps: int = 8_000
+    batch_size: int = 64
     condition_dropout: float = 0.1
     guidance_scale: float = 4.0  # of the previews
     sample_steps: int = 25
@@ -106,7 +109,7 @@ class UNetRecipe(TrainingRecipe):
 class ReadersRecipe(TrainingRecipe):
     """The judges of the evaluation."""
 
-    steps: int = 1_500
+    steps: int = 3_000
     batch_size: int = 32
     learning_rate: float = 2e-3
     warmup_steps: int = 50
