@@ -1,8 +1,8 @@
 """How the readers are trained, on the renderer's pictures alone, and how good they are.
 
 The pictures are softened at random, for what a VAE decodes is softer than a render; people are cut
-out with the true masks, moved a little. Two people are told apart as left and right. Knows nothing
-of the model that the readers judge.
+out a little beside their masks, mostly those that the scene reader finds. Two people are told apart
+as left and right. Knows nothing of the model that the readers judge.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

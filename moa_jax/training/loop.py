@@ -96,7 +96,8 @@ def fit(
             batch, place = next(queue)
             state, metrics = train_step(state, frozen, batch)
             if probe and (step % run.log_every == 0 or step == run.steps):
-                metrics = {**metrics, **probe(state, frozen, batch)}
+                with monitor.paused():  # its first call compiles
+                    metrics = {**metrics, **probe(state, frozen, batch)}
             monitor.settle()
             monitor.pending = (step, metrics)
             if step % run.checkpoint_every == 0 or step == run.steps:
