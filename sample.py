@@ -16,22 +16,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moa_jax import __version__
-from moa_jax.command import fail, make_folder
-from moa_jax.errors import InputError
+from moa_jax.command import make_folder, run
 
 
 def main(command: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is returned."""
     arguments = parse_arguments(command)
-    try:
+
+    def work() -> None:
         out = make_folder("--out", arguments.out)
-        pipe, result = draw(arguments)
-        save(out, arguments, pipe, result)
-    except InputError as error:
-        return fail(error)
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        save(out, arguments, *draw(arguments))
+
+    return run(work)
 
 
 def parse_arguments(command: Sequence[str] | None) -> argparse.Namespace:

@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
-from moa_jax.command import fail, make_folder
+from moa_jax.command import make_folder, run
 from moa_jax.config import Config, flatten, load_config, override
 from moa_jax.data.loader import Loader, make_loader
 from moa_jax.data.records import open_records
@@ -29,7 +29,7 @@ from moa_jax.method.weights import Identity, MoaCard, learning_mask, load_moa, s
 from moa_jax.pipeline import Pipeline, choose_dtype
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.learning import make_optimizer
-from moa_jax.training.loop import NonFiniteLoss, check_run, fit
+from moa_jax.training.loop import check_run, fit
 from moa_jax.training.mesh import check_batch, jit_step, make_mesh, place_weight, weight_shardings
 from moa_jax.training.objective import make_objective, summarize
 from moa_jax.training.preview import SHOWN, make_preview
@@ -58,20 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--print-config", action="store_true", help="print every value and stop")
     options = parser.parse_intermixed_args(arguments)
-    try:
+
+    def work() -> None:
         config = override(load_config(options.config), options.overrides)
-        if options.print_config:
-            print_config(config)
-        else:
-            train(config)
-    except InputError as error:
-        return fail(error)
-    except NonFiniteLoss as error:
-        return fail(error, code=1)
-    except KeyboardInterrupt:
-        print("stopped: the same command resumes from the newest checkpoint", file=sys.stderr)
-        return 130
-    return 0
+        (print_config if options.print_config else train)(config)
+
+    return run(work, stopped="stopped: the same command resumes from the newest checkpoint")
 
 
 def train(config: Config) -> None:

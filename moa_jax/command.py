@@ -1,14 +1,34 @@
-"""What the command-line programs share: how they refuse, and where they write."""
+"""What the command-line programs share: how they end, and where they write."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from moa_jax.errors import InputError
+from moa_jax.errors import InputError, NonFiniteLoss
 
 
-def fail(error: Exception, code: int = 2) -> int:
-    """Print an error as one message, without a traceback; gives the exit code back."""
-    sys.stderr.write(f"error: {error}\n")
+def run(work: Callable[[], int | None], stopped: str = "stopped") -> int:
+    """Do a command's work; what stops it is one message, without a traceback.
+
+    Args:
+        work: may give an exit code of its own.
+        stopped: what Ctrl-C leaves to say.
+
+    Returns:
+        The exit code: 0 done; 1 training diverged; 2 something must be changed; 130 Ctrl-C.
+    """
+    try:
+        return work() or 0
+    except InputError as error:
+        return _say(f"error: {error}", 2)
+    except NonFiniteLoss as error:
+        return _say(f"error: {error}", 1)
+    except KeyboardInterrupt:
+        return _say(stopped, 130)
+
+
+def _say(message: str, code: int) -> int:
+    sys.stderr.write(message + "\n")
     return code
 
 

@@ -13,26 +13,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from moa_jax.backbone.folder import resolve
 from moa_jax.backbone.tokenizer import load_tokenizer
-from moa_jax.command import fail
+from moa_jax.command import run
 from moa_jax.config import DataConfig, MethodConfig
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.check import Report, check_records
 from moa_jax.data.records import SPLITS, Records, open_records
-from moa_jax.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parse(arguments)
-    try:
-        label = None if options.subject_label == "none" else options.subject_label
-        records = open_records(options.path, options.layout, options.split, label)
-        tokenizer = None
-        if options.model:
-            tokenizer = load_tokenizer(resolve(options.model, ("tokenizer",)) / "tokenizer")
-            encode_caption(tokenizer, "")  # refuses a tokenizer that does not say its length
-    except InputError as error:
-        return fail(error)
+    return run(lambda: check(options))
+
+
+def check(options: argparse.Namespace) -> int:
+    """Check a data set and print the report; the exit code is returned."""
+    label = None if options.subject_label == "none" else options.subject_label
+    records = open_records(options.path, options.layout, options.split, label)
+    tokenizer = None
+    if options.model:
+        tokenizer = load_tokenizer(resolve(options.model, ("tokenizer",)) / "tokenizer")
+        encode_caption(tokenizer, "")  # refuses a tokenizer that does not say its length
     return _print(_check(records, options, tokenizer), options)
 
 

@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from moa_jax.command import fail
+from moa_jax.command import run
 from moa_jax.config import load_config, override
-from moa_jax.errors import InputError
 from moa_jax.evaluation import findings
 from moa_jax.evaluation.findings import Results, RowResult, bars
 from moa_jax.evaluation.report import main_table, write_report
@@ -36,14 +35,7 @@ SHOWN = (PRIOR, MOA, "single-branch", "no-router-loss")  # rows in the figure
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parse(arguments)
-    try:
-        _evaluate(options)
-    except InputError as error:
-        return fail(error)
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return run(lambda: _evaluate(options), stopped="stopped: the same command goes on from here")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from moa_jax.command import fail, make_folder
+from moa_jax.command import make_folder, run
 from moa_jax.errors import InputError
 from moa_jax.toyworld.scenes import DATA_SET, SIZE, write_data
 
@@ -24,26 +24,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=0, help="of the stream of scenes (default: %(default)s)")
     add("--size", type=int, default=SIZE, help="side in pixels (default: %(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        for name in ("count", "size"):
-            if getattr(options, name) < 1:
-                raise InputError(f"--{name} {getattr(options, name)}: must be 1 or more")
-        folder = make_folder("DIR", options.folder)
-        with Progress() as progress:
-            task = progress.add_task("drawing", total=options.count)
-            write_data(
-                folder,
-                options.count,
-                options.seed,
-                options.size,
-                on_picture=lambda: progress.advance(task),
-            )
-    except InputError as error:
-        return fail(error)
-    except KeyboardInterrupt:
-        return 130
+    return run(lambda: write(options))
+
+
+def write(options: argparse.Namespace) -> None:
+    """Write the data set, with a progress bar.
+
+    Raises:
+        InputError: a number that is too small, or a folder that cannot be made.
+    """
+    for name in ("count", "size"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} {getattr(options, name)}: must be 1 or more")
+    folder = make_folder("DIR", options.folder)
+    with Progress() as progress:
+        task = progress.add_task("drawing", total=options.count)
+        write_data(
+            folder,
+            options.count,
+            options.seed,
+            options.size,
+            on_picture=lambda: progress.advance(task),
+        )
     print(f"wrote {options.count} pictures to {folder}/")
-    return 0
 
 
 if __name__ == "__main__":

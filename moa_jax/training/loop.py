@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from moa_jax.config import Config
-from moa_jax.errors import InputError
+from moa_jax.errors import InputError, NonFiniteLoss
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.learning import combine, learning_rate
 from moa_jax.training.log import Display, MetricsWriter, Stopwatch
@@ -49,10 +49,6 @@ class Batches(Protocol):
     def set_state(self, state: dict[str, Any]) -> None:
         """Go to a place."""
         ...
-
-
-class NonFiniteLoss(ArithmeticError):
-    """Training diverged: the message names the step, the term and the last good checkpoint."""
 
 
 def fit(

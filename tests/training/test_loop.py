@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moa_jax.errors import InputError
+from moa_jax.errors import InputError, NonFiniteLoss
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.log import Display, MetricsWriter
-from moa_jax.training.loop import NonFiniteLoss, check_run, fit, prefetch
+from moa_jax.training.loop import check_run, fit, prefetch
 from tests.training.tiny import RandomBatches
 
 
