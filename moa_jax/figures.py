@@ -52,6 +52,25 @@ def image_grid(
     return grid
 
 
+def picture_table(
+    rows: Sequence[Sequence[Picture | None]], heads: Sequence[str], size: int = 128
+) -> Image.Image:
+    """Lay pictures out in rows, under the heads of their columns; None says "none".
+
+    Args:
+        heads: of each column.
+        size: side of a cell in pixels.
+    """
+    figure = _figure([size] * len(heads), [size] * len(rows), GAP, "", 32, caption=GAP)
+    axes = figure.subplots(len(rows), len(heads), squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        for ax, picture in zip(line, row, strict=True):
+            _show(ax, None if picture is None else _picture(picture))
+    for ax, head in zip(axes[0], heads, strict=True):
+        ax.set_title(textwrap.fill(head, size // 8), fontsize=size / 14, color=QUIET)
+    return _rendered(figure)
+
+
 def colorize(weights: Weights) -> UInt8[np.ndarray, "h w 3"]:
     """Colour a map on the fixed scale from 0 to 1; values outside take the colour of the end."""
     return colormaps["magma"](np.nan_to_num(weights.astype(np.float32)), bytes=True)[..., :3]
@@ -184,14 +203,19 @@ def _group_maps(routing: Routing, index: int) -> dict[tuple[str, str], Maps]:
 
 
 def _figure(
-    widths: Sequence[int], heights: Sequence[int], gap: int, title: str, rise: int
+    widths: Sequence[int],
+    heights: Sequence[int],
+    gap: int,
+    title: str,
+    rise: int,
+    caption: int = CAPTION,
 ) -> Figure:
     """Start a figure for axes of these sizes, with its title above; all in pixels."""
     width = sum(widths) + gap * (len(widths) - 1)
-    height = sum(heights) + CAPTION * (len(heights) - 1)
+    height = sum(heights) + caption * (len(heights) - 1)
     figure = Figure((width / DPI, height / DPI), DPI)
     # The axes fill the figure; `_rendered` adds the room that titles and labels take outside.
-    figure.subplots_adjust(0, 0, 1, 1, gap / np.mean(widths), CAPTION / np.mean(heights))
+    figure.subplots_adjust(0, 0, 1, 1, gap / np.mean(widths), caption / np.mean(heights))
     figure.text(0, 1 + rise / height, title, fontsize=18, parse_math=False)
     return figure
 

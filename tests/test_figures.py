@@ -11,6 +11,7 @@ from moa_jax.figures import (
     layer_group,
     mean_weights,
     overlay,
+    picture_table,
     preview_figure,
     routing_figure,
 )
@@ -51,6 +52,17 @@ def test_grid_centres_smaller_pictures_and_takes_arrays():
     assert grid.size == (80, 40)
     assert boxes(grid, BLUE) == [] and grid.getpixel((60, 20)) == BLUE
     assert grid.getpixel((54, 20)) == grid.getpixel((60, 9)) == (255, 255, 255)
+
+
+def test_a_table_has_a_cell_for_each_picture_and_leaves_out_what_is_none():
+    table = picture_table([[None, solid(GREEN)], [solid(RED), solid(BLUE)]], ["photo", "beach"])
+    (green,), (red,), (blue,) = (boxes(table, color) for color in (GREEN, RED, BLUE))
+    assert green[1] == blue[1] > red[1] and blue[0] == red[0] > green[0]
+    assert {box[2] - box[0] for box in (red, green, blue)} == {128}
+    empty = np.asarray(table)[green[0] : green[2], red[1] : red[3]]
+    assert empty.mean() > 230 and empty.min() < 160  # a word on white
+    heads = np.asarray(table)[: green[0] - 2]
+    assert heads[:, red[1] : red[3]].min() < 160 and heads[:, green[1] : green[3]].min() < 160
 
 
 def test_colors_are_on_a_fixed_scale():

@@ -4,6 +4,7 @@ A folder holds a file for each array, all with a row for each scene but `portrai
 for each group of four (see `training_scene`). It appears whole or not at all.
 """
 
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -24,6 +25,7 @@ from moa_jax.toyworld.scenes import GROUP, render, render_portrait, training_sce
 PEOPLE = 2  # at most, in a scene
 CHUNK = 128  # scenes that one task renders
 CARD = "scenes.json"
+IDENTIFYING = 64  # scenes that tell one stream from another
 
 Arrays = dict[str, np.ndarray]
 Read = Callable[[Int[np.ndarray, " n"]], Mapping[str, np.ndarray]]
@@ -47,6 +49,7 @@ def write_scenes(
     if count < GROUP or count % GROUP:
         raise InputError(f"a count of {count} scenes is not a multiple of {GROUP}")
     card = {"count": count, "seed": seed, "size": size, "length": caption_length(tokenizer)}
+    card["first"] = _fingerprint(seed, size)
     if folder.exists():
         found = json.loads((folder / CARD).read_text(encoding="utf-8"))
         if found != card:
@@ -149,6 +152,15 @@ class InTurn:
         self._place = state["place"]
         self._first.set_state({"place": min(self._place, self._switch)})
         self._then.set_state({"place": max(0, self._place - self._switch)})
+
+
+def _fingerprint(seed: int, size: int) -> str:
+    """Identify a stream by its first scenes and their pictures: a change of the world shows."""
+    digest = hashlib.sha256()
+    for index in range(IDENTIFYING):
+        scene = training_scene(seed, index)
+        digest.update(repr(scene).encode() + render(scene, size)[0].tobytes())
+    return digest.hexdigest()
 
 
 def _render(task: tuple[Path, int, int, int]) -> list[str]:

@@ -22,7 +22,7 @@ import numpy as np
 from moa_jax.backbone.folder import read_config, write_config
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion, save_stable_diffusion
 from moa_jax.backbone.tokenizer import load_tokenizer
-from moa_jax.command import fail, make_folder
+from moa_jax.command import make_folder, run
 from moa_jax.config import override
 from moa_jax.data.captions import encode_caption
 from moa_jax.diffusion.schedule import NoiseSchedule
@@ -51,7 +51,6 @@ from moa_jax.toyworld.recipe import Recipe
 from moa_jax.toyworld.scenes import GROUP
 from moa_jax.toyworld.stage import Stage, load_network
 from moa_jax.toyworld.tokenizer import WORDS, write_tokenizer
-from moa_jax.training.loop import NonFiniteLoss
 from moa_jax.training.mesh import make_mesh
 
 TOWERS = ("text_encoder", "image_encoder")
@@ -158,7 +157,8 @@ class Pretraining:
 
     def readers(self) -> None:
         """Train the judges of the evaluation, which see renders alone."""
-        recipe, file = self.recipe.readers, self.output / "readers.safetensors"
+        recipe, scenes = self.recipe.readers, self.recipe.scenes
+        file = self.output / "readers.safetensors"
         if file.is_file():
             return
         stage = Stage(self.output / "readers", recipe, self.mesh, None, {})
@@ -166,8 +166,10 @@ class Pretraining:
         trained = stage.train(
             reader_objective,
             reader_params(jax.random.key(recipe.seed)),
-            self._batches(partial(reader_batch, arrays), len(arrays["pictures"]), recipe),
-            reader_preview(self._open("held_out")),
+            self._batches(
+                partial(reader_batch, arrays, seed=scenes.seed), len(arrays["pictures"]), recipe
+            ),
+            reader_preview(self._open("held_out"), scenes.held_out_seed),
         )
         Readers(trained).save(file)
         print(f"wrote {file}")
@@ -221,16 +223,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output, overrides = options.output, options.overrides
     if "=" in output:
         output, overrides = parser.get_default("output"), [output, *overrides]
-    try:
+
+    def work() -> None:
         pretrain(Path(output), override(Recipe(), overrides), options.stages.split(","))
-    except InputError as error:
-        return fail(error)
-    except NonFiniteLoss as error:
-        return fail(error, code=1)
-    except KeyboardInterrupt:
-        print("stopped: the same command resumes from the newest checkpoint", file=sys.stderr)
-        return 130
-    return 0
+
+    return run(work, stopped="stopped: the same command resumes from the newest checkpoint")
 
 
 def pretrain(output: Path, recipe: Recipe, stages: Sequence[str] = tuple(STAGES)) -> None:

@@ -28,6 +28,7 @@ MAX_PEOPLE = 2
 SIZE = 64  # pixels of the pictures and of a person cut out
 MARGIN = 1.15  # side of the square that is cut out, in sides of the person's box
 WIDTHS = (16, 48, 64, 96)  # channels at 32, 16, 8 and 4 pixels
+HEAD_WIDTHS = (32, 48)  # channels of the closer look at the head
 FEATURES = 96
 
 
@@ -125,7 +126,12 @@ class PersonReader(nn.Module):
         """Read people cut out with `cut`; the mask only tells which of two it is."""
         pixels = jnp.concatenate([2 * pictures - 1, mask[..., None]], axis=-1)
         maps, summary = Trunk(name="trunk")(pixels)
-        kinds = {name: nn.Dense(len(values), name=name)(summary) for name, values in KINDS.items()}
+        head = maps[:, : maps.shape[1] // 2]  # the upper half, where most kinds are seen
+        for number, width in enumerate(HEAD_WIDTHS):
+            head = Conv(width, 2, name=f"head.{number}")(head)
+        head = nn.relu(nn.Dense(FEATURES, name="face")(head.reshape(len(head), -1)))
+        seen = jnp.concatenate([summary, head], axis=-1)
+        kinds = {name: nn.Dense(len(values), name=name)(seen) for name, values in KINDS.items()}
         where = nn.Conv(len(COLORS), (3, 3), name="where")(maps).reshape(len(maps), -1, len(COLORS))
         small = nn.avg_pool(pictures, (2, 2), (2, 2)).reshape(len(maps), -1, 3)
         seen = jnp.einsum("bpk,bpc->bkc", jax.nn.softmax(where, axis=1), small)

@@ -11,9 +11,11 @@ import pytest
 from moa_jax.config import override
 from moa_jax.errors import InputError
 from moa_jax.pipeline import Pipeline
+from moa_jax.toyworld import arrays
 from moa_jax.toyworld import pretrain as pretrain_module
 from moa_jax.toyworld.arrays import RowBatches, open_scenes
 from moa_jax.toyworld.pretrain import main, pretrain
+from moa_jax.toyworld.readers import Readers
 from moa_jax.toyworld.recipe import Recipe
 from moa_jax.toyworld.scenes import render, training_scene
 from moa_jax.training.mesh import make_mesh
@@ -71,12 +73,12 @@ def test_the_folder_draws(output):
 
 
 def test_scenes_on_disk_are_those_of_the_stream(output):
-    arrays = open_scenes(output / "scenes")
+    found = open_scenes(output / "scenes")
     for row in (0, 5, 31):
         picture, masks = render(training_scene(0, row))
-        np.testing.assert_array_equal(arrays["pictures"][row], picture)
-        np.testing.assert_array_equal(arrays["masks"][row, : len(masks)], masks)
-        assert not arrays["masks"][row, len(masks) :].any()
+        np.testing.assert_array_equal(found["pictures"][row], picture)
+        np.testing.assert_array_equal(found["masks"][row, : len(masks)], masks)
+        assert not found["masks"][row, len(masks) :].any()
 
 
 def test_latents_have_unit_variance(output):
@@ -121,6 +123,26 @@ def test_other_scenes_are_not_taken_for_the_recipes(output):
     other = override(recipe(), ["scenes.count=64"])
     with pytest.raises(InputError, match="remove it to render anew"):
         pretrain(output, other, ["scenes"])
+
+
+def test_scenes_of_an_earlier_world_are_not_taken_for_todays(output, monkeypatch):
+    def darker(scene, size):
+        picture, masks = render(scene, size)
+        return picture // 2, masks
+
+    monkeypatch.setattr(arrays, "render", darker)
+    with pytest.raises(InputError, match="remove it to render anew"):
+        pretrain(output, recipe(), ["scenes"])
+
+
+def test_the_readers_are_trained_on_the_same_scenes(output, tmp_path):
+    for name in ("scenes", "held_out"):
+        (tmp_path / name).symlink_to(output / name)
+    steps = STAGE.format("readers", 2).split()
+    pretrain(tmp_path, override(recipe(), steps), ["readers"])
+    assert len(Readers.load(tmp_path / "readers.safetensors").read(np.zeros((1, 64, 64, 3), "u1")))
+    lines = (tmp_path / "readers/metrics.jsonl").read_text()
+    assert "loss/hat_color" in lines and "accuracy/hat_color" in lines
 
 
 def test_batches_visit_every_row_once_an_epoch_and_resume():

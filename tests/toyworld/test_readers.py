@@ -23,7 +23,6 @@ from moa_jax.toyworld.reader_training import (
 from moa_jax.toyworld.readers import (
     ATTRIBUTES,
     SAME_COLOR,
-    WEIGHTS,
     PersonReading,
     Readers,
     Reading,
@@ -176,7 +175,6 @@ def test_weights_survive_their_file_and_damage_is_named(drawn, tmp_path):
             Readers.load(tmp_path / name)
 
 
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the readers' weights are not there")
 def test_the_committed_readers_can_judge():
     """Held-out renders, through segmentation, cutting out and reading."""
     found = reader_accuracy(Readers.load(), count=200, seed=2)
