@@ -193,7 +193,8 @@ def test_bfloat16_draws_nearly_the_same(tiny_folder, moa_folder, personal):
     arguments = (MARKED, [portrait(1), portrait(2)])
     drawn = pixels(half(*arguments, num_inference_steps=3))
     exact = pixels(personal(*arguments, num_inference_steps=3))
-    assert np.abs(drawn - exact).mean() < 10
+    another = pixels(personal(*arguments, num_inference_steps=3, seed=1))
+    assert np.abs(drawn - exact).mean() < 0.3 * np.abs(another - exact).mean()
 
 
 def test_a_prompt_too_long_is_a_warning_that_quotes_what_is_lost(plain):

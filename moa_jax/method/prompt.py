@@ -48,17 +48,20 @@ class MLP(nn.Module):
 
     Attributes:
         width: of the hidden layer and the output.
+        silent: whether it starts as the zero function.
     """
 
     width: int
     dtype: Any = jnp.float32
+    silent: bool = False
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "*batch C"]) -> Float[Array, "*batch D"]:
         """Transform the last axis."""
         hidden = LayerNorm(dtype=self.dtype, name="norm")(hidden)
         hidden = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name="fc1")(hidden), False)
-        return nn.Dense(self.width, dtype=self.dtype, name="fc2")(hidden)
+        kernel = nn.initializers.zeros if self.silent else nn.linear.default_kernel_init
+        return nn.Dense(self.width, dtype=self.dtype, kernel_init=kernel, name="fc2")(hidden)
 
 
 class Fusion(nn.Module):
@@ -104,8 +107,9 @@ def fourier_features(
 class TimeLayerConditioning(nn.Module):
     """Let a subject's embedding depend on the diffusion time and the U-Net's layer.
 
-    Source: MoA, Sec. 3.3: m_{t,l} = MLP(LN(m) + LN(PE(t, l))). The form of the MLP and the norm
-    that closes it, which gives the result the scale of a text embedding, are our choice.
+    Source: MoA, Sec. 3.3: MLP(LN(m) + LN(PE(t, l))). The form of the MLP, and that it is added to
+    the embedding of the word and starts silent, are our choice: training starts at the prior, with
+    no random embedding to unlearn.
 
     Attributes:
         layers: transformer blocks of the U-Net; l counts them from the input.
@@ -120,7 +124,10 @@ class TimeLayerConditioning(nn.Module):
 
     @nn.compact
     def __call__(
-        self, subjects: Float[Array, "B K D"], timesteps: Shaped[Array, " B"]
+        self,
+        word: Float[Array, "B K D"],
+        subjects: Float[Array, "B K D"],
+        timesteps: Shaped[Array, " B"],
     ) -> Float[Array, "B layers K D"]:
         """Condition every subject on the time, once for each layer."""
         width = subjects.shape[-1]
@@ -128,10 +135,8 @@ class TimeLayerConditioning(nn.Module):
         places = nn.Dense(width, dtype=self.dtype, name="project")(places)
         places = LayerNorm(dtype=self.dtype, name="norm_place")(places)
         subjects = LayerNorm(dtype=self.dtype, name="norm_subject")(subjects)
-        conditioned = MLP(width, self.dtype, name="mlp")(
-            subjects[:, None, :, :] + places[:, :, None, :]
-        )
-        return LayerNorm(dtype=self.dtype, name="norm")(conditioned)
+        both = subjects[:, None, :, :] + places[:, :, None, :]
+        return word[:, None] + MLP(width, self.dtype, silent=True, name="mlp")(both)
 
 
 class SubjectPrompt(nn.Module):
@@ -170,5 +175,5 @@ class SubjectPrompt(nn.Module):
             conditioning = self.conditioning(
                 layers=self.layers, dtype=self.dtype, name="conditioning"
             )
-            conditioned = conditioning(subjects, timesteps)
+            conditioned = conditioning(word, subjects, timesteps)
         return Prompt(text, conditioned, tokens, timesteps)

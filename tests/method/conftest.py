@@ -11,6 +11,7 @@ from moa_jax.backbone.unet import UNet, UNetConfig, transformer_blocks
 from moa_jax.method.mixture import MixtureOfAttention
 from moa_jax.method.model import add_experts
 from moa_jax.method.prompt import SubjectPrompt
+from tests.method.prompts import speak
 
 CONFIG = UNetConfig.from_dict(
     {
@@ -42,7 +43,8 @@ def _draw(key):
     features = jax.random.normal(keys[1], (2, 2, 20))
     latents = jax.random.normal(keys[2], (2, 8, 6, 4))
     tokens, timesteps = jnp.array([[1, 4], [2, 7]]), jnp.array([3, 900])
-    prompt, variables = PROMPTER.init_with_output(keys[3], text, features, tokens, timesteps)
+    prompt_params = speak(PROMPTER.init(keys[3], text, features, tokens, timesteps)["params"])
+    prompt = PROMPTER.apply({"params": prompt_params}, text, features, tokens, timesteps)
     prior = UNet(CONFIG).init(keys[4], latents, timesteps, text)["params"]
     mixed = UNet(CONFIG, MixtureOfAttention).init(keys[5], latents, timesteps, prompt)["params"]
     routers = {
@@ -56,7 +58,7 @@ def _draw(key):
         "tokens": tokens,
         "timesteps": timesteps,
         "latents": latents,
-        "prompt_params": variables["params"],
+        "prompt_params": prompt_params,
         "prompt": prompt,
         "prior": prior,
         "params": add_experts(prior, unflatten_dict(routers), MixtureOfAttention.added),

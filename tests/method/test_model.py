@@ -58,6 +58,24 @@ def test_a_pass_observes_every_layer(built):
         np.testing.assert_array_equal(present, [[True, True, False], [True, False, False]])
 
 
+def test_training_starts_at_stable_diffusion(built):
+    """Whatever the routing: both experts are equal, and a subject adds nothing to its word."""
+    base, model, params = built
+    ids, times = jnp.arange(77)[None] % 40, jnp.array([300])
+    features = jax.random.normal(jax.random.key(1), (1, 2, 32))
+    latents = jax.random.normal(jax.random.key(2), (1, 8, 6, 4))
+
+    @jax.jit
+    def both(params):
+        text = model.encode_text(params, ids)
+        mixed, _ = model.denoise(params, latents, times, text, features, jnp.array([[2, 5]]))
+        return mixed, base.unet.module.apply({"params": base.unet.params}, latents, times, text)
+
+    mixed, plain = both(params)
+    assert np.abs(plain).max() > 0.1
+    np.testing.assert_allclose(mixed, plain, rtol=1e-4, atol=1e-5)
+
+
 def test_losses_read_the_layers_of_the_paper_and_of_fastcomposer(built):
     """Of SD 1.5's 16 blocks: 14 for the router, FastComposer's five middle stages for objects."""
     _, model, _ = built

@@ -27,6 +27,13 @@ def test_a_picture_has_zero_gradient_on_the_tokens_of_another(scene):
     assert np.all(jacobian[1, :, :, 0] == 0)
 
 
+def test_training_starts_at_the_words(scene):
+    arguments = scene.text, scene.features, scene.tokens, scene.timesteps
+    prompt, _ = scene.prompter.init_with_output(jax.random.key(3), *arguments)
+    for block in range(len(scene.blocks)):
+        np.testing.assert_array_equal(prompt.for_experts(block)[1], scene.text)
+
+
 def test_words_without_a_subject_keep_their_text(scene):
     changed = np.asarray(personalized(scene, scene.features) != scene.text).any(-1)
     expected = np.zeros((2, 7), bool)

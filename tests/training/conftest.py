@@ -10,6 +10,7 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.method.model import build
 from moa_jax.method.weights import Identity, learning_mask
 from moa_jax.training.mesh import make_mesh
+from tests.method.prompts import speak
 from tests.training.tiny import BATCH, Run, Tiny, gradient_run, make_run
 
 
@@ -28,6 +29,7 @@ def config() -> Config:
 def tiny(tiny_folder, config) -> Tiny:
     base = load_stable_diffusion(str(tiny_folder))
     model, params = build(base, config.method, dtype=jnp.float32, key=jax.random.key(0))
+    params = {**params, "prompt": speak(params["prompt"])}
     mask = learning_mask(params, config.method)
     schedule = NoiseSchedule.from_config(base.scheduler_config)
     return Tiny(base, model, params, mask, schedule, Identity.of(base))
