@@ -76,6 +76,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-5  # [FC]
     schedule: Literal["constant", "cosine"] = "constant"  # [FC]
     warmup_steps: int = 0
+    router_start: int = 0  # [ours] step from which routers learn: see configs/toy.py
     weight_decay: float = 1e-2  # [FC]
     max_grad_norm: float = 1.0  # [FC] over what learns
     accumulation: int = 1  # micro-batches a step

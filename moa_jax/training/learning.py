@@ -68,5 +68,18 @@ def make_optimizer(
         mask: tree of bool, true where a leaf learns; frozen leaves get no state and do not enter
             the norm.
     """
-    adamw = optax.adamw(learning_rate(config, steps), weight_decay=config.weight_decay)
-    return optax.masked(optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adamw), mask)
+    chain = [
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adamw(learning_rate(config, steps), weight_decay=config.weight_decay),
+    ]
+    if config.router_start:
+        started = optax.scale_by_schedule(lambda step: step >= config.router_start)
+        chain.append(optax.masked(started, _routers))
+    return optax.masked(optax.chain(*chain), mask)
+
+
+def _routers(tree: Any) -> Any:
+    """Mark the routers' leaves."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "router" in {key.key for key in path}, tree
+    )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moa_jax.diffusion.schedule import NoiseSchedule, add_noise
+from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
 from moa_jax.method.losses import union_mask
 from moa_jax.method.model import MoA
 from moa_jax.training.learning import combine
@@ -38,22 +38,39 @@ def make_probe(model: MoA, schedule: NoiseSchedule) -> Callable[[TrainState, Any
             tokens = batch["subject_tokens"]
             return model.denoise(params, noisy, draws.timesteps, text, subjects, tokens)[0]
 
-        change = predict(features) - predict(jnp.roll(features, 1, axis=0))
+        target = training_target(schedule, mean, draws.noise, draws.timesteps)
         union = union_mask(batch["masks"].astype(jnp.float32), mean.shape[1:3])
-        return swap_effect(change, union)
+        own, other = predict(features), predict(jnp.roll(features, 1, axis=0))
+        return swap_effect(own, other, target, union)
 
     return probe
 
 
-def swap_effect(change: Float[Array, "B H W C"], mask: Float[Array, "B H W"]) -> Numbers:
-    """Give the root mean square of a change on the subjects, and on the background.
+def swap_effect(
+    own: Float[Array, "B H W C"],
+    other: Float[Array, "B H W C"],
+    target: Float[Array, "B H W C"],
+    mask: Float[Array, "B H W"],
+) -> Numbers:
+    """Compare predictions with a picture's own subjects and with others.
 
     Args:
         mask: the union of the subjects; where there is none, nothing counts as subject.
+
+    Returns:
+        swap/subject and swap/background: the root mean square of the change there; swap/loss: by
+        how much the other subjects raise the squared error on the subject, 0 as long as the
+        subjects do not help.
     """
-    squared = jnp.mean(jnp.square(change.astype(jnp.float32)), axis=-1)
 
-    def over(region: Float[Array, "B H W"]) -> Float[Array, ""]:
-        return jnp.sqrt(jnp.sum(squared * region) / jnp.maximum(jnp.sum(region), 1e-6))
+    def over(values: Float[Array, "B H W C"], region: Float[Array, "B H W"]) -> Float[Array, ""]:
+        weighted = jnp.mean(values.astype(jnp.float32), axis=-1) * region
+        return jnp.sum(weighted) / jnp.maximum(jnp.sum(region), 1e-6)
 
-    return {"swap/subject": over(mask), "swap/background": over(1.0 - mask)}
+    changed = jnp.square(own - other)
+    harm = (other - own) * (other + own - 2 * target)  # of the squared errors
+    return {
+        "swap/subject": jnp.sqrt(over(changed, mask)),
+        "swap/background": jnp.sqrt(over(changed, 1.0 - mask)),
+        "swap/loss": over(harm, mask),
+    }

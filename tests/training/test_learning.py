@@ -65,3 +65,15 @@ def test_learning_rate_warms_up_and_follows_its_schedule(schedule, expected):
 
 def test_without_warm_up_the_first_step_has_the_whole_rate():
     assert learning_rate(OptimizerConfig(learning_rate=0.25), steps=3)(0) == 0.25
+
+
+def test_routers_wait_for_their_first_step():
+    """Until then they keep their weights, decay included, while their gradient is gathered."""
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5, router_start=2)
+    params = {"block": {"router": {"kernel": jnp.ones(2)}, "to_q": {"kernel": jnp.ones(2)}}}
+    optimizer = make_optimizer(config, 10, jax.tree.map(lambda _: True, params))
+    state, moved = optimizer.init(params), []
+    for _ in range(3):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        moved.append([float(np.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(updates)])
+    assert moved == [[False, True], [False, True], [True, True]]

@@ -15,12 +15,21 @@ from tests.training.tiny import random_batch
 
 
 def test_swap_effect_is_a_root_mean_square_over_each_region():
-    change = jnp.zeros((1, 2, 2, 3)).at[0, 0, 0].set(2.0).at[0, 1, 1].set(1.0)
+    own = jnp.zeros((1, 2, 2, 3))
+    other = own.at[0, 0, 0].set(2.0).at[0, 1, 1].set(1.0)
     mask = jnp.zeros((1, 2, 2)).at[0, 0, 0].set(1.0)
-    effect = swap_effect(change, mask)
+    effect = swap_effect(own, other, own, mask)
     assert effect["swap/subject"] == pytest.approx(2.0)
     assert effect["swap/background"] == pytest.approx(np.sqrt(1.0 / 3))
-    assert swap_effect(change, jnp.zeros_like(mask))["swap/subject"] == 0
+    assert swap_effect(own, other, own, jnp.zeros_like(mask))["swap/subject"] == 0
+
+
+def test_swap_loss_tells_whether_the_right_subject_helps():
+    right, wrong = jnp.zeros((1, 2, 2, 3)), jnp.full((1, 2, 2, 3), 3.0)
+    mask = jnp.zeros((1, 2, 2)).at[0, 0].set(1.0)
+    assert swap_effect(right, wrong, right, mask)["swap/loss"] == pytest.approx(9.0)
+    assert swap_effect(wrong, right, right, mask)["swap/loss"] == pytest.approx(-9.0)
+    assert swap_effect(wrong, wrong, right, mask)["swap/loss"] == 0
 
 
 def probed(tiny, config, weights):
