@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from moa_jax.command import run
 from moa_jax.config import load_config, override
@@ -29,6 +29,7 @@ from moa_jax.evaluation.study import Study
 from moa_jax.toyworld.readers import WEIGHTS
 
 COMMITTED = WEIGHTS.parent / "moa"
+AT_ONCE = 5  # columns of a table on the terminal
 SHOWN = (PRIOR, MOA, "single-branch", "no-router-loss")  # rows in the figure
 
 
@@ -115,7 +116,8 @@ def _report(study: Study, rows: Sequence[Row], options: argparse.Namespace) -> R
 def _progress(title: str) -> Iterator[OnBatch]:
     """Show how many pictures are drawn."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task(f"drawing: {title}", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -131,10 +133,16 @@ def _print_readers(study: Study, console: Console) -> None:
 
 def _print(results: Results, console: Console) -> None:
     heads, lines = main_table(results)
-    table = Table(*heads)
+    numbers = range(1, len(heads) - 1)
+    for first in numbers[::AT_ONCE]:
+        part = numbers[first - 1 : first - 1 + AT_ONCE]
+        table = Table(Column(heads[0], no_wrap=True), *(heads[i] for i in part))
+        for line in lines:
+            table.add_row(line[0], *(line[i] for i in part))
+        console.print(table)
     for line in lines:
-        table.add_row(*line)
-    console.print(table)
+        if line[-1]:
+            console.print(f"{line[0]} {heads[-1]}: {line[-1]}", highlight=False, markup=False)
     for bar in bars(results):
         state = {True: "reached", False: "NOT reached", None: "not judged"}[bar.reached]
         console.print(f"{state:12} {bar.text}: {bar.found}", highlight=False, markup=False)
