@@ -1,11 +1,8 @@
 """The toy world's networks: configurations as diffusers writes them, and first weights.
 
-Two sets: `toy_networks`, which `moa_jax.toyworld.pretrain` trains, and `RANDOM`, which
-`write_checkpoint` writes untrained, for tests of the machinery: pictures made from it are colourful
-noise. Both have the structure of Stable Diffusion and a thousandth of its size.
+The structure of Stable Diffusion, and a hundredth of its size.
 """
 
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -14,17 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from moa_jax.backbone.clip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
-from moa_jax.backbone.stable_diffusion import (
-    Component,
-    StableDiffusion,
-    parameter_shapes,
-    save_stable_diffusion,
-)
-from moa_jax.backbone.tokenizer import load_tokenizer
+from moa_jax.backbone.stable_diffusion import parameter_shapes
 from moa_jax.backbone.unet import UNet, UNetConfig
 from moa_jax.backbone.vae import VAE, VAEConfig
 from moa_jax.toyworld.recipe import NetworksRecipe
-from moa_jax.toyworld.tokenizer import write_tokenizer
 
 Configs = dict[str, dict[str, Any]]  # by the name of the network's folder
 
@@ -46,60 +36,12 @@ VISION = {
     "model_type": "clip_vision_model",
 }
 
-RANDOM: Configs = {
-    "unet": {
-        **UNET,
-        "sample_size": 16,  # latents of 128x128 pictures
-        "in_channels": 4,
-        "out_channels": 4,
-        "block_out_channels": [32, 32, 64],
-        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-        "layers_per_block": 1,
-        "cross_attention_dim": 32,
-        "attention_head_dim": 4,
-    },
-    "vae": {
-        **AUTOENCODER,
-        "sample_size": 128,
-        "block_out_channels": [16, 16, 32, 32],
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "scaling_factor": 0.18215,
-    },
-    "text_encoder": {
-        **TEXT,
-        "hidden_size": 32,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 77,
-    },
-    "image_encoder": {
-        **VISION,
-        "image_size": 64,
-        "patch_size": 16,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "projection_dim": 32,
-    },
-}
 BETAS = {  # those of Stable Diffusion 1.5
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "num_train_timesteps": 1000,
     "trained_betas": None,
-}
-RANDOM_SCHEDULER = {  # that of Stable Diffusion 1.5
-    "_class_name": "PNDMScheduler",
-    **BETAS,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "clip_sample": False,
 }
 # A small picture's brightness is most of its signal: the noisiest step must not leak any.
 # Source: Common Diffusion Noise Schedules and Sample Steps are Flawed (2305.08891).
@@ -110,7 +52,7 @@ TOY_SCHEDULER = {
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
     "set_alpha_to_one": True,
-    "steps_offset": 0,
+    "steps_offset": 1,
     "clip_sample": False,
 }
 
@@ -199,43 +141,3 @@ def first_params(module: nn.Module, random: np.random.Generator) -> dict[str, An
         return jnp.asarray(spread * random.standard_normal(shape.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, parameter_shapes(module))
-
-
-def write_checkpoint(folder: Path, seed: int = 0) -> None:
-    """Write a random Stable Diffusion 1.x folder with an image encoder, for 128x128 pictures.
-
-    Args:
-        folder: made if absent.
-        seed: the same seed gives the same weights.
-    """
-    write_tokenizer(folder / "tokenizer")
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    random = np.random.default_rng(seed)
-    networks = {
-        name: _random_component(make_module(name, config), config, random)
-        for name, config in add_vocabulary(RANDOM, tokenizer).items()
-    }
-    sd = StableDiffusion(
-        **networks,
-        tokenizer=tokenizer,
-        scheduler_config=RANDOM_SCHEDULER,
-        path=folder,
-        name=str(folder),
-    )
-    save_stable_diffusion(folder, sd)
-
-
-def _random_component(
-    module: nn.Module, config: dict[str, Any], random: np.random.Generator
-) -> Component:
-    """Draw weights that let every input show: nothing is zero, embeddings are large."""
-
-    def draw(path: tuple[jax.tree_util.DictKey, ...], shape: jax.ShapeDtypeStruct) -> jax.Array:
-        name = path[-1].key
-        if name in ("scale", "bias"):
-            return jnp.full(shape.shape, float(name == "scale"))
-        spread = 1.0 if "embedding" in name else np.sqrt(np.prod(shape.shape[:-1]))
-        return jnp.asarray(random.standard_normal(shape.shape) / spread, jnp.float32)
-
-    params = jax.tree_util.tree_map_with_path(draw, parameter_shapes(module))
-    return Component(module, params, config, fingerprint="")

@@ -62,7 +62,7 @@ def clip_objective(towers: Towers, recipe: CLIPRecipe) -> Objective:
 
     def objective(trained: Any, frozen: Any, batch: Batch, keys: Array) -> tuple[Array, Numbers]:
         params = combine(trained, frozen)
-        views = people_views(batch, keys)
+        views, _ = people_views(batch, keys)
         pictures = batch["pictures"].reshape(-1, *batch["pictures"].shape[2:])
         seen = jnp.concatenate([pictures.astype(jnp.float32), views.reshape(-1, *views.shape[2:])])
         features = picture_features(towers, params, seen)
@@ -89,7 +89,7 @@ def picture_features(
 ) -> Float[Array, "B F"]:
     """Give unit features of pictures in [0, 255]."""
     variables = {"params": params["image_encoder"]}
-    return _unit(towers.vision.apply(variables, normalize_pixels(pictures)))
+    return unit(towers.vision.apply(variables, normalize_pixels(pictures)))
 
 
 def caption_features(towers: Towers, params: Any, ids: Int[Array, "B S"]) -> Float[Array, "B F"]:
@@ -97,7 +97,7 @@ def caption_features(towers: Towers, params: Any, ids: Int[Array, "B S"]) -> Flo
     tokens = towers.text.apply({"params": params["text_encoder"]}, ids)
     ends = jnp.argmax(ids == towers.eos_token_id, axis=1)
     pooled = jnp.take_along_axis(tokens, ends[:, None, None], axis=1)[:, 0]
-    return _unit(pooled @ params["text_projection"])
+    return unit(pooled @ params["text_projection"])
 
 
 def caption_contrast(
@@ -143,7 +143,8 @@ def identity_contrast(
     return loss, jnp.mean(nearest.astype(jnp.float32))
 
 
-def _unit(features: Float[Array, "B F"]) -> Float[Array, "B F"]:
+def unit(features: Float[Array, "*batch F"]) -> Float[Array, "*batch F"]:
+    """Bring features to length 1."""
     return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-6)
 
 
@@ -162,7 +163,7 @@ def clip_preview(
 
     @jax.jit
     def embed(params: Any, batch: Batch, keys: Array) -> tuple[Array, Array, Array]:
-        views = people_views(batch, keys)
+        views, _ = people_views(batch, keys)
         people = picture_features(towers, params, views.reshape(-1, *views.shape[2:]))
         whole = picture_features(towers, params, batch["pictures"][:, 0])
         read = caption_features(towers, params, batch["input_ids"][:, 0])

@@ -1,8 +1,8 @@
 """`make demo`: both jobs, training and sampling, from nothing to pictures in a few minutes.
 
-Writes a small checkpoint, a small data set and portraits, then runs the commands a user would type,
-and prints each of them. The networks are random, so the pictures prove that everything runs, and
-nothing about how MoA draws. From the project's root: `python -m moa_jax.toyworld.demo [FOLDER]`.
+On the toy world's pretrained Stable Diffusion, which comes with this package: draws with the prior,
+trains MoA for a few steps on a small data set, and draws with what came of it. Prints each command
+as a user would type it. From the project's root: `python -m moa_jax.toyworld.demo [FOLDER]`.
 """
 
 import shlex
@@ -11,31 +11,36 @@ import sys
 import time
 from pathlib import Path
 
-from moa_jax.toyworld.architecture import write_checkpoint
 from moa_jax.toyworld.scenes import write_data, write_subject
 
-PICTURES = 48  # in the data set
-PROMPT = "a man <|image|> and a woman <|image|> on the beach"
+BASE = Path("moa_jax/toyworld/weights/base")
+PICTURES = 96  # in the data set
+STEPS = 20
+SHORT = (
+    f"train.steps={STEPS} train.batch_size=8 train.log_every=5 train.sample_every=10 "
+    "train.checkpoint_every=10 optimizer.warmup_steps=5"
+).split()
+CAPTION = "a man and a woman waving with a balloon on the beach at sunset"
+PROMPT = CAPTION.replace("man ", "man <|image|> ")
 
 
 def main(folder: Path) -> int:
     """Prepare, train, sample; stop at the first command that fails, with its exit code."""
     start = time.monotonic()
-    model, data, run, out = (folder / name for name in ("model", "data", "run", "out"))
+    data, run, out = (folder / name for name in ("data", "run", "out"))
     subjects = [folder / "subjects" / f"{name}.png" for name in ("first", "second")]
-    if not model.exists():
-        print(f"writing a small random checkpoint to {model}/ and {PICTURES} pictures to {data}/")
+    if not data.exists():
+        print(f"drawing {PICTURES} pictures to {data}/")
         write_data(data, PICTURES)
         for seed, subject in enumerate(subjects):
             write_subject(subject, seed)
-        write_checkpoint(model)
-    train = ["train.py", "configs/toy.py", f"model.base={model}", f"data.path={data}"]
-    shared = ["sample.py", "--model", f"{model}", "--steps", "20", "--num-images", "2"]
+    train = ["train.py", "configs/toy.py", f"data.path={data}", f"train.output={run}", *SHORT]
+    shared = ["sample.py", "--model", f"{BASE}", "--steps", "20", "--num-images", "4"]
     pictures = [argument for subject in subjects for argument in ("--subject", f"{subject}")]
     commands = (
-        ["-m", "moa_jax.data", "check", f"{data}", "--model", f"{model}"],
-        [*train, f"train.output={run}"],
-        [*shared, "--prompt", "a man and a woman on the beach", "--out", f"{out / 'prior'}"],
+        ["-m", "moa_jax.data", "check", f"{data}", "--model", f"{BASE}"],
+        [*shared, "--prompt", CAPTION, "--out", f"{out / 'prior'}"],
+        train,
         [*shared, "--moa", f"{run}", "--prompt", PROMPT, *pictures, "--out", f"{out / 'moa'}"],
     )
     for command in commands:
@@ -44,10 +49,10 @@ def main(folder: Path) -> int:
         if code:
             return code
     print(f"\nin {time.monotonic() - start:.0f} s; look at")
-    print(f"  {out / 'moa'}/      two subjects, and where the personalized expert drew them")
-    print(f"  {out / 'prior'}/    the same noise without them")
+    print(f"  {out / 'prior'}/    what the prior draws")
+    print(f"  {out / 'moa'}/      the same noise with MoA, and where the personalized expert drew")
     print(f"  {run / 'samples'}/  previews of the training; its curves: tensorboard --logdir {run}")
-    print("the checkpoint's weights are random: what you see is that it runs, not what MoA draws")
+    print(f"{STEPS} steps teach MoA little: what you see is that both jobs run")
     return 0
 
 

@@ -17,6 +17,7 @@ Random = np.random.Generator
 
 WORDS = ("man", "woman", "kid")
 HAIR_STYLES = ("short", "curly", "spiky", "long", "bun")
+BELOW_HATS = ("curly", "long")  # hair styles whose colour is seen under a hat
 HATS = ("none", "cap", "beanie", "brimmed")
 POSES = ("standing", "waving", "cheering")
 

@@ -43,6 +43,7 @@ from moa_jax.toyworld.autoencoder import (
     vae_preview,
 )
 from moa_jax.toyworld.contrast import Towers, clip_batch, clip_objective, clip_params, clip_preview
+from moa_jax.toyworld.looks import looks_batch, looks_objective, looks_params, looks_preview
 from moa_jax.toyworld.prior import unet_batch, unet_objective, unet_preview, write_latents
 from moa_jax.toyworld.reader_training import reader_batch, reader_objective, reader_preview
 from moa_jax.toyworld.readers import Readers
@@ -54,6 +55,7 @@ from moa_jax.toyworld.tokenizer import WORDS, write_tokenizer
 from moa_jax.training.mesh import make_mesh
 
 TOWERS = ("text_encoder", "image_encoder")
+LEFT_BY = {"text_encoder": "clip", "image_encoder": "looks"}  # stages that end with a network
 MEASURED = 2_048  # pictures that the latents' scale is measured on
 SHOWN = 64  # held-out pictures that the autoencoder is measured on
 
@@ -113,6 +115,24 @@ class Pretraining:
             clip_preview(towers, self._open("held_out")),
         )
         stage.finish({name: (trained[name], config) for name, config in configs.items()})
+
+    def looks(self) -> None:
+        """Train the vision tower further, alone."""
+        recipe, scenes = self.recipe.looks, self.recipe.scenes
+        name, tower = "image_encoder", load_network(self.output / "clip", "image_encoder")
+        stage = Stage(self.output / "looks", recipe, self.mesh, tower.fingerprint, {})
+        if stage.done:
+            return
+        arrays = self._open("scenes")
+        trained = stage.train(
+            looks_objective(tower.module, recipe),
+            looks_params(tower.params, tower.module.config.projection_dim),
+            self._batches(
+                partial(looks_batch, arrays, seed=scenes.seed), len(arrays["portraits"]), recipe
+            ),
+            looks_preview(tower.module, self._open("held_out"), scenes.held_out_seed),
+        )
+        stage.finish({name: (trained[name], tower.config)})
 
     def latents(self) -> None:
         """Encode the pictures for the prior."""
@@ -181,8 +201,7 @@ class Pretraining:
         return RowBatches(read, count, recipe.batch_size, recipe.seed)
 
     def _load(self, name: str, dtype: Any = jnp.float32) -> Component:
-        stage = "clip" if name in TOWERS else name
-        return load_network(self.output / stage, name, dtype)
+        return load_network(self.output / LEFT_BY.get(name, name), name, dtype)
 
     def _base(self, unet: Component, dtype: Any = jnp.float32) -> StableDiffusion:
         """Put the finished networks around a U-Net."""
@@ -201,6 +220,7 @@ STAGES: dict[str, Callable[[Pretraining], None]] = {
     "scenes": Pretraining.scenes,
     "vae": Pretraining.vae,
     "clip": Pretraining.clip,
+    "looks": Pretraining.looks,
     "latents": Pretraining.latents,
     "unet": Pretraining.unet,
     "model": Pretraining.model,

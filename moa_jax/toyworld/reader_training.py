@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from moa_jax.toyworld.people import BELOW_HATS
 from moa_jax.toyworld.reader_networks import (
     COLORS,
     CONTEXT,
@@ -25,7 +26,7 @@ from moa_jax.toyworld.reader_networks import (
     boxes,
     cut,
 )
-from moa_jax.toyworld.readers import ATTRIBUTES, BELOW_HATS, Readers, Reading, agreement
+from moa_jax.toyworld.readers import ATTRIBUTES, Readers, Reading, agreement
 from moa_jax.toyworld.scenes import Scene, render, training_scene
 
 COLOR_WEIGHT = 10.0  # of a colour's mean squared error against a context's cross-entropy

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from moa_jax.errors import InputError
-from moa_jax.toyworld.people import Look
+from moa_jax.toyworld.people import BELOW_HATS, Look
 from moa_jax.toyworld.reader_networks import (
     COLORS,
     CONTEXT,
@@ -35,7 +35,6 @@ WEIGHTS = Path(__file__).parent / "weights" / "readers.safetensors"
 ATTRIBUTES = tuple(
     "skin hair hair_style glasses beard hat hat_color shirt trousers".split()
 )  # of a Look; eyes are a pixel or two
-BELOW_HATS = ("curly", "long")  # hair styles whose colour is seen under a hat
 SAME_COLOR = 0.2  # two colours agree if their distance in RGB, each in [0, 1], is below this
 MIN_PIXELS = 80  # of a person; less is not counted as one
 BATCH = 48  # pictures read at once

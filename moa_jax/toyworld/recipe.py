@@ -96,6 +96,17 @@ class CLIPRecipe(TrainingRecipe):
 
 
 @dataclass(frozen=True)
+class LooksRecipe(TrainingRecipe):
+    """The vision tower alone: what people look like."""
+
+    steps: int = 2_000
+    batch_size: int = 24  # groups of four scenes
+    ema_decay: float | None = 0.99
+    identity_weight: float = 0.3
+    sample_every: int | None = 400  # the reading of held-out people
+
+
+@dataclass(frozen=True)
 class UNetRecipe(TrainingRecipe):
     """The prior."""
 
@@ -127,6 +138,7 @@ class Recipe:
     networks: NetworksRecipe = field(default_factory=NetworksRecipe)
     vae: VAERecipe = field(default_factory=VAERecipe)
     clip: CLIPRecipe = field(default_factory=CLIPRecipe)
+    looks: LooksRecipe = field(default_factory=LooksRecipe)
     unet: UNetRecipe = field(default_factory=UNetRecipe)
     readers: ReadersRecipe = field(default_factory=ReadersRecipe)
     mesh: MeshConfig = field(default_factory=MeshConfig)

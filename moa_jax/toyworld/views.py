@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key, Num
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from moa_jax.toyworld.scenes import GROUP
 
@@ -18,24 +18,28 @@ PERSONS = (0, 0, 0, 1, 1)
 TILE = np.random.default_rng(0).uniform(0, 255, (256, 256, 3)).astype(np.float32)
 
 
-def people_views(batch: Mapping[str, Array], keys: Key[Array, " G"]) -> Float[Array, "G V H W 3"]:
+def people_views(
+    batch: Mapping[str, Array], keys: Key[Array, " G"]
+) -> tuple[Float[Array, "G V H W 3"], Int[Array, " G"]]:
     """Cut one person out of the scenes of each group, and take the portrait as one view more.
 
     Args:
         batch: groups of scenes, see `moa_jax.toyworld.contrast.clip_batch`.
 
     Returns:
-        Pictures in [0, 255]; who is on each view, PERSONS says.
+        Pictures in [0, 255]; who is on each view, PERSONS says. Which person of the scenes it is.
     """
 
-    def one(pictures: Array, masks: Array, portraits: Array, key: Array) -> Float[Array, "V H W 3"]:
+    def one(
+        pictures: Array, masks: Array, portraits: Array, key: Array
+    ) -> tuple[Float[Array, "V H W 3"], Int[Array, ""]]:
         choice, *view_keys = jax.random.split(key, GROUP + 2)
         count = jnp.sum(jnp.any(masks[0], axis=(1, 2)))
         person = jax.random.randint(choice, (), 0, jnp.maximum(count, 1))
         crops = jax.vmap(cut_out)(pictures, masks[:, person], jnp.stack(view_keys[:GROUP]))
         everything = jnp.ones(masks.shape[2:], bool)
         portrait = cut_out(portraits[person], everything, view_keys[GROUP])
-        return jnp.concatenate([crops[:2], portrait[None], crops[2:]])
+        return jnp.concatenate([crops[:2], portrait[None], crops[2:]]), person
 
     names = ("pictures", "masks", "portraits")
     return jax.vmap(one)(*(batch[name] for name in names), keys)

@@ -8,6 +8,10 @@ import pytest
 from moa_jax.toyworld.arrays import InTurn, RowBatches
 from moa_jax.toyworld.autoencoder import crop, edge_error
 from moa_jax.toyworld.contrast import caption_contrast, identity_contrast
+from moa_jax.toyworld.looks import describe, looks_batch
+from moa_jax.toyworld.people import draw_look, vary_look
+from moa_jax.toyworld.readers import applies
+from moa_jax.toyworld.scenes import training_scene
 from moa_jax.toyworld.views import PERSONS, people_views, resample
 
 SCALE = jnp.float32(10.0)
@@ -61,6 +65,30 @@ def test_captions_that_read_the_same_are_no_negatives():
     kept = caption_contrast(twice, twice, same, SCALE)
     apart = caption_contrast(twice, twice, jnp.eye(8, dtype=bool), SCALE)
     assert apart > kept + 0.5  # else a coin decides for each pair: log 2
+
+
+def test_a_look_is_described_where_it_can_be_seen():
+    """As the evaluation judges it; two looks that differ are written differently."""
+    random = np.random.default_rng(0)
+    for look in (draw_look(random) for _ in range(50)):
+        values, shown = describe(look)
+        np.testing.assert_allclose(values[:3], look.skin, rtol=1e-6)
+        assert shown[3] == applies("hair", look) and shown[6] == applies("hat_color", look)
+        assert shown[15] == applies("hair_style", look)
+        changed, _ = describe(vary_look(random, look))
+        assert np.abs(shown * (values - changed)).max() > 0.2
+
+
+def test_looks_stand_with_the_people_of_the_views():
+    arrays = {name: np.zeros((8, 1)) for name in ("pictures", "masks", "input_ids", "portraits")}
+    batch = looks_batch(arrays, np.array([0, 1]), seed=5)
+    for group, version in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        people = training_scene(5, 4 * group + 2 * version).people
+        for place, look in enumerate(people):
+            values, shown = describe(look)
+            np.testing.assert_array_equal(batch["looks"][group, version, place], values)
+            np.testing.assert_array_equal(batch["shown"][group, version, place], shown)
+        assert not batch["shown"][group, version, len(people) :].any()
 
 
 def test_a_constant_error_is_no_edge():
@@ -118,7 +146,8 @@ def test_views_show_the_person_large_whatever_is_behind():
     portraits = np.full((2, 2, 32, 32, 3), 77, np.uint8)
     arrays = {"pictures": pictures, "masks": masks, "portraits": portraits}
     batch = {name: jnp.asarray(array) for name, array in arrays.items()}
-    views = people_views(batch, jax.random.split(jax.random.key(0), 2))
+    views, people = people_views(batch, jax.random.split(jax.random.key(0), 2))
+    assert not people.any()
     assert views.shape == (2, len(PERSONS), 32, 32, 3)
     centre = views[:, :, 12:20, 12:20]
     np.testing.assert_allclose(centre[:, 2], 77, atol=1e-3)

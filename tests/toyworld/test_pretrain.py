@@ -33,7 +33,7 @@ STAGE = "{0}.steps={1} {0}.batch_size=8 {0}.warmup_steps=1 {0}.sample_every=2 {0
 def recipe(steps=3, checkpoint_every=2):
     values = [
         value
-        for stage in ("vae", "clip", "unet")
+        for stage in ("vae", "clip", "looks", "unet")
         for value in f"{STAGE} {{0}}.checkpoint_every={checkpoint_every}".format(
             stage, steps
         ).split()
@@ -54,7 +54,7 @@ def one_device():
 def output(tmp_path_factory):
     """A pretraining of three steps a stage."""
     output = tmp_path_factory.mktemp("pretraining")
-    pretrain(output, recipe(), ["scenes", "vae", "clip", "latents", "unet", "model"])
+    pretrain(output, recipe(), ["scenes", "vae", "clip", "looks", "latents", "unet", "model"])
     return output
 
 
@@ -86,13 +86,11 @@ def test_latents_have_unit_variance(output):
     np.testing.assert_allclose(np.var(mean) + np.mean(deviation**2), 1.0, rtol=0.02)
 
 
-@pytest.mark.parametrize("stage", ["vae", "clip", "unet"])
+@pytest.mark.parametrize("stage", ["vae", "clip", "looks", "unet"])
 def test_a_stage_resumes_bit_for_bit(output, tmp_path, stage):
     """Taken back to its checkpoint of step 2, a stage ends with the very same weights."""
-    for name in ("scenes", "held_out", "vae", "clip"):
+    for name in {"scenes", "held_out", "vae", "clip", "looks"} - {stage}:
         (tmp_path / name).symlink_to(output / name)
-    if stage in ("vae", "clip"):
-        (tmp_path / stage).unlink()
     shutil.copytree(output / stage, tmp_path / stage)
     shutil.rmtree(tmp_path / stage / "networks")
     shutil.rmtree(tmp_path / stage / "checkpoints/3")
@@ -105,7 +103,7 @@ def test_a_stage_resumes_bit_for_bit(output, tmp_path, stage):
 
 def test_a_stage_that_is_done_is_left_alone(output, capsys):
     before = weights(output)
-    pretrain(output, recipe(), ["scenes", "vae", "clip", "latents", "unet"])
+    pretrain(output, recipe(), ["scenes", "vae", "clip", "looks", "latents", "unet"])
     assert weights(output) == before
     assert "step 3/3" not in capsys.readouterr().out
 

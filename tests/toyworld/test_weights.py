@@ -12,12 +12,54 @@ from moa_jax.backbone.clip import normalize_pixels
 from moa_jax.backbone.folder import read_config
 from moa_jax.backbone.stable_diffusion import parameter_shapes
 from moa_jax.backbone.weights import load_params
+from moa_jax.pipeline import Pipeline
 from moa_jax.toyworld.architecture import make_module
 from moa_jax.toyworld.people import draw_look
+from moa_jax.toyworld.readers import Readers
 from moa_jax.toyworld.scenes import render, render_portrait, training_scene
 
 BASE = Path(moa_jax.toyworld.__file__).parent / "weights" / "base"
 HELD_OUT = 5  # a stream that nothing was trained on
+
+
+def test_diffusers_draws_the_same_picture():
+    """From the same folder and the same latents, with the folder's own scheduler."""
+    torch = pytest.importorskip("torch")
+    from diffusers import StableDiffusionPipeline
+
+    prompt = "a woman and a kid waving with a balloon on the beach at sunset"
+    options = {"num_images_per_prompt": 2, "num_inference_steps": 12, "guidance_scale": 4.0}
+    latents = np.random.default_rng(3).standard_normal((2, 8, 8, 16)).astype(np.float32)
+    oracle = StableDiffusionPipeline.from_pretrained(BASE)
+    oracle.set_progress_bar_config(disable=True)
+    start = torch.tensor(latents).permute(0, 3, 1, 2)
+    expected = np.stack(oracle(prompt, latents=start, **options).images).astype(int)
+    drawn = Pipeline.from_pretrained(BASE)(
+        prompt, num_images=2, num_inference_steps=12, guidance_scale=4.0, latents=latents
+    )
+    difference = np.abs(np.stack(drawn.images).astype(int) - expected)
+    assert expected.std() > 30
+    assert difference.mean() <= 1 and (difference > 2).mean() < 1e-3
+
+
+def test_the_prior_draws_what_the_words_ask_for():
+    """Each picture of four prompts, read by the readers; people it makes up itself."""
+    prompts = {
+        "a man waving with a ball on the beach at sunset": ("beach", "sunset", "waving", 1),
+        "a kid standing with a dog in the city at night": ("city", "night", "standing", 1),
+        "a woman and a kid cheering in the forest by day": ("forest", "day", "cheering", 2),
+        "a man and a woman waving at the castle by day": ("castle", "day", "waving", 2),
+    }
+    pipe, readers, right, shirts = Pipeline.from_pretrained(BASE), Readers.load(), [], []
+    for prompt, (place, time, pose, people) in prompts.items():
+        drawn = pipe(prompt, num_images=8, num_inference_steps=20, guidance_scale=4.0)
+        for read in readers.read(np.stack(drawn.images)):
+            context, wanted = read.context, {"place": place, "time": time, "pose": pose}
+            right += [context[field] == value for field, value in wanted.items()]
+            right.append(len(read.people) == people)
+            shirts += [person.attributes["shirt"] for person in read.people]
+    assert np.mean(right) > 0.85
+    assert np.std(shirts, axis=0).min() > 0.1
 
 
 def network(name):
