@@ -28,6 +28,7 @@ from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import Identity, MoaCard, learning_mask, load_moa, save_moa
 from moa_jax.pipeline import Pipeline, choose_dtype
 from moa_jax.training.checkpoint import Checkpoints
+from moa_jax.training.encoding import check_encoded, ensure_encoded
 from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import check_run, fit
 from moa_jax.training.mesh import check_batch, jit_step, make_mesh, place_weight, weight_shardings
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(config: Config) -> None:
     """Build, fit, export."""
     check_run(config)
+    check_encoded(config)
     output = make_folder("train.output", config.train.output)
     mesh = make_mesh(config.mesh)
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
@@ -89,6 +91,8 @@ def train(config: Config) -> None:
     if config.model.moa:
         params = load_moa(config.model.moa, params, identity)
     check_resolution(config.data.resolution, base)
+    if config.data.encoded:
+        ensure_encoded(config, model, params, identity, base.tokenizer, mesh)
     batches = open_data(config, base)
 
     mask = learning_mask(params, config.method)
@@ -143,7 +147,7 @@ def open_preview(
     """Choose what the previews show: the data's first pictures, without augmentation or dropout."""
     if config.train.sample_every is None:
         return None
-    plain = {"augment": False, "condition_dropout": 0.0, "subject_dropout": 0.0}
+    plain = {"augment": False, "encoded": None, "condition_dropout": 0.0, "subject_dropout": 0.0}
     data = dataclasses.replace(config.data, **plain)
     # No more pictures are read than are shown: this is before the first step.
     count = min(SHOWN * jax.process_count(), config.train.batch_size)

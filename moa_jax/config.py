@@ -59,6 +59,7 @@ class DataConfig:
     subject_label: str | None = "person"  # [FC] the ffhq layout's coco_label; None: every label
     resolution: int = 512  # [FC] pixels
     augment: bool = True  # [FC]
+    encoded: str | None = None  # folder for what frozen encoders make of unaugmented pictures
     condition_dropout: float = 0.1  # [FC]
     subject_dropout: float = 0.1  # [FC]
     workers: int = 8  # threads that read and augment
@@ -74,6 +75,7 @@ class OptimizerConfig:
     """AdamW over what learns."""
 
     learning_rate: float = 1e-5  # [FC]
+    muon_learning_rate: float | None = None  # [ours] matrices learn by Muon; None: AdamW for all
     schedule: Literal["constant", "cosine"] = "constant"  # [FC]
     warmup_steps: int = 0
     router_start: int = 0  # [ours] step from which routers learn: see configs/toy.py

@@ -8,10 +8,10 @@ generator. Source: FastComposer's released code [FC]; what is our choice is mark
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
 from moa_jax.config import DataConfig
@@ -47,6 +47,15 @@ class LoadedRecord:
     image: Image.Image
     caption: str
     subjects: tuple[LoadedSubject, ...]
+    sample_subjects: bool
+
+
+@runtime_checkable
+class Captioned(Protocol):
+    """What `teach` asks of a record; its subjects have an `end`, as `LoadedSubject` has it."""
+
+    caption: str
+    subjects: Sequence[Any]
     sample_subjects: bool
 
 
@@ -105,14 +114,7 @@ def make_example(
     flip = config.augment and random.random() < 0.5
     masks = [subject.mask for subject in record.subjects]
     image, masks = crop_target(record.image, masks, config.resolution, flip)
-    caption, kept = record.caption, []
-    if random.random() < config.condition_dropout:
-        caption = ""
-    else:
-        kept = [index for index, mask in enumerate(masks) if mask.any()]
-        kept = [index for index in kept if random.random() >= config.subject_dropout]
-        kept = _choose(record, kept, max_subjects, random)
-    input_ids, tokens = _encode(tokenizer, caption, [record.subjects[i].end for i in kept])
+    kept, taught = teach(record, masks, random, config, tokenizer, max_subjects)
     prepare = augment_subject if config.augment else _prepare
     pictures = [
         prepare(
@@ -120,19 +122,51 @@ def make_example(
         )
         for subject in (record.subjects[index] for index in kept)
     ]
-    size, small = config.resolution, subject_resolution
-    return {
-        "image": np.ascontiguousarray(image),
+    small = (max_subjects, subject_resolution, subject_resolution, 3)
+    subject_images = _fill(small, np.uint8, 0, pictures)
+    return {"image": np.ascontiguousarray(image), "subject_images": subject_images, **taught}
+
+
+def teach(
+    record: Captioned,
+    masks: Sequence[Bool[np.ndarray, "size size"]],
+    random: np.random.Generator,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    max_subjects: int,
+) -> tuple[list[int], Example]:
+    """Choose what an example says and of whom.
+
+    Args:
+        masks: of the record's subjects, as the example shows them.
+
+    Returns:
+        Which subjects are kept, and their part of the example: masks, subject_tokens,
+        subject_present, input_ids.
+    """
+    caption, kept = record.caption, []
+    if random.random() < config.condition_dropout:
+        caption = ""
+    else:
+        kept = [index for index, mask in enumerate(masks) if mask.any()]
+        kept = [index for index in kept if random.random() >= config.subject_dropout]
+        kept = _choose(record, kept, max_subjects, random)
+    ends = [record.subjects[index].end for index in kept]
+    encoded = encode_caption(tokenizer, insert_markers(caption, ends))
+    input_ids, size = encoded.input_ids, config.resolution
+    return kept, {
         "masks": _fill((max_subjects, size, size), np.uint8, 0, [masks[i] for i in kept]),
-        "subject_images": _fill((max_subjects, small, small, 3), np.uint8, 0, pictures),
-        "subject_tokens": _fill((max_subjects,), np.int32, len(input_ids), tokens),
+        "subject_tokens": _fill((max_subjects,), np.int32, len(input_ids), encoded.subject_tokens),
         "subject_present": np.arange(max_subjects) < len(kept),
         "input_ids": input_ids,
     }
 
 
 def _choose(
-    record: LoadedRecord, kept: list[int], max_subjects: int, random: np.random.Generator
+    record: Captioned,
+    kept: list[int],
+    max_subjects: int,
+    random: np.random.Generator,
 ) -> list[int]:
     """Leave `max_subjects` subjects, each with a word of its own, in the caption's order."""
     if record.sample_subjects:
@@ -140,13 +174,6 @@ def _choose(
     by_word = {record.subjects[index].end: index for index in kept}
     chosen = list(by_word.values())[:max_subjects]
     return sorted(chosen, key=lambda index: record.subjects[index].end)
-
-
-def _encode(
-    tokenizer: Tokenizer, caption: str, ends: Sequence[int]
-) -> tuple[Int32[np.ndarray, " S"], tuple[int, ...]]:
-    encoded = encode_caption(tokenizer, insert_markers(caption, ends))
-    return encoded.input_ids, encoded.subject_tokens
 
 
 def _prepare(

@@ -16,6 +16,7 @@ import numpy as np
 
 from moa_jax.config import DataConfig
 from moa_jax.data.captions import Tokenizer, encode_caption
+from moa_jax.data.encoded import EncodedRecords, make_encoded_example
 from moa_jax.data.examples import Example, LoadedRecord, make_example, read_record
 from moa_jax.data.records import open_records
 from moa_jax.errors import InputError
@@ -145,7 +146,8 @@ def make_loader(
         )
     if seed < 0 or config.workers < 0:
         raise InputError(f"seed={seed}, data.workers={config.workers}: neither may be negative")
-    records = open_records(*config.source())
+    encoded = EncodedRecords(config.encoded) if config.encoded else None
+    records = open_records(*config.source()) if encoded is None else encoded
     # The loader's own tokenizer: padding, as a caller's may do, changes it under the threads. Only
     # its ids are read; a copy's decode() is wrong in transformers 5 (seen in 5.0 to 5.23).
     tokenizer = copy.deepcopy(tokenizer)
@@ -162,6 +164,8 @@ def make_loader(
         return loaded
 
     def example(index: int, random: np.random.Generator) -> Example:
+        if encoded is not None:
+            return make_encoded_example(encoded[index], random, config, tokenizer, max_subjects)
         for skipped in range(len(records)):
             if loaded := read((index + skipped) % len(records)):
                 size = {"max_subjects": max_subjects, "subject_resolution": subject_resolution}

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import optax
+import optax.contrib
 
 from moa_jax.config import OptimizerConfig
 from moa_jax.errors import InputError
@@ -59,10 +60,28 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
+def _updates(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW; or Muon for the matrices and NAdamW for the rest, at proportional rates.
+
+    Muon (Jordan, 2024) moves a matrix in all directions alike. Subjects need that: Adam first
+    learns the directions that explain the most pixels, and has little left for a face.
+    """
+    rate, decay = learning_rate(config, steps), config.weight_decay
+    if config.muon_learning_rate is None:
+        return optax.adamw(rate, weight_decay=decay)
+    times = config.muon_learning_rate / config.learning_rate
+    return optax.contrib.muon(
+        lambda step: times * rate(step),
+        weight_decay=decay,
+        adam_learning_rate=rate,
+        adam_weight_decay=decay,
+    )
+
+
 def make_optimizer(
     config: OptimizerConfig, steps: int, mask: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW behind a global-norm clip, both over what learns and nothing else.
+    """The optimizer behind a global-norm clip, both over what learns and nothing else.
 
     Args:
         mask: tree of bool, true where a leaf learns; frozen leaves get no state and do not enter
@@ -70,7 +89,7 @@ def make_optimizer(
     """
     chain = [
         optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(learning_rate(config, steps), weight_decay=config.weight_decay),
+        _updates(config, steps),
     ]
     if config.router_start:
         started = optax.scale_by_schedule(lambda step: step >= config.router_start)

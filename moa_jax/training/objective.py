@@ -85,7 +85,7 @@ def loss(
     Returns:
         The loss, and numbers that are means over the pictures.
     """
-    mean, deviation = encode(model, params, batch["image"])
+    mean, deviation, features = encode_batch(model, params, batch)
     draws = draw(keys, mean.shape[1:], schedule.num_train_timesteps, method.mask_probability)
     latents = mean + deviation * draws.encoding
     prediction, seen = model.denoise(
@@ -93,7 +93,7 @@ def loss(
         add_noise(schedule, latents, draws.noise, draws.timesteps),
         draws.timesteps,
         model.encode_text(params, batch["input_ids"]),
-        model.encode_subjects(params, batch["subject_images"]),
+        features,
         batch["subject_tokens"],
     )
     target = training_target(schedule, latents, draws.noise, draws.timesteps)
@@ -117,6 +117,21 @@ def summarize(numbers: Numbers) -> Numbers:
     metrics["routing/subject"] = numbers["inside"] / jnp.maximum(covered, 1e-6)
     metrics["routing/background"] = numbers["outside"] / jnp.maximum(1 - covered, 1e-6)
     return metrics
+
+
+def encode_batch(
+    model: MoA, params: Any, batch: Batch
+) -> tuple[Float[Array, "B h w C"], Float[Array, "B h w C"], Float[Array, "B K F"]]:
+    """Give mean and standard deviation of the latents, and the subjects' image features.
+
+    Args:
+        batch: with image and subject_images, or with latents and features encoded before.
+    """
+    if "latents" in batch:
+        mean, deviation = jnp.split(batch["latents"].astype(jnp.float32), 2, axis=-1)
+        return mean, deviation, batch["features"].astype(jnp.float32)
+    features = model.encode_subjects(params, batch["subject_images"])
+    return *encode(model, params, batch["image"]), features
 
 
 def encode(

@@ -15,7 +15,7 @@ from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
 from moa_jax.method.losses import union_mask
 from moa_jax.method.model import MoA
 from moa_jax.training.learning import combine
-from moa_jax.training.objective import draw, encode
+from moa_jax.training.objective import draw, encode_batch
 from moa_jax.training.step import Batch, Numbers, TrainState
 
 PROBED = 8  # pictures of the batch
@@ -27,12 +27,11 @@ def make_probe(model: MoA, schedule: NoiseSchedule) -> Callable[[TrainState, Any
     def probe(state: TrainState, frozen: Any, batch: Batch) -> Numbers:
         params = combine(state.trained, frozen)
         batch = {name: array[:PROBED] for name, array in batch.items()}
-        mean, _ = encode(model, params, batch["image"])
+        mean, _, features = encode_batch(model, params, batch)
         keys = jax.random.split(jax.random.wrap_key_data(state.key), len(mean))
         draws = draw(keys, mean.shape[1:], schedule.num_train_timesteps, 0.0)
         noisy = add_noise(schedule, mean, draws.noise, draws.timesteps)
         text = model.encode_text(params, batch["input_ids"])
-        features = model.encode_subjects(params, batch["subject_images"])
 
         def predict(subjects: Float[Array, "B K F"]) -> Float[Array, "B H W C"]:
             tokens = batch["subject_tokens"]

@@ -77,3 +77,17 @@ def test_routers_wait_for_their_first_step():
         updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
         moved.append([float(np.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(updates)])
     assert moved == [[False, True], [False, True], [True, True]]
+
+
+def test_muon_moves_a_matrix_in_all_directions_alike():
+    """Its update has equal singular values however unequal the gradient's; vectors go by Adam."""
+    config = OptimizerConfig(learning_rate=0.1, muon_learning_rate=0.02, weight_decay=0.0)
+    params = {"kernel": jnp.zeros((6, 6)), "bias": jnp.zeros(6)}
+    optimizer = make_optimizer(config, 10, jax.tree.map(lambda _: True, params))
+    matrix = np.random.default_rng(0).standard_normal((6, 6)) * 10.0 ** -(np.arange(6) ** 0.5)
+    gradient = {"kernel": jnp.asarray(matrix, jnp.float32), "bias": jnp.arange(1.0, 7.0)}
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    values = np.linalg.svd(updates["kernel"], compute_uv=False)
+    assert np.linalg.cond(matrix) > 100 and values.min() > 0.25 * values.max()
+    assert 0.01 < values.max() < 0.03
+    np.testing.assert_allclose(updates["bias"], updates["bias"][0], rtol=1e-4)

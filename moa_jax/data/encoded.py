@@ -1,0 +1,164 @@
+"""Pictures that went through the frozen encoders once, on disk in place of the pictures.
+
+A folder of arrays, read by memory mapping: `latents.npy`, a row a record; `masks.npy` (bits) and
+`features.npy`, a row a subject; and `index.json`: what they were made of, captions and words. What
+is written here is made by `moa_jax.training.encoding`; nothing of it can be augmented any more.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float16
+
+from moa_jax.config import DataConfig
+from moa_jax.data.captions import Tokenizer
+from moa_jax.data.examples import Example, teach
+from moa_jax.errors import InputError
+
+INDEX = "index.json"
+ARRAYS = ("latents", "masks", "features")
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSubject:
+    """A subject in memory.
+
+    Attributes:
+        mask: as the picture's crop shows it.
+        end: characters of the caption up to the end of its word.
+    """
+
+    mask: Bool[np.ndarray, "size size"]
+    end: int
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedRecord:
+    """A record in memory.
+
+    Attributes:
+        latents: mean, then standard deviation, at the U-Net's scale.
+        features: of the image encoder, for each subject.
+        sample_subjects: see `moa_jax.data.records.Record`.
+    """
+
+    latents: Float16[np.ndarray, "h w C2"]
+    features: Float16[np.ndarray, "K F"]
+    caption: str
+    subjects: tuple[EncodedSubject, ...]
+    sample_subjects: bool
+
+
+class EncodedRecords(Sequence[EncodedRecord]):
+    """The records of a folder that `write_encoded` wrote.
+
+    Attributes:
+        source: what they were made of.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Open the folder.
+
+        Raises:
+            InputError: it is not there, or not whole.
+        """
+        folder = Path(folder)
+        try:
+            index = json.loads((folder / INDEX).read_text())
+            arrays = [np.load(folder / f"{n}.npy", mmap_mode="r") for n in ARRAYS]
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(
+                f"data.encoded={str(folder)!r} cannot be read ({error}): delete it, and training "
+                "encodes the pictures again"
+            ) from error
+        self.source: dict[str, Any] = index["source"]
+        self._records, self._size = index["records"], self.source["resolution"]
+        self._latents, self._masks, self._features = arrays
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> EncodedRecord:
+        caption, sample_subjects, first, ends = self._records[index]
+        rows = slice(first, first + len(ends))
+        bits = np.unpackbits(self._masks[rows], axis=1, count=self._size**2)
+        masks = bits.reshape(-1, self._size, self._size).astype(bool)
+        return EncodedRecord(
+            np.array(self._latents[index]),
+            np.array(self._features[rows]),
+            caption,
+            tuple(map(EncodedSubject, masks, ends)),
+            sample_subjects,
+        )
+
+
+def write_encoded(
+    folder: Path,
+    records: Iterable[EncodedRecord],
+    source: Mapping[str, Any],
+    *,
+    rows: tuple[int, int],
+    latents: tuple[int, int, int],
+    features: int,
+) -> None:
+    """Write records one after the other; the folder is there once it is whole.
+
+    Args:
+        source: what the records are made of, as JSON can hold it; its "resolution" is that of the
+            masks.
+        rows: records and subjects at most.
+        latents: shape of a record's latents.
+        features: width of a subject's features.
+    """
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    bits = (source["resolution"] ** 2 + 7) // 8
+    subjects = max(1, rows[1])  # no empty file can be mapped
+    shapes = ((rows[0], *latents), (subjects, bits), (subjects, features))
+    kinds = (np.float16, np.uint8, np.float16)
+    arrays = [
+        np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", kind, shape)
+        for name, kind, shape in zip(ARRAYS, kinds, shapes, strict=True)
+    ]
+    listed, row = [], 0
+    for place, record in enumerate(records):
+        arrays[0][place] = record.latents
+        ends = [subject.end for subject in record.subjects]
+        listed.append([record.caption, record.sample_subjects, row, ends])
+        arrays[2][row : row + len(ends)] = record.features
+        for subject in record.subjects:
+            arrays[1][row] = np.packbits(subject.mask)
+            row += 1
+    for array in arrays:
+        array.flush()
+    (unfinished / INDEX).write_text(json.dumps({"source": source, "records": listed}))
+    unfinished.rename(folder)
+
+
+def make_encoded_example(
+    record: EncodedRecord,
+    random: np.random.Generator,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    max_subjects: int,
+) -> Example:
+    """Make a training example.
+
+    Args:
+        config: its resolution, condition_dropout and subject_dropout.
+
+    Returns:
+        One row of a batch: latents and features in place of the image and subject_images of
+        `moa_jax.data.examples.make_example`.
+    """
+    masks = [subject.mask for subject in record.subjects]
+    kept, taught = teach(record, masks, random, config, tokenizer, max_subjects)
+    features = np.zeros((max_subjects, record.features.shape[1]), np.float16)
+    features[: len(kept)] = record.features[kept]
+    return {"latents": record.latents, "features": features, **taught}

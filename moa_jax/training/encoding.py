@@ -1,0 +1,182 @@
+"""Encode a data set once, before training, with the networks that do not learn.
+
+What the encoders make of a picture never changes while neither picture nor encoders do; encoding it
+at every step is then a waste. A subject's background noise is drawn once too.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, UInt8
+from rich.progress import track
+
+from moa_jax.config import Config
+from moa_jax.data.augment import crop_target, cut_out, prepare_subject
+from moa_jax.data.captions import Tokenizer, encode_caption
+from moa_jax.data.encoded import EncodedRecord, EncodedRecords, EncodedSubject, write_encoded
+from moa_jax.data.examples import LoadedRecord, read_record
+from moa_jax.data.loader import Ledger
+from moa_jax.data.records import Records, open_records
+from moa_jax.errors import InputError
+from moa_jax.method.model import MoA
+from moa_jax.method.weights import Identity
+from moa_jax.training.mesh import place_batch
+from moa_jax.training.objective import encode
+
+PART = 32  # pictures that a device encodes at once
+
+
+def check_encoded(config: Config) -> None:
+    """Refuse `data.encoded` where encodings would not stay what they are.
+
+    Raises:
+        InputError: naming the value that does not go with it.
+    """
+    if config.data.encoded is None:
+        return
+    given = f"data.encoded={config.data.encoded!r} keeps what frozen encoders give, but"
+    if config.data.augment:
+        raise InputError(f"{given} data.augment=True changes the pictures: set it to false")
+    if config.method.image_encoder_layers:
+        raise InputError(
+            f"{given} method.image_encoder_layers={config.method.image_encoder_layers} trains "
+            "them: set it to 0"
+        )
+
+
+def ensure_encoded(
+    config: Config,
+    model: MoA,
+    params: Any,
+    identity: Identity,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+) -> None:
+    """Encode the data set into `data.encoded`, unless it is there.
+
+    Raises:
+        InputError: the folder holds the encodings of other pictures, or by other networks.
+    """
+    data, folder = config.data, Path(config.data.encoded)
+    records = open_records(*data.source())
+    encoders = {name: identity.fingerprints[name] for name in ("vae", "image_encoder")}
+    source = {
+        "data": [*data.source(), len(records)],
+        "resolution": data.resolution,
+        "max_subjects": config.method.max_subjects,
+        "encoders": encoders,
+    }
+    if folder.exists():
+        found = EncodedRecords(folder).source
+        changed = [f"{key} {found.get(key)}" for key in source if found.get(key) != source[key]]
+        if changed:
+            raise InputError(
+                f"data.encoded={str(folder)!r} was made with another {'; '.join(changed)}: delete "
+                "it, or name another folder"
+            )
+        return
+    if jax.process_count() > 1:
+        raise InputError(f"data.encoded={str(folder)!r} is not there: make it on one host first")
+    side = data.resolution // model.vae.config.downscale
+    tower = model.image_encoder.config
+    frozen = {name: params[name] for name in encoders}
+    chunk = PART * mesh.size
+    chunks = _cropped(config, records, tokenizer, tower.image_size, chunk)
+    write_encoded(
+        folder,
+        _encoded(chunks, chunk, model, frozen, mesh),
+        source,
+        rows=(len(records), sum(len(record.subjects) for record in records)),
+        latents=(side, side, 2 * model.vae.config.latent_channels),
+        features=tower.projection_dim,
+    )
+
+
+class _Cropped(NamedTuple):
+    """A record as the encoders take it; the same fields as an example's."""
+
+    record: LoadedRecord
+    image: UInt8[np.ndarray, "size size 3"]
+    masks: list[Bool[np.ndarray, "size size"]]
+    subject_images: list[UInt8[np.ndarray, "small small 3"]]
+
+
+def _cropped(
+    config: Config, records: Records, tokenizer: Tokenizer, small: int, chunk: int
+) -> Iterator[list[_Cropped]]:
+    """Read and crop the good records in their order, a chunk at a time, by threads.
+
+    Args:
+        small: pixels of a subject's picture.
+    """
+    ledger = Ledger(config.data.path, len(records), config.data.max_bad_fraction)
+    encode_caption(tokenizer, "")  # sets its padding, before the threads use it
+
+    def load(index: int) -> _Cropped | None:
+        record = records[index]
+        loaded, faults = read_record(record, config.method.max_subjects, tokenizer)
+        if loaded is None:
+            ledger.add(record.name, faults)
+            return None
+        random = np.random.default_rng(index)
+        masks = [subject.mask for subject in loaded.subjects]
+        image, masks = crop_target(loaded.image, masks, config.data.resolution, flip=False)
+        cuts = [cut_out(loaded.image, s.mask, s.box, random) for s in loaded.subjects]
+        return _Cropped(loaded, image, masks, [prepare_subject(cut, small) for cut in cuts])
+
+    with ThreadPoolExecutor(max(1, config.data.workers)) as pool:
+        for start in track(range(0, len(records), chunk), f"encoding {config.data.path}"):
+            part = range(start, min(start + chunk, len(records)))
+            yield [cropped for cropped in pool.map(load, part) if cropped]
+
+
+def _encoded(
+    chunks: Iterable[list[_Cropped]], size: int, model: MoA, params: Any, mesh: Mesh
+) -> Iterator[EncodedRecord]:
+    """Send every chunk through the encoders.
+
+    Args:
+        size: pictures encoded at once.
+    """
+    encode_images = jax.jit(partial(encode, model))
+    encode_subjects = jax.jit(model.encode_subjects)
+
+    def in_parts(function: Callable[..., Any], images: list[np.ndarray]) -> np.ndarray:
+        """Encode any number of pictures, `size` at a time."""
+        parts = []
+        for start in range(0, len(images), size):
+            part = np.stack(images[start : start + size])
+            padded = np.zeros((size, *part.shape[1:]), np.uint8)
+            padded[: len(part)] = part
+            found = function(params, place_batch(mesh, {"images": padded})["images"])
+            parts.append(np.concatenate(jax.device_get(found), axis=-1)[: len(part)])
+        return np.concatenate(parts).astype(np.float16)
+
+    for chunk in chunks:
+        if not chunk:
+            continue
+        latents = in_parts(encode_images, [cropped.image for cropped in chunk])
+        subjects = [image for cropped in chunk for image in cropped.subject_images]
+        features = np.empty((0, model.image_encoder.config.projection_dim), np.float16)
+        if subjects:
+            features = in_parts(
+                lambda params, images: (encode_subjects(params, images[:, None])[:, 0],), subjects
+            )
+        first = 0
+        for cropped, latent in zip(chunk, latents, strict=True):
+            record, last = cropped.record, first + len(cropped.masks)
+            ends = [subject.end for subject in record.subjects]
+            yield EncodedRecord(
+                latent,
+                features[first:last],
+                record.caption,
+                tuple(map(EncodedSubject, cropped.masks, ends)),
+                record.sample_subjects,
+            )
+            first = last

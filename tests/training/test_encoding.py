@@ -1,0 +1,141 @@
+"""Pictures encoded before training teach what the pictures themselves teach."""
+
+import dataclasses
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moa_jax.config import Config, DataConfig, MeshConfig, MethodConfig
+from moa_jax.data.augment import cut_out, prepare_subject
+from moa_jax.data.encoded import EncodedRecords
+from moa_jax.data.examples import read_record
+from moa_jax.data.loader import make_loader
+from moa_jax.data.records import open_records
+from moa_jax.errors import InputError
+from moa_jax.training.encoding import check_encoded, ensure_encoded
+from moa_jax.training.mesh import make_mesh
+from moa_jax.training.objective import encode, encode_batch, loss
+from tests.training.tiny import random_batch
+
+METHOD = MethodConfig(image_encoder_layers=0, max_subjects=2)
+
+
+def encode_data(tiny, config):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    arguments = (tiny.model, tiny.params, tiny.identity, tiny.base.tokenizer, mesh)
+    ensure_encoded(config, *arguments)
+
+
+def take(tiny, data, count=5):
+    loader = make_loader(
+        data, tiny.base.tokenizer, max_subjects=2, subject_resolution=32, batch_size=4, seed=3
+    )
+    batches = [next(loader) for _ in range(count)]
+    loader.close()
+    return batches
+
+
+@pytest.fixture(scope="module")
+def run(tiny, imagefolder, tmp_path_factory):
+    """A small data set, encoded."""
+    folder = tmp_path_factory.mktemp("encoded") / "small"
+    data = DataConfig(path=str(imagefolder), resolution=64, augment=False, encoded=str(folder))
+    config = Config(data=dataclasses.replace(data, workers=2), method=METHOD)
+    encode_data(tiny, config)
+    return config
+
+
+def test_batches_say_the_same_in_the_same_order(tiny, run):
+    pictures = take(tiny, dataclasses.replace(run.data, encoded=None))
+    for encoded, batch in zip(take(tiny, run.data), pictures, strict=True):
+        assert encoded.keys() ^ batch.keys() == {"latents", "features", "image", "subject_images"}
+        for key in encoded.keys() & batch.keys():
+            np.testing.assert_array_equal(encoded[key], batch[key])
+        mean, deviation = np.split(encoded["latents"], 2, axis=-1)
+        for found, exact in zip(
+            (mean, deviation),
+            encode(tiny.model, tiny.params, jnp.array(batch["image"])),
+            strict=True,
+        ):
+            np.testing.assert_allclose(found, exact, rtol=2e-3, atol=2e-3)
+        assert not encoded["features"][~batch["subject_present"]].any()
+
+
+def test_features_are_those_of_the_subjects_pictures(tiny, run):
+    records = EncodedRecords(run.data.encoded)
+    for index, record in enumerate(open_records(run.data.path)):
+        loaded, _ = read_record(record, 2)
+        random = np.random.default_rng(index)
+        pictures = [
+            prepare_subject(cut_out(loaded.image, s.mask, s.box, random), 32)
+            for s in loaded.subjects
+        ]
+        assert len(records[index].subjects) == len(records[index].features) == len(pictures)
+        if pictures:
+            exact = tiny.model.encode_subjects(tiny.params, jnp.array(pictures)[None])[0]
+            np.testing.assert_allclose(records[index].features, exact, rtol=2e-3, atol=2e-3)
+
+
+def test_the_loss_is_that_of_the_pictures(tiny):
+    batch = {name: jnp.asarray(array) for name, array in random_batch(1).items()}
+    mean, deviation, features = encode_batch(tiny.model, tiny.params, batch)
+    encoded = {k: v for k, v in batch.items() if k not in ("image", "subject_images")}
+    encoded["latents"] = jnp.concatenate([mean, deviation], -1).astype(jnp.float16)
+    encoded["features"] = features.astype(jnp.float16)
+    keys = jax.random.split(jax.random.key(0), len(mean))
+    step = jax.jit(lambda batch: loss(tiny.model, tiny.schedule, METHOD, tiny.params, batch, keys))
+    (total, numbers), (other, others) = step(batch), step(encoded)
+    np.testing.assert_allclose(other, total, rtol=1e-3)
+    np.testing.assert_allclose(others["loss/denoising"], numbers["loss/denoising"], rtol=1e-3)
+
+
+def test_what_is_there_is_taken_and_other_pictures_are_refused(tiny, run):
+    encode_data(tiny, run)
+    larger = dataclasses.replace(run, data=dataclasses.replace(run.data, resolution=128))
+    with pytest.raises(InputError, match="made with another resolution 64: delete it"):
+        encode_data(tiny, larger)
+
+
+def test_a_bad_record_is_left_out(tiny, imagefolder, tmp_path, caplog):
+    lines = (imagefolder / "metadata.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    for entry in entries:
+        entry["file_name"] = str(imagefolder / entry["file_name"])
+        for subject in entry["subjects"]:
+            subject["mask"] = str(imagefolder / subject["mask"])
+    entries[1]["file_name"] = "gone.png"
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    data = DataConfig(path=str(tmp_path), resolution=64, augment=False, max_bad_fraction=0.5)
+    data = dataclasses.replace(data, encoded=str(tmp_path / "encoded"))
+    with caplog.at_level(logging.WARNING):
+        encode_data(tiny, Config(data=data, method=METHOD))
+    assert "gone.png" in caplog.text
+    captions = [record.caption for record in EncodedRecords(data.encoded)]
+    assert captions == [entry["text"] for entry in entries[:1] + entries[2:]]
+
+
+@pytest.mark.parametrize(
+    ("data", "method", "message"),
+    [
+        ({"augment": True}, {}, "data.augment=True changes the pictures: set it to false"),
+        ({}, {"image_encoder_layers": 2}, "method.image_encoder_layers=2 trains"),
+    ],
+)
+def test_what_changes_the_encodings_is_refused(run, data, method, message):
+    changed = dataclasses.replace(
+        run,
+        data=dataclasses.replace(run.data, **data),
+        method=dataclasses.replace(run.method, **method),
+    )
+    with pytest.raises(InputError, match=message):
+        check_encoded(changed)
+
+
+def test_a_damaged_folder_is_named(tmp_path):
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(InputError, match="delete it"):
+        EncodedRecords(tmp_path)
