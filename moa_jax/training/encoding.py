@@ -61,7 +61,8 @@ def ensure_encoded(
     """Encode the data set into `data.encoded`, unless it is there.
 
     Raises:
-        InputError: the folder holds the encodings of other pictures, or by other networks.
+        InputError: the folder cannot be written, or holds the encodings of other pictures, or by
+            other networks.
     """
     data, folder = config.data, Path(config.data.encoded)
     records = open_records(*data.source())
@@ -88,14 +89,17 @@ def ensure_encoded(
     frozen = {name: params[name] for name in encoders}
     chunk = PART * mesh.size
     chunks = _cropped(config, records, tokenizer, tower.image_size, chunk)
-    write_encoded(
-        folder,
-        _encoded(chunks, chunk, model, frozen, mesh),
-        source,
-        rows=(len(records), sum(len(record.subjects) for record in records)),
-        latents=(side, side, 2 * model.vae.config.latent_channels),
-        features=tower.projection_dim,
-    )
+    try:
+        write_encoded(
+            folder,
+            _encoded(chunks, chunk, model, frozen, mesh),
+            source,
+            rows=(len(records), sum(len(record.subjects) for record in records)),
+            latents=(side, side, 2 * model.vae.config.latent_channels),
+            features=tower.projection_dim,
+        )
+    except OSError as error:
+        raise InputError(f"data.encoded={str(folder)!r} cannot be written: {error}") from error
 
 
 class _Cropped(NamedTuple):

@@ -139,3 +139,11 @@ def test_a_damaged_folder_is_named(tmp_path):
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(InputError, match="delete it"):
         EncodedRecords(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tiny, run, tmp_path):
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / "file" / "encoded")
+    changed = dataclasses.replace(run, data=dataclasses.replace(run.data, encoded=folder))
+    with pytest.raises(InputError, match=r"data\.encoded=.*cannot be written"):
+        encode_data(tiny, changed)
