@@ -29,6 +29,7 @@ def train_command(model, data, output, steps, *more):
         f"train.steps={steps}",
         "train.batch_size=2",
         "data.augment=true",
+        "data.encoded=none",
         "method.image_encoder_layers=1",
         "optimizer.learning_rate=1e-3",
         "optimizer.warmup_steps=5",

@@ -28,6 +28,7 @@ def world(tmp_path_factory, tiny_folder):
         f"data.path={data}",
         "data.workers=0",
         "data.augment=true",
+        "data.encoded=none",
         "method.image_encoder_layers=1",
         "train.batch_size=8",
         "train.steps=3",
@@ -47,7 +48,7 @@ def test_print_config_lists_every_value_as_an_override_would_set_it(capsys):
     lines = capsys.readouterr().out.splitlines()
     values = dict(line.split(" = ", 1) for line in lines)
     values = {key.strip(): value for key, value in values.items()}
-    assert values["train.sample_every"] == "none" and values["train.steps"] == "1500"
+    assert values["train.sample_every"] == "none" and values["train.steps"] == "4800"
     assert len({line.index(" = ") for line in lines}) == 1  # aligned
     assert train.main([TOY, *(f"{k}={v}" for k, v in values.items()), "--print-config"]) == 0
     assert capsys.readouterr().out.splitlines() == lines
