@@ -30,6 +30,7 @@ class Protocol:
         pair_noises: pictures of one pair.
         renders: that the readers are examined on.
         steps: of DDIM.
+        guidance_scale: of the prior too. From 3 on, colours of people overshoot.
     """
 
     seed: int = 7
@@ -40,7 +41,7 @@ class Protocol:
     pair_noises: int = 2
     renders: int = 1000
     steps: int = 25
-    guidance_scale: float = 4.0
+    guidance_scale: float = 2.5
 
 
 @dataclass(frozen=True)

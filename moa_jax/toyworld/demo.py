@@ -1,59 +1,93 @@
-"""`make demo`: both jobs, training and sampling, from nothing to pictures in a few minutes.
+"""`make demo`: what MoA does, and both its jobs, sampling and training, in a few minutes.
 
-On the toy world's pretrained Stable Diffusion, which comes with this package: draws with the prior,
-trains MoA for a few steps on a small data set, and draws with what came of it. Prints each command
-as a user would type it. From the project's root: `python -m moa_jax.toyworld.demo [FOLDER]`.
+On the toy world's weights, which come with this package: draws a grid of people and places by the
+Python interface, then two people together and a short fine-tuning by the commands a user would
+type, which it prints. From the project's root: `python -m moa_jax.toyworld.demo [FOLDER]`.
 """
 
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+from rich.progress import track
+
+from moa_jax.figures import picture_table
+from moa_jax.pipeline import Pipeline
+from moa_jax.toyworld.people import WORDS
 from moa_jax.toyworld.scenes import write_data, write_subject
 
-BASE = Path("moa_jax/toyworld/weights/base")
-PICTURES = 96  # in the data set
-STEPS = 20
+WEIGHTS = Path("moa_jax/toyworld/weights")
+BASE, MOA = WEIGHTS / "base", WEIGHTS / "moa"
+PICTURES, STEPS = 96, 20  # of the fine-tuning
 SHORT = (
     f"train.steps={STEPS} train.batch_size=8 train.log_every=5 train.sample_every=10 "
-    "train.checkpoint_every=10 optimizer.warmup_steps=5"
+    "train.checkpoint_every=10 optimizer.warmup_steps=5 optimizer.router_start=0"
 ).split()
-CAPTION = "a man and a woman waving with a balloon on the beach at sunset"
-PROMPT = CAPTION.replace("man ", "man <|image|> ")
+SAMPLER = {"num_inference_steps": 25, "guidance_scale": 2.5}
+WORD = "woman"
+PEOPLE = 4  # rows of the grid
+CONTEXTS = (  # its columns
+    "standing with a dog in the garden by day",
+    "waving with a balloon on the beach at sunset",
+    "cheering with a ball in the city at night",
+    "waving with an umbrella in the forest by day in the rain",
+    "standing with a ball at the castle at sunset in the fog",
+)
 
 
 def main(folder: Path) -> int:
-    """Prepare, train, sample; stop at the first command that fails, with its exit code."""
+    """Draw, then run the commands; stop at the first that fails, with its exit code."""
     start = time.monotonic()
-    data, run, out = (folder / name for name in ("data", "run", "out"))
-    subjects = [folder / "subjects" / f"{name}.png" for name in ("first", "second")]
+    names = ("data", "encoded", "run", "out", "subjects")
+    data, encoded, run, out, people = (folder / name for name in names)
     if not data.exists():
-        print(f"drawing {PICTURES} pictures to {data}/")
+        print(f"drawing {PICTURES} pictures to {data}/ and portraits to {people}/")
         write_data(data, PICTURES)
-        for seed, subject in enumerate(subjects):
-            write_subject(subject, seed)
-    train = ["train.py", "configs/toy.py", f"data.path={data}", f"train.output={run}", *SHORT]
-    shared = ["sample.py", "--model", f"{BASE}", "--steps", "20", "--num-images", "4"]
-    pictures = [argument for subject in subjects for argument in ("--subject", f"{subject}")]
-    commands = (
+    man, *women = subjects = [people / f"{number}.png" for number in range(1 + PEOPLE)]
+    for number, subject in enumerate(subjects):
+        word = WORD if number else "man"
+        write_subject(subject, number * len(WORDS) + WORDS.index(word))
+    out.mkdir(parents=True, exist_ok=True)
+    draw_grid(women).save(out / "grid.png")
+    prompt = f"a man <|image|> and a {WORD} <|image|> {CONTEXTS[1]}"
+    sample = ["sample.py", "--model", f"{BASE}", "--moa", f"{MOA}", "--prompt", prompt]
+    sample += ["--subject", f"{man}", "--subject", f"{women[0]}", "--steps", "25"]
+    train = ["train.py", "configs/toy.py", f"model.moa={MOA}", *SHORT]
+    train += [f"data.path={data}", f"data.encoded={encoded}", f"train.output={run}"]
+    for command in (
+        [*sample, "--guidance-scale", "2.5", "--out", f"{out / 'two'}"],
         ["-m", "moa_jax.data", "check", f"{data}", "--model", f"{BASE}"],
-        [*shared, "--prompt", CAPTION, "--out", f"{out / 'prior'}"],
         train,
-        [*shared, "--moa", f"{run}", "--prompt", PROMPT, *pictures, "--out", f"{out / 'moa'}"],
-    )
-    for command in commands:
+    ):
         print(f"\n$ python {shlex.join(command)}", flush=True)
         code = subprocess.run([sys.executable, *command], check=False).returncode
         if code:
             return code
     print(f"\nin {time.monotonic() - start:.0f} s; look at")
-    print(f"  {out / 'prior'}/    what the prior draws")
-    print(f"  {out / 'moa'}/      the same noise with MoA, and where the personalized expert drew")
+    print(f"  {out / 'grid.png'}  a row for each person, a column for each prompt and noise")
+    print(f"  {out / 'two'}/      two people together, and where the personalized expert drew")
     print(f"  {run / 'samples'}/  previews of the training; its curves: tensorboard --logdir {run}")
-    print(f"{STEPS} steps teach MoA little: what you see is that both jobs run")
     return 0
+
+
+def draw_grid(subjects: Sequence[Path]) -> Image.Image:
+    """Draw every subject in every context, below what the prior draws; one noise a column."""
+    prior, pipe = Pipeline.from_pretrained(BASE), Pipeline.from_pretrained(BASE, MOA)
+    rows = []
+    for subject in track([None, *subjects], "drawing the grid"):
+        drawn = []
+        for seed, context in enumerate(CONTEXTS):
+            if subject is None:
+                result = prior(f"a {WORD} {context}", seed=seed, **SAMPLER)
+            else:
+                result = pipe(f"a {WORD} <|image|> {context}", [subject], seed=seed, **SAMPLER)
+            drawn += result.images
+        rows.append([subject and Image.open(subject), *drawn])
+    return picture_table(rows, ["the subject", *CONTEXTS])
 
 
 if __name__ == "__main__":
