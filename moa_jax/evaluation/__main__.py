@@ -3,7 +3,8 @@
     python -m moa_jax.evaluation toy [section.key=value ...] [--rows prior,moa] [--report-only]
     python -m moa_jax.evaluation toy --moa           the committed weights against the prior
 
-The study stops and resumes at any time. Exit code 0: done, whatever the numbers say; 2: something
+The study stops and resumes at any time; what is on record in docs/evaluation/rows is not trained
+again, on any machine. Exit code 0: done, whatever the numbers say; 2: something
 in the command or the files must be changed; 130: stopped by Ctrl-C.
 """
 
@@ -12,6 +13,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -19,11 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from moa_jax.command import run
-from moa_jax.config import load_config, override
+from moa_jax.config import Config, load_config, override
 from moa_jax.evaluation import findings
+from moa_jax.evaluation.drawing import Pictures
 from moa_jax.evaluation.findings import Results, RowResult, bars
-from moa_jax.evaluation.report import main_table, write_report
-from moa_jax.evaluation.rows import MOA, PRIOR, Row, make_rows, select, train
+from moa_jax.evaluation.records import Numbers, Records
+from moa_jax.evaluation.report import choose_trials, main_table, write_report
+from moa_jax.evaluation.rows import MOA, PRIOR, Row, make_rows, recipe, row_config, select, train
 from moa_jax.evaluation.study import Progress as OnBatch
 from moa_jax.evaluation.study import Study
 from moa_jax.toyworld.readers import WEIGHTS
@@ -62,53 +66,87 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
+@dataclass(frozen=True)
+class _Training:
+    """One training of a row; or the prior, which is not trained."""
+
+    row: Row
+    seed: int
+    recipe: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The name of its folder and of its record."""
+        return f"{self.row.name}-{self.seed}" if self.row.seeds else self.row.name
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     config = override(load_config(options.config), options.overrides)
     rows = make_rows(config)
     if options.moa:
-        given = options.runs / "given"
         rows = [rows[0], Row(MOA, f"MoA, {options.moa.name}/")]
-        options.rows, options.out = "", options.out or given
+    names = [] if options.moa else [name for name in options.rows.split(",") if name]
+    chosen = [] if options.report_only else select(rows, names)
+    out = options.out or (options.runs / "given" if options.moa else Path("docs/evaluation"))
     study = Study(config.model.base, options.runs)
-    chosen = [] if options.report_only else select(rows, [n for n in options.rows.split(",") if n])
+    records = Records(out / "rows", study.key)
     console = Console()
     _print_readers(study, console)
-    for row in chosen:
-        if row.name == PRIOR:
-            with _progress(row.title) as on_batch:
-                study.prior(on_batch)
-        for seed in range(min(row.seeds, options.seeds)):
-            folder = weights = _folder(options, row, seed)
-            if options.moa:
-                weights = options.moa
-            else:
-                train(row, seed, folder, options.config, options.overrides)
-            with _progress(f"{row.title}, seed {seed}") as on_batch:
-                study.row(weights, folder, on_batch)
-        _report(study, rows, options)
-    results = _report(study, rows, options)
-    _print(results, console)
+    trainings = [training for row in rows for training in _trainings_of(row, config)]
+    for training in trainings:
+        if training.row not in chosen or training.seed >= options.seeds:
+            continue
+        # Given weights may be other ones of the same recipe.
+        if options.moa or records.numbers(training.name, training.recipe) is None:
+            found = _measure(study, training, options)
+            records.save(training.name, training.recipe, *found)
+            _report(study, rows, trainings, records, out)
+    _print(_report(study, rows, trainings, records, out), console)
 
 
-def _folder(options: argparse.Namespace, row: Row, seed: int) -> Path:
+def _trainings_of(row: Row, config: Config) -> list[_Training]:
+    if not row.seeds:
+        return [_Training(row, 0, {})]
+    seeds = range(row.seeds)
+    return [_Training(row, seed, recipe(row_config(row, seed, config))) for seed in seeds]
+
+
+def _measure(
+    study: Study, training: _Training, options: argparse.Namespace
+) -> tuple[Numbers, Pictures | None]:
+    """Train if need be, draw and read; gives the numbers, and pictures if the figure shows any."""
+    row, cache = training.row, options.runs / training.name
     if row.name == PRIOR:
-        return options.runs / PRIOR
-    return options.runs / ("given" if options.moa else f"{row.name}-{seed}")
+        with _progress(row.title) as on_batch:
+            numbers = study.prior(on_batch)
+    else:
+        weights = options.moa or cache
+        if options.moa:
+            cache = options.runs / "given"
+        else:
+            train(row, training.seed, cache, options.config, options.overrides)
+        with _progress(f"{row.title}, seed {training.seed}") as on_batch:
+            numbers = study.row(weights, cache, on_batch)
+    shown = row.name in SHOWN
+    return numbers, study.pictures(cache)[choose_trials(study.trials)] if shown else None
 
 
-def _report(study: Study, rows: Sequence[Row], options: argparse.Namespace) -> Results:
-    """Gather what is measured, of all rows, and write it."""
-    found, pictures = [], {}
+def _report(
+    study: Study, rows: Sequence[Row], trainings: Sequence[_Training], records: Records, out: Path
+) -> Results:
+    """Gather what is on record, of all rows, and write it."""
+    found, strips = [], {}
     for row in rows:
-        folders = {seed: _folder(options, row, seed) for seed in range(max(1, row.seeds))}
-        runs = {seed: study.cached(folder) for seed, folder in folders.items()}
-        runs = {seed: numbers for seed, numbers in runs.items() if numbers is not None}
-        seeds = tuple(runs) if row.seeds else ()
-        found.append(RowResult(row.name, row.title, tuple(runs.values()), seeds))
-        if runs and row.name in SHOWN:
-            pictures[row.name] = study.pictures(folders[min(runs)])
+        own = [training for training in trainings if training.row is row]
+        numbers = {each.seed: records.numbers(each.name, each.recipe) for each in own}
+        known = {seed: values for seed, values in numbers.items() if values is not None}
+        seeds = tuple(known) if row.seeds else ()
+        found.append(RowResult(row.name, row.title, tuple(known.values()), seeds))
+        strip = records.strip(own[0].name)
+        if known and strip is not None:
+            strips[row.name] = strip
     results = Results(study.renders(), found, dataclasses.asdict(study.protocol))
-    write_report(options.out or Path("docs/evaluation"), results, study.trials, pictures)
+    write_report(out, results, study.trials, strips)
     return results
 
 

@@ -58,7 +58,7 @@ def write_report(
     Args:
         folder: made if absent.
         trials: what the pictures show.
-        pictures: of each row that is shown in the figure, by its name.
+        pictures: of each row that is shown in the figure, by its name: of `choose_trials`.
 
     Returns:
         The three files.
@@ -163,7 +163,7 @@ def figure(results: Results, trials: Sequence[Trial], pictures: Mapping[str, Pic
         axes = parts[1].subplots(len(shown) + 1, SHOWN, squeeze=False)
         _strip(list(axes[0]), [references(trials[i])[0] for i in chosen], "reference")
         for row, line in zip(shown, axes[1:], strict=True):
-            _strip(list(line), [pictures[row.name][i] for i in chosen], row.title)
+            _strip(list(line), list(pictures[row.name]), row.title)
     return drawn
 
 

@@ -4,6 +4,7 @@ Every row is `configs/toy.py` but for the values it names, so all have the same 
 is whole is not trained again, one that was cut short resumes.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -73,6 +74,11 @@ def select(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     return [row for row in rows if not names or row.name in names]
 
 
+def row_config(row: Row, seed: int, config: Config) -> Config:
+    """Give the configuration of one training of a row."""
+    return override(config, [*row.overrides, f"train.seed={seed}"])
+
+
 def train(row: Row, seed: int, folder: Path, config: str, extra: Sequence[str] = ()) -> None:
     """Train one row with one seed, unless it is whole.
 
@@ -86,7 +92,7 @@ def train(row: Row, seed: int, folder: Path, config: str, extra: Sequence[str] =
             training failed.
     """
     assignments = [*extra, *row.overrides, f"train.seed={seed}", f"train.output={folder}"]
-    wanted = override(load_config(config), assignments)
+    wanted = row_config(row, seed, override(load_config(config), extra))
     if is_whole(folder, wanted):
         return
     if not TRAIN.is_file():
@@ -104,6 +110,17 @@ def train(row: Row, seed: int, folder: Path, config: str, extra: Sequence[str] =
         raise InputError(f"training {folder.name} failed with exit code {code}: see above")
 
 
+def recipe(config: Config) -> dict[str, str]:
+    """List the values of a configuration that decide what is learnt."""
+    deciding = ("model.", "method.", "optimizer.", "data.")
+    return {
+        key: json.dumps(value)
+        for key, value in flatten(config).items()
+        if (key.startswith(deciding) and key != "data.workers")
+        or key in ("train.seed", "train.batch_size", "train.steps")
+    }
+
+
 def is_whole(folder: Path, wanted: Config) -> bool:
     """Say whether a run's weights are there, after all of its steps.
 
@@ -113,12 +130,11 @@ def is_whole(folder: Path, wanted: Config) -> bool:
     if not (folder / WEIGHTS_NAME).is_file():
         return False
     card = read_moa_card(folder)
-    sections = ("method.", "optimizer.", "data.", "train.seed", "train.batch_size")
-    was, now = flatten(card.config), flatten(wanted)
+    was = recipe(card.config)
     changed = [
         f"{key}={was.get(key)} instead of {value}"
-        for key, value in now.items()
-        if key.startswith(sections) and key != "data.workers" and was.get(key) != value
+        for key, value in recipe(wanted).items()
+        if was.get(key) != value and key != "train.steps"
     ]
     if changed:
         raise InputError(

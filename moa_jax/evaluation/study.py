@@ -27,12 +27,12 @@ from moa_jax.evaluation.protocol import (
     same_scene,
     strangers,
 )
+from moa_jax.evaluation.records import Numbers, read_json, write_json
 from moa_jax.method.weights import WEIGHTS_NAME, Identity
 from moa_jax.pipeline import Pipeline, choose_dtype
 from moa_jax.toyworld.reader_training import reader_accuracy
 from moa_jax.toyworld.readers import WEIGHTS, Readers, Reading
 
-Numbers = dict[str, float]
 Progress = Callable[[int, int], None]  # pictures drawn, of how many
 
 RESULT, PICTURES = "evaluation.json", "evaluation.npz"
@@ -93,7 +93,7 @@ class Study:
             decoded). "prompt" and "fid": of the renderer's own pictures.
         """
         file = self._runs / "renders.json"
-        cached = _read_json(file)
+        cached = read_json(file)
         if cached.get("key") == self.key:
             return cached["renders"]
         trials = [self.trials[i] for i in self.alone]
@@ -109,7 +109,7 @@ class Study:
             "prompt": metrics.prompt_consistency(ceiling, trials),
             "fid": {"overall": self._fid(read(redraw(others, 3)))},
         }
-        _write_json(file, {"key": self.key, "renders": renders})
+        write_json(file, {"key": self.key, "renders": renders})
         return renders
 
     def prior(self, on_batch: Progress | None = None) -> Numbers:
@@ -125,13 +125,6 @@ class Study:
         """
         return self._measured(cache, weights, on_batch)
 
-    def cached(self, folder: Path) -> Numbers | None:
-        """Give a run's numbers if they are there and still hold."""
-        result = _read_json(folder / RESULT)
-        if result.get("study") != self.key:
-            return None
-        return result["numbers"]
-
     def pictures(self, cache: Path) -> Pictures | None:
         """Give a run's pictures, if they have been drawn."""
         file = cache / PICTURES
@@ -141,14 +134,14 @@ class Study:
         parts = [weights / WEIGHTS_NAME, weights / "moa.json"] if weights else []
         content = b"".join(part.read_bytes() for part in parts)
         run = hashlib.sha256(self.key.encode() + content).hexdigest()
-        result = _read_json(cache / RESULT)
+        result = read_json(cache / RESULT)
         if result.get("run") == run:
             return result["numbers"]
         cache.mkdir(parents=True, exist_ok=True)
         pictures = draw(self._pipeline(weights), self.trials, self.protocol, on_batch)
         np.savez_compressed(cache / PICTURES, pictures=pictures)
         numbers = self.measure(pictures, is_prior=weights is None)
-        _write_json(cache / RESULT, {"study": self.key, "run": run, "numbers": numbers})
+        write_json(cache / RESULT, {"run": run, "numbers": numbers})
         return numbers
 
     def _pipeline(self, weights: Path | None) -> Pipeline:
@@ -220,14 +213,3 @@ class Study:
             protocol = dataclasses.replace(self.protocol, seed=self.protocol.seed + 10 + seed)
             drawn.append(redraw(strangers(first.values(), protocol), seed=4 + seed))
         return np.stack([r.features for r in self.readers.read(np.concatenate(drawn))])
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def _write_json(file: Path, content: Any) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(file)

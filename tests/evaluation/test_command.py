@@ -11,9 +11,9 @@ from tests.evaluation.made_up import PROTOCOL, TRIALS, numbers, renders
 
 
 class FakeStudy(Study):
-    """Measures nothing; a folder counts as measured once its row was asked for."""
+    """Measures nothing."""
 
-    protocol, trials = PROTOCOL, TRIALS
+    protocol, trials, key = PROTOCOL, TRIALS, "this study"
 
     def __init__(self, base, runs, accuracy=0.97):
         self.base, self._runs, self._accuracy = base, runs, accuracy
@@ -26,10 +26,7 @@ class FakeStudy(Study):
 
     def row(self, weights, cache, on_batch):
         on_batch(1, 2)
-        (cache / "measured").mkdir(parents=True)
-
-    def cached(self, folder):
-        return numbers(0.9) if (folder / "measured").exists() else None
+        return numbers(0.9)
 
     def pictures(self, folder):
         return np.zeros((len(TRIALS), 64, 64, 3), np.uint8)
@@ -68,10 +65,30 @@ def test_a_report_trains_nothing_and_keeps_the_rows_of_before(run, tmp_path):
     assert (tmp_path / "out/toy.md").read_text() == page
 
 
+def test_a_row_on_record_is_not_trained_again_on_another_machine(run, tmp_path):
+    run("--rows", "prior,moa", "--seeds", "1")
+    page = (tmp_path / "out/toy.md").read_text()
+    elsewhere = ["--rows", "prior,moa", "--runs", str(tmp_path / "elsewhere")]
+    code, trained = run(*elsewhere, "--seeds", "1")
+    assert code == 0 and trained == [("moa", 0)]
+    assert (tmp_path / "out/toy.md").read_text() == page
+    run(*elsewhere, "--seeds", "2")
+    assert trained == [("moa", 0), ("moa", 1)]
+
+
+def test_a_row_of_another_recipe_is_trained_again(run):
+    run("--rows", "moa", "--seeds", "1")
+    _, trained = run("--rows", "moa", "--seeds", "1", "optimizer.weight_decay=0.5")
+    assert trained == [("moa", 0), ("moa", 0)]
+
+
 def test_given_weights_are_measured_without_training(run, tmp_path):
     code, trained = run("--moa", str(tmp_path / "mine"))
     assert code == 0 and not trained
     assert "| MoA, mine/ | 1 |" in (tmp_path / "out/toy.md").read_text()
+    measured = (tmp_path / "out/rows/moa-0.json").stat().st_mtime_ns
+    run("--moa", str(tmp_path / "mine"))
+    assert (tmp_path / "out/rows/moa-0.json").stat().st_mtime_ns > measured
 
 
 def test_a_weak_reader_is_called_so(run, monkeypatch, capsys):

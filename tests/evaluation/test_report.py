@@ -23,7 +23,7 @@ def results():
 
 def test_every_row_that_was_measured_is_reported(results, tmp_path):
     pictures = {
-        name: np.full((len(TRIALS), 64, 64, 3), shade, np.uint8)
+        name: np.full((SHOWN, 64, 64, 3), shade, np.uint8)
         for name, shade in (("prior", 90), ("moa", 200))
     }
     values, page, figure = write_report(tmp_path / "new", results, TRIALS, pictures)

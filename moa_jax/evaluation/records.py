@@ -1,0 +1,71 @@
+"""What was found of each row, in files small enough for the repository.
+
+So a study goes on from them on any machine, without the weights and pictures of the rows that are
+done. A record holds for the study and the recipe it was made with; under others it is not there.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from moa_jax.evaluation.drawing import Pictures
+
+Numbers = dict[str, float]
+
+
+class Records:
+    """The records of one study.
+
+    Attributes:
+        folder: where they are; made by the first.
+        study: see `Study.key`.
+    """
+
+    def __init__(self, folder: Path, study: str) -> None:
+        """Look nothing up yet."""
+        self.folder, self.study = folder, study
+
+    def numbers(self, name: str, recipe: Mapping[str, str]) -> Numbers | None:
+        """Give a run's numbers, if it was measured in this study and trained by this recipe."""
+        found = read_json(self.folder / f"{name}.json")
+        made = {"study": found.get("study"), "recipe": found.get("recipe")}
+        return found["numbers"] if made == {"study": self.study, "recipe": dict(recipe)} else None
+
+    def save(
+        self,
+        name: str,
+        recipe: Mapping[str, str],
+        numbers: Numbers,
+        strip: Pictures | None = None,
+    ) -> None:
+        """Keep a run's numbers, and pictures of it to show."""
+        content = {"study": self.study, "recipe": dict(recipe), "numbers": numbers}
+        if strip is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.concatenate(list(strip), axis=1)).save(self.folder / f"{name}.png")
+        write_json(self.folder / f"{name}.json", content)
+
+    def strip(self, name: str) -> Pictures | None:
+        """Give the pictures of a run that are kept."""
+        file = self.folder / f"{name}.png"
+        if not file.is_file():
+            return None
+        row = np.asarray(Image.open(file).convert("RGB"))
+        return np.stack(np.split(row, row.shape[1] // row.shape[0], axis=1))
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a file, or nothing if it is not there."""
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a file, so that it is there whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(file)
