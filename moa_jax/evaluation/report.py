@@ -187,6 +187,7 @@ def _scatter(ax: Axes, results: Results, key: str, label: str, scale: float) -> 
     ax.axhline(70, color="#a1a1aa", linewidth=0.8, linestyle=":")
     ax.set(xlabel=label, ylabel="identity, % of the way to the ceiling")
     ax.spines[["top", "right"]].set_visible(False)
+    ax.margins(x=0.3, y=0.15)  # room for the titles at the points
 
 
 def _point(ax: Axes, row: RowResult, x: np.ndarray, y: np.ndarray) -> None:
