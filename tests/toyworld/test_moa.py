@@ -32,13 +32,13 @@ from moa_jax.training.objective import loss
 from tests.toyworld.test_weights import BASE
 
 CONFIG = "configs/toy.py"
-PROTOCOL = Protocol(seed=11, identities=3, contexts=3, noises=1, pairs=9, pair_noises=1)
+PROTOCOL = Protocol(seed=11, identities=3, contexts=2, noises=2, pairs=9, pair_noises=1)
 SAMPLER = {"num_inference_steps": 25, "guidance_scale": 2.5}
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """27 pictures of one person and 9 of two, by the prior and by MoA, and what is read of them."""
+    """36 pictures of one person and 9 of two, by the prior and by MoA, and what is read of them."""
     study = Study(str(BASE), tmp_path_factory.mktemp("runs"), PROTOCOL)
     moa = study.row(COMMITTED, tmp_path_factory.mktemp("moa"))
     return SimpleNamespace(study=study, prior=study.prior(), moa=moa)
@@ -59,7 +59,7 @@ def test_moa_draws_the_person_of_the_picture_and_what_the_words_ask_for(measured
 
 def test_another_person_changes_the_person_and_keeps_the_background(measured):
     assert measured.moa["swap/background"] < 0.3 * measured.moa["swap/pixels"]
-    assert measured.moa["swap/background"] < 0.3 * measured.prior["noise/background"]
+    assert measured.moa["swap/background"] < 0.5 * measured.prior["noise/background"]
 
 
 def test_each_of_two_people_is_drawn_in_the_right_place(measured):
