@@ -39,29 +39,31 @@ def combine(trained: Any, frozen: Any) -> Any:
     )
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+def learning_rate(config: OptimizerConfig, steps: int, peak: float | None = None) -> optax.Schedule:
     """Learning rate by step: linear warm-up from 0, then constant or half a cosine down to 0.
 
     Args:
         steps: length of the run, warm-up included.
+        peak: what the warm-up leads to; None: `optimizer.learning_rate`.
 
     Raises:
         InputError: the warm-up leaves no step for the cosine.
     """
+    peak = config.learning_rate if peak is None else peak
     if config.schedule == "constant":
-        after = optax.constant_schedule(config.learning_rate)
+        after = optax.constant_schedule(peak)
     elif config.warmup_steps < steps:
-        after = optax.cosine_decay_schedule(config.learning_rate, steps - config.warmup_steps)
+        after = optax.cosine_decay_schedule(peak, steps - config.warmup_steps)
     else:
         raise InputError(
             f"optimizer.warmup_steps={config.warmup_steps} must be less than train.steps={steps}"
         )
-    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
 def _updates(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW; or Muon for the matrices and NAdamW for the rest, at proportional rates.
+    """AdamW; or Muon for the matrices and NAdamW for the rest, on one schedule.
 
     Muon (Jordan, 2024) moves a matrix in all directions alike. Subjects need that: Adam first
     learns the directions that explain the most pixels, and has little left for a face.
@@ -69,9 +71,8 @@ def _updates(config: OptimizerConfig, steps: int) -> optax.GradientTransformatio
     rate, decay = learning_rate(config, steps), config.weight_decay
     if config.muon_learning_rate is None:
         return optax.adamw(rate, weight_decay=decay)
-    times = config.muon_learning_rate / config.learning_rate
     return optax.contrib.muon(
-        lambda step: times * rate(step),
+        learning_rate(config, steps, config.muon_learning_rate),
         weight_decay=decay,
         adam_learning_rate=rate,
         adam_weight_decay=decay,
