@@ -115,18 +115,13 @@ def _measure(
     study: Study, training: _Training, options: argparse.Namespace
 ) -> tuple[Numbers, Pictures | None]:
     """Train if need be, draw and read; gives the numbers, and pictures if the figure shows any."""
-    row, cache = training.row, options.runs / training.name
-    if row.name == PRIOR:
-        with _progress(row.title) as on_batch:
-            numbers = study.prior(on_batch)
-    else:
-        weights = options.moa or cache
-        if options.moa:
-            cache = options.runs / "given"
-        else:
-            train(row, training.seed, cache, options.config, options.overrides)
-        with _progress(f"{row.title}, seed {training.seed}") as on_batch:
-            numbers = study.row(weights, cache, on_batch)
+    row, given = training.row, options.moa if training.row.seeds else None
+    cache = options.runs / ("given" if given else training.name)
+    if row.seeds and not given:
+        train(row, training.seed, cache, options.config, options.overrides)
+    title = f"{row.title}, seed {training.seed}" if row.seeds else row.title
+    with _progress(title) as on_batch:
+        numbers = study.row(given or cache, cache, on_batch) if row.seeds else study.prior(on_batch)
     shown = row.name in SHOWN
     return numbers, study.pictures(cache)[choose_trials(study.trials)] if shown else None
 
@@ -138,12 +133,12 @@ def _report(
     found, strips = [], {}
     for row in rows:
         own = [training for training in trainings if training.row is row]
-        numbers = {each.seed: records.numbers(each.name, each.recipe) for each in own}
-        known = {seed: values for seed, values in numbers.items() if values is not None}
-        seeds = tuple(known) if row.seeds else ()
-        found.append(RowResult(row.name, row.title, tuple(known.values()), seeds))
-        strip = records.strip(own[0].name)
-        if known and strip is not None:
+        looked_up = [(each, records.numbers(each.name, each.recipe)) for each in own]
+        known = [(each, numbers) for each, numbers in looked_up if numbers is not None]
+        seeds = tuple(each.seed for each, _ in known) if row.seeds else ()
+        found.append(RowResult(row.name, row.title, tuple(n for _, n in known), seeds))
+        strip = records.strip(known[0][0].name) if known else None
+        if strip is not None:
             strips[row.name] = strip
     results = Results(study.renders(), found, dataclasses.asdict(study.protocol))
     write_report(out, results, study.trials, strips)

@@ -76,6 +76,16 @@ def test_a_row_on_record_is_not_trained_again_on_another_machine(run, tmp_path):
     assert trained == [("moa", 0), ("moa", 1)]
 
 
+def test_the_figure_shows_a_seed_that_is_on_record(run, tmp_path, monkeypatch):
+    run("--rows", "moa", "--seeds", "2")
+    (tmp_path / "out/rows/moa-0.json").unlink()
+    (tmp_path / "out/rows/moa-0.png").unlink()
+    shown = []
+    monkeypatch.setattr(command, "write_report", lambda *given: shown.append(given[-1]))
+    run("--report-only")
+    assert [*shown[0]] == ["moa"]
+
+
 def test_a_row_of_another_recipe_is_trained_again(run):
     run("--rows", "moa", "--seeds", "1")
     _, trained = run("--rows", "moa", "--seeds", "1", "optimizer.weight_decay=0.5")
