@@ -55,11 +55,13 @@ def main(folder: Path) -> int:
     draw_grid(women).save(out / "grid.png")
     prompt = f"a man <|image|> and a {WORD} <|image|> {CONTEXTS[1]}"
     sample = ["sample.py", "--model", f"{BASE}", "--moa", f"{MOA}", "--prompt", prompt]
-    sample += ["--subject", f"{man}", "--subject", f"{women[0]}", "--steps", "25"]
+    sample += ["--subject", f"{man}", "--subject", f"{women[0]}"]
+    sample += ["--steps", f"{SAMPLER['num_inference_steps']}"]
+    sample += ["--guidance-scale", f"{SAMPLER['guidance_scale']}", "--out", f"{out / 'two'}"]
     train = ["train.py", "configs/toy.py", f"model.moa={MOA}", *SHORT]
     train += [f"data.path={data}", f"data.encoded={encoded}", f"train.output={run}"]
     for command in (
-        [*sample, "--guidance-scale", "2.5", "--out", f"{out / 'two'}"],
+        sample,
         ["-m", "moa_jax.data", "check", f"{data}", "--model", f"{BASE}"],
         train,
     ):

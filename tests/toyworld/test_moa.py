@@ -33,7 +33,7 @@ from tests.toyworld.test_weights import BASE
 
 CONFIG = "configs/toy.py"
 PROTOCOL = Protocol(seed=11, identities=3, contexts=2, noises=2, pairs=9, pair_noises=1)
-SAMPLER = {"num_inference_steps": 25, "guidance_scale": 2.5}
+SAMPLER = {"num_inference_steps": PROTOCOL.steps, "guidance_scale": PROTOCOL.guidance_scale}
 
 
 @pytest.fixture(scope="module")
