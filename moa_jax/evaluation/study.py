@@ -132,7 +132,8 @@ class Study:
 
     def _measured(self, cache: Path, weights: Path | None, on_batch: Progress | None) -> Numbers:
         parts = [weights / WEIGHTS_NAME, weights / "moa.json"] if weights else []
-        content = b"".join(part.read_bytes() for part in parts)
+        # What is missing is named when the weights are loaded.
+        content = b"".join(part.read_bytes() for part in parts if part.is_file())
         run = hashlib.sha256(self.key.encode() + content).hexdigest()
         result = read_json(cache / RESULT)
         if result.get("run") == run:

@@ -10,6 +10,7 @@ import pytest
 
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import Config, MethodConfig, TrainConfig
+from moa_jax.errors import InputError
 from moa_jax.evaluation import study as module
 from moa_jax.evaluation.drawing import draw, through_vae
 from moa_jax.evaluation.protocol import Protocol
@@ -95,6 +96,11 @@ def test_other_weights_are_drawn_anew(made, numbers, monkeypatch):
     with pytest.raises(pytest.fail.Exception, match="drew again"):
         Study(made.base, made.runs, PROTOCOL, made.readers).row(moa, moa)
     card.write_text(kept)
+
+
+def test_weights_that_are_not_there_are_named(made, numbers, tmp_path):
+    with pytest.raises(InputError, match="moa.json' is missing"):
+        made.study.row(tmp_path / "nowhere", tmp_path)
 
 
 def test_the_vae_gives_back_pictures_of_the_same_size(made):
