@@ -24,6 +24,8 @@ def main(command: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(command)
 
     def work() -> None:
+        if arguments.plan:
+            return plan(arguments)
         out = make_folder("--out", arguments.out)
         save(out, arguments, *draw(arguments))
 
@@ -54,6 +56,12 @@ def parse_arguments(command: Sequence[str] | None) -> argparse.Namespace:
     add("--variant", help='which weights of the folder to read, e.g. "fp16"')
     add("--image-encoder", help="CLIP folder or hub id; default: the one MoA was trained with")
     add("--out", default="out", help="folder to write to (%(default)s/)")
+    add(
+        "--plan",
+        metavar="TOPOLOGY",
+        help="compile for a TPU that is not here, e.g. v5e:1x1, say what drawing takes, and stop; "
+        "reads no weights",
+    )
     return parser.parse_args(command)
 
 
@@ -97,6 +105,44 @@ def draw(arguments: argparse.Namespace) -> tuple[Any, Any]:
             on_step=on_step,
         )
     return pipe, result
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Say what drawing a batch takes on one device of a TPU topology."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # nothing runs: a device here is not to be claimed
+
+    from moa_jax.backbone.stable_diffusion import describe_stable_diffusion
+    from moa_jax.config import MeshConfig
+    from moa_jax.method.weights import read_moa_card
+    from moa_jax.planning.plan import plan_sampling
+    from moa_jax.planning.programs import sampling_program
+    from moa_jax.planning.report import rendered
+    from moa_jax.planning.topology import topology_devices
+    from moa_jax.training.mesh import make_mesh
+
+    config = read_moa_card(arguments.moa).config if arguments.moa else None
+    encoder = arguments.image_encoder or (config and config.model.image_encoder)
+    dtype = arguments.dtype or "bfloat16"
+    device = topology_devices(arguments.plan)[0]
+    console = Console()
+    with console.status("compiling"):
+        program = sampling_program(
+            describe_stable_diffusion(arguments.model, dtype, encoder),
+            config and config.method,
+            make_mesh(MeshConfig(), [device]),
+            num_images=arguments.num_images,
+            height=arguments.height,
+            width=arguments.width,
+            num_inference_steps=arguments.steps,
+            guided=arguments.guidance_scale > 1,
+            sampler=arguments.sampler,
+        )
+        planned = plan_sampling(program, device, arguments.num_images)
+    what = f"{arguments.num_images} picture(s) on one device of {arguments.plan}"
+    console.print(f"{what}, {arguments.steps} steps", highlight=False)
+    console.print(rendered([planned]), highlight=False)
 
 
 def save(out: Path, arguments: argparse.Namespace, pipe: Any, result: Any) -> None:

@@ -8,6 +8,7 @@ Builds the networks, then steps through the data; stops and resumes at any time.
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from rich.console import Console
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
 from moa_jax.command import make_folder, run
@@ -42,6 +44,7 @@ examples:
   python train.py configs/toy.py
   python train.py configs/sd15_imagefolder.py data.path=my_pictures train.output=runs/mine
   python train.py configs/sd15_ffhq.py mesh.fsdp=8 optimizer.accumulation=2 --print-config
+  python train.py configs/sd15_ffhq.py --plan v5e:2x4 --plan-presets all
 
 A run resumes from the newest checkpoint in train.output. Exit codes: 0 trained; 1 the loss is not
 finite; 2 something in the command, the files or the data must be changed; 130 stopped by Ctrl-C.
@@ -58,11 +61,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="a file in configs/ that defines get_config()")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--print-config", action="store_true", help="print every value and stop")
+    parser.add_argument(
+        "--plan",
+        metavar="TOPOLOGY",
+        help="compile the step for TPUs that are not here, e.g. v5e:4x4, say what it takes, and "
+        "stop; reads no weights and no pictures",
+    )
+    parser.add_argument(
+        "--plan-presets", default="", metavar="dp,fsdp", help="plan these mesh presets, or all"
+    )
+    parser.add_argument("--plan-json", type=Path, metavar="FILE", help="write the plan there too")
     options = parser.parse_intermixed_args(arguments)
 
     def work() -> None:
         config = override(load_config(options.config), options.overrides)
-        (print_config if options.print_config else train)(config)
+        if options.plan:
+            plan(config, options.plan, options.plan_presets, options.plan_json)
+        else:
+            (print_config if options.print_config else train)(config)
 
     return run(work, stopped="stopped: the same command resumes from the newest checkpoint")
 
@@ -113,6 +129,24 @@ def train(config: Config) -> None:
     batches.close()
     save_moa(output, state.averaged, MoaCard(config, identity, int(state.step)))
     print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")
+
+
+def plan(config: Config, topology: str, presets: str, file: Path | None) -> None:
+    """Say what the training step takes on a TPU topology."""
+    from moa_jax.planning.plan import check_presets, plan_training  # only here: as all of --plan
+    from moa_jax.planning.report import as_json, rendered
+
+    jax.config.update("jax_platforms", "cpu")  # nothing runs: a device here is not to be claimed
+    check_run(config)
+    chosen, console = check_presets(presets), Console()
+    with console.status("") as status:
+        plans = plan_training(
+            config, topology, chosen, lambda what: status.update(f"compiling: {what}")
+        )
+    if file:
+        file.write_text(json.dumps([as_json(each) for each in plans], indent=2) + "\n")
+    console.print(f"one training step on {topology}, of {config.train.steps}", highlight=False)
+    console.print(rendered(plans, config.model.remat), highlight=False)
 
 
 def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:

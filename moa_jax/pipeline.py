@@ -149,7 +149,7 @@ class Pipeline:
         Raises:
             InputError: an argument that cannot be served, named with its value and the remedy.
         """
-        _check_choice("sampler", sampler, SAMPLERS)
+        check_choice("sampler", sampler, SAMPLERS)
         if num_images < 1:
             raise InputError(f"num_images={num_images}: must be 1 or more")
         encoder = self.base.image_encoder
@@ -162,7 +162,7 @@ class Pipeline:
             max_subjects=self.max_subjects if self.model else 0,
         )
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(num_images))
-        shape = self._latent_shape(height, width, num_images)
+        shape = latent_shape(self.base, height, width, num_images)
         if latents is None:
             latents = jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
         elif latents.shape != shape:
@@ -215,22 +215,31 @@ class Pipeline:
         if self._on_step is not None:
             self._on_step(step)
 
-    def _latent_shape(
-        self, height: int | None, width: int | None, num_images: int
-    ) -> tuple[int, int, int, int]:
-        config = self.base.unet.config
-        native = config.get("sample_size") or 64
-        rows, columns = native if isinstance(native, (list, tuple)) else (native, native)
-        sides = []
-        for name, pixels, default in (("height", height, rows), ("width", width, columns)):
-            pixels = default * self.downscale if pixels is None else pixels
-            if pixels < 1 or pixels % self.downscale:
-                raise InputError(
-                    f"{name}={pixels}: must be a positive multiple of {self.downscale}, e.g. "
-                    f"{max(1, round(pixels / self.downscale)) * self.downscale}"
-                )
-            sides.append(pixels // self.downscale)
-        return num_images, *sides, self.base.vae.module.config.latent_channels
+
+def latent_shape(
+    base: StableDiffusion, height: int | None, width: int | None, num_images: int
+) -> tuple[int, int, int, int]:
+    """Give the shape of the latents of some pictures.
+
+    Args:
+        height: in pixels; None: the checkpoint's own.
+        width: likewise.
+
+    Raises:
+        InputError: a side that is not a multiple of the VAE's factor.
+    """
+    native, factor = base.unet.config.get("sample_size") or 64, base.vae.module.config.downscale
+    rows, columns = native if isinstance(native, (list, tuple)) else (native, native)
+    sides = []
+    for name, pixels, default in (("height", height, rows), ("width", width, columns)):
+        pixels = default * factor if pixels is None else pixels
+        if pixels < 1 or pixels % factor:
+            raise InputError(
+                f"{name}={pixels}: must be a positive multiple of {factor}, e.g. "
+                f"{max(1, round(pixels / factor)) * factor}"
+            )
+        sides.append(pixels // factor)
+    return num_images, *sides, base.vae.module.config.latent_channels
 
 
 def choose_dtype(dtype: Any = None) -> np.dtype:
@@ -245,6 +254,11 @@ def _to_dtype(dtype: Any, path: Any, leaf: Array) -> Array:
     return leaf if "router" in jax.tree_util.keystr(path) else leaf.astype(dtype)
 
 
-def _check_choice(name: str, value: str, choices: Mapping[str, Any]) -> None:
+def check_choice(name: str, value: str, choices: Mapping[str, Any]) -> None:
+    """Refuse a name that is none of the choices.
+
+    Raises:
+        InputError: listing them.
+    """
     if value not in choices:
         raise InputError(f"{name}={value!r}: must be one of {', '.join(sorted(choices))}")

@@ -17,7 +17,10 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def resolve(
-    name_or_path: str | Path, components: Sequence[str] = ("",), variant: str | None = None
+    name_or_path: str | Path,
+    components: Sequence[str] = ("",),
+    variant: str | None = None,
+    weights: bool = True,
 ) -> Path:
     """Find a checkpoint folder here, or download it from the Hugging Face hub.
 
@@ -27,6 +30,7 @@ def resolve(
         name_or_path: a folder, or a hub id such as "owner/name".
         components: subfolders that will be read; "" is the folder itself.
         variant: "fp16" asks for `*.fp16.safetensors`.
+        weights: whether the safetensors are wanted too.
 
     Raises:
         InputError: neither a folder nor downloadable.
@@ -43,7 +47,7 @@ def resolve(
         )
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise InputError(f"{name!r}: there is no such folder")
-    return _download(name, components, variant)
+    return _download(name, components, variant, weights)
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -92,14 +96,14 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
     raise InputError(_no_weights(folder, variant))
 
 
-def _download(name: str, components: Sequence[str], variant: str | None) -> Path:
+def _download(name: str, components: Sequence[str], variant: str | None, weights: bool) -> Path:
     import huggingface_hub  # only here: a folder needs no network code
 
     patterns = ["model_index.json"]
     for component in components:
         prefix = f"{component}/" if component else ""
         patterns += [f"{prefix}*.json", f"{prefix}*.txt"]
-        for stem in (DIFFUSERS_NAME, TRANSFORMERS_NAME):
+        for stem in (DIFFUSERS_NAME, TRANSFORMERS_NAME) if weights else ():
             stem = f"{prefix}{stem}{_infix(variant)}"
             patterns += [f"{stem}.safetensors", f"{stem}-*.safetensors"]
     try:

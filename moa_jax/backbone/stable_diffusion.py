@@ -6,7 +6,7 @@ by side and checks that they fit together. Knows neither sampling nor training.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from moa_jax.backbone.clip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from moa_jax.backbone.folder import read_config, resolve, write_config
+from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.tokenizer import load_tokenizer
 from moa_jax.backbone.unet import UNet, UNetConfig
 from moa_jax.backbone.vae import VAE, VAEConfig
@@ -90,28 +91,38 @@ def load_stable_diffusion(
         InputError: no such folder, a file missing or damaged, a network that is not supported,
             weights that do not fit their configuration, or networks that do not fit each other.
     """
+    read = partial(_load_weights, variant=variant, place=place)
+    # The variant is the base checkpoint's: another image encoder has files of its own.
+    alone = partial(_load_weights, variant=None, place=place)
     path = resolve(name_or_path, (*FOLDERS, "image_encoder"), variant)
-    _check_folder(path)
-    configs = {name: read_config(path / name) for name in NETWORKS}
-    modules = {
-        "unet": UNet(UNetConfig.from_dict(configs["unet"]), dtype=dtype),
-        "vae": VAE(VAEConfig.from_dict(configs["vae"]), dtype),
-        "text_encoder": TextEncoder(TextConfig.from_dict(configs["text_encoder"]), dtype),
-    }
-    tokenizer = load_tokenizer(path / "tokenizer")
-    _check_fit(path, modules, tokenizer)
-    networks = {
-        name: _load(path / name, name, modules[name], configs[name], variant, place)
-        for name in NETWORKS
-    }
-    return StableDiffusion(
-        **networks,
-        image_encoder=_load_image_encoder(path, image_encoder, dtype, variant, place),
-        tokenizer=tokenizer,
-        scheduler_config=read_config(path / "scheduler", SCHEDULER_FILE),
-        path=path,
-        name=str(name_or_path),
-    )
+    encoder = resolve(image_encoder) if image_encoder is not None else None
+    return _assemble(path, str(name_or_path), dtype, encoder, read, alone)
+
+
+def describe_stable_diffusion(
+    name_or_path: str | Path, dtype: Any = jnp.float32, image_encoder: str | Path | None = None
+) -> StableDiffusion:
+    """Read a diffusers folder but for its weights, which need not be there.
+
+    Args:
+        dtype: of the computation and the parameters.
+
+    Returns:
+        A checkpoint whose parameters are `jax.ShapeDtypeStruct`s and whose fingerprints are empty.
+
+    Raises:
+        InputError: as `load_stable_diffusion` does of everything but weights.
+    """
+
+    def read(folder: Path, name: str, module: nn.Module, config: Any, ignore: Any) -> Component:
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), parameter_shapes(module)
+        )
+        return Component(module, shapes, config, "")
+
+    path = resolve(name_or_path, (*FOLDERS, "image_encoder"), weights=False)
+    encoder = resolve(image_encoder, weights=False) if image_encoder is not None else None
+    return _assemble(path, str(name_or_path), dtype, encoder, read, read)
 
 
 def save_stable_diffusion(folder: str | Path, sd: StableDiffusion) -> None:
@@ -141,49 +152,60 @@ def save_stable_diffusion(folder: str | Path, sd: StableDiffusion) -> None:
     write_config(folder, index, "model_index.json")
 
 
-@singledispatch
-def parameter_shapes(module: nn.Module) -> dict[str, Any]:
-    """Give the shape of every parameter of a U-Net, VAE or CLIP tower without computing any."""
-    raise TypeError(f"no example input known for {type(module).__name__}")
+# Reads one network: (its folder, its name, its module, its config, keys to pass over).
+_Read = Callable[[Path, str, nn.Module, dict[str, Any], tuple[str, ...]], Component]
 
 
-@parameter_shapes.register
-def _(module: UNet) -> dict[str, Any]:
-    config = module.config
-    size = 2 ** (len(config.channels) - 1)
-    latents = jnp.zeros((1, size, size, config.in_channels))
-    return _shapes(module, latents, jnp.zeros(1), jnp.zeros((1, 1, config.context_width)))
+def _assemble(
+    path: Path,
+    name: str,
+    dtype: Any,
+    encoder: Path | None,
+    read: _Read,
+    read_alone: _Read,
+) -> StableDiffusion:
+    """Build the networks of a folder and check that they fit.
+
+    Args:
+        encoder: folder of an image encoder that lies elsewhere, which `read_alone` reads.
+    """
+    _check_folder(path)
+    configs = {network: read_config(path / network) for network in NETWORKS}
+    modules = {
+        "unet": UNet(UNetConfig.from_dict(configs["unet"]), dtype=dtype),
+        "vae": VAE(VAEConfig.from_dict(configs["vae"]), dtype),
+        "text_encoder": TextEncoder(TextConfig.from_dict(configs["text_encoder"]), dtype),
+    }
+    tokenizer = load_tokenizer(path / "tokenizer")
+    _check_fit(path, modules, tokenizer)
+    networks = {
+        network: read(path / network, network, modules[network], configs[network], ())
+        for network in NETWORKS
+    }
+    image_encoder = None
+    if encoder is not None:
+        image_encoder = _image_encoder(encoder, dtype, read_alone)
+    elif (folder := path / "image_encoder").is_dir():
+        image_encoder = _image_encoder(folder, dtype, read)
+    return StableDiffusion(
+        **networks,
+        image_encoder=image_encoder,
+        tokenizer=tokenizer,
+        scheduler_config=read_config(path / "scheduler", SCHEDULER_FILE),
+        path=path,
+        name=name,
+    )
 
 
-@parameter_shapes.register
-def _(module: VAE) -> dict[str, Any]:
-    size = module.config.downscale
-    return _shapes(module, jnp.zeros((1, size, size, 3)))
-
-
-@parameter_shapes.register
-def _(module: TextEncoder) -> dict[str, Any]:
-    return _shapes(module, jnp.zeros((1, 1), jnp.int32))
-
-
-@parameter_shapes.register
-def _(module: VisionEncoder) -> dict[str, Any]:
-    size = module.config.image_size
-    return _shapes(module, jnp.zeros((1, size, size, 3)))
-
-
-def _shapes(module: nn.Module, *inputs: Any) -> dict[str, Any]:
-    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-
-
-def _load(
+def _load_weights(
     folder: Path,
     name: str,
     module: nn.Module,
     config: dict[str, Any],
+    ignore: tuple[str, ...],
+    *,
     variant: str | None,
     place: Place | None,
-    ignore: tuple[str, ...] = (),
 ) -> Component:
     params, fingerprint = load_params(
         folder,
@@ -200,24 +222,12 @@ def _prefixed(place: Place, name: str) -> Callable[..., Any]:
     return lambda path, array: place(f"{name}.{path}", array)
 
 
-def _load_image_encoder(
-    base: Path,
-    name_or_path: str | Path | None,
-    dtype: Any,
-    variant: str | None,
-    place: Place | None,
-) -> Component | None:
-    if name_or_path is not None:
-        folder, variant = resolve(name_or_path), None  # the variant is the base checkpoint's
-    elif (folder := base / "image_encoder").is_dir():
-        pass
-    else:
-        return None
+def _image_encoder(folder: Path, dtype: Any, read: _Read) -> Component:
     config, ignore = read_config(folder), ()
     if config.get("model_type") == "clip":
         config, ignore = _vision_part(config), CLIP_TEXT_KEYS
     module = VisionEncoder(VisionConfig.from_dict(config), dtype)
-    return _load(folder, "image_encoder", module, config, variant, place, ignore)
+    return read(folder, "image_encoder", module, config, ignore)
 
 
 def _vision_part(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moa_jax.backbone.clip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
-from moa_jax.backbone.stable_diffusion import parameter_shapes
+from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.unet import UNet, UNetConfig
 from moa_jax.backbone.vae import VAE, VAEConfig
 from moa_jax.toyworld.recipe import NetworksRecipe

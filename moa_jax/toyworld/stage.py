@@ -18,7 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from moa_jax.backbone.folder import read_config
-from moa_jax.backbone.stable_diffusion import Component, parameter_shapes
+from moa_jax.backbone.shapes import parameter_shapes
+from moa_jax.backbone.stable_diffusion import Component
 from moa_jax.backbone.weights import load_params, save_params
 from moa_jax.config import Config, OptimizerConfig, TrainConfig
 from moa_jax.errors import InputError

@@ -6,7 +6,7 @@ import flax
 import jax
 import numpy as np
 
-from moa_jax.backbone.stable_diffusion import parameter_shapes
+from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.weights import from_checkpoint, to_checkpoint
 
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.stable_diffusion import (
     NETWORKS,
     load_stable_diffusion,
-    parameter_shapes,
     save_stable_diffusion,
 )
 from moa_jax.backbone.tokenizer import load_tokenizer

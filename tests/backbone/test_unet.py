@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moa_jax.backbone.blocks import resize_nearest
-from moa_jax.backbone.stable_diffusion import parameter_shapes
+from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.unet import UNet, UNetConfig, transformer_blocks
 from moa_jax.errors import InputError
 from tests.backbone import full_size_configs

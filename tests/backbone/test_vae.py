@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moa_jax.backbone.stable_diffusion import parameter_shapes
+from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.vae import VAE, VAEConfig
 from moa_jax.errors import InputError
 from tests.backbone import full_size_configs

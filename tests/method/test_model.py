@@ -9,7 +9,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from moa_jax.backbone.clip import VisionConfig
-from moa_jax.backbone.stable_diffusion import load_stable_diffusion, parameter_shapes
+from moa_jax.backbone.shapes import parameter_shapes
+from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.backbone.unet import UNet, UNetConfig, transformer_blocks
 from moa_jax.config import MethodConfig
 from moa_jax.method.mixture import MixtureOfAttention

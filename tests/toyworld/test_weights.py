@@ -10,7 +10,7 @@ import pytest
 import moa_jax.toyworld
 from moa_jax.backbone.clip import normalize_pixels
 from moa_jax.backbone.folder import read_config
-from moa_jax.backbone.stable_diffusion import parameter_shapes
+from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.weights import load_params
 from moa_jax.pipeline import Pipeline
 from moa_jax.toyworld.architecture import make_module

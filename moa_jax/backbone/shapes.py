@@ -1,0 +1,47 @@
+"""The shapes of every network's parameters, from its module alone: no weights, no computation."""
+
+from functools import singledispatch
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from moa_jax.backbone.clip import TextEncoder, VisionEncoder
+from moa_jax.backbone.unet import UNet
+from moa_jax.backbone.vae import VAE
+
+
+@singledispatch
+def parameter_shapes(module: nn.Module) -> dict[str, Any]:
+    """Give the shape of every parameter of a U-Net, VAE or CLIP tower without computing any."""
+    raise TypeError(f"no example input known for {type(module).__name__}")
+
+
+@parameter_shapes.register
+def _(module: UNet) -> dict[str, Any]:
+    config = module.config
+    size = 2 ** (len(config.channels) - 1)
+    latents = jnp.zeros((1, size, size, config.in_channels))
+    return _shapes(module, latents, jnp.zeros(1), jnp.zeros((1, 1, config.context_width)))
+
+
+@parameter_shapes.register
+def _(module: VAE) -> dict[str, Any]:
+    size = module.config.downscale
+    return _shapes(module, jnp.zeros((1, size, size, 3)))
+
+
+@parameter_shapes.register
+def _(module: TextEncoder) -> dict[str, Any]:
+    return _shapes(module, jnp.zeros((1, 1), jnp.int32))
+
+
+@parameter_shapes.register
+def _(module: VisionEncoder) -> dict[str, Any]:
+    size = module.config.image_size
+    return _shapes(module, jnp.zeros((1, size, size, 3)))
+
+
+def _shapes(module: nn.Module, *inputs: Any) -> dict[str, Any]:
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]

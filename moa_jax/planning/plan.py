@@ -1,0 +1,150 @@
+"""The plan of a run: a row for each way to lay it over the chips, and what it would cost.
+
+A time here is what arithmetic, memory traffic and links need at least, each at its maker's peak;
+the largest of them bounds the speed from above. Real runs are slower. Nothing was measured on
+hardware.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moa_jax.chips import Chip, find_chip
+from moa_jax.config import Config, MeshConfig
+from moa_jax.errors import InputError
+from moa_jax.planning.compiled import Usage, measure
+from moa_jax.planning.programs import Program, training_program
+from moa_jax.planning.topology import topology_devices
+from moa_jax.training.mesh import PRESETS, make_mesh
+
+OnCompile = Callable[[str], None]  # told what is compiled next: it takes minutes at full size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a program would take, laid over the chips in one way.
+
+    Attributes:
+        title: the layout.
+        devices: that it runs on.
+        images: pictures of one run of it, on all devices.
+        runs: how often it runs: training steps.
+        chip: None where its kind is not listed.
+        largest: pictures a device of the largest run that fits; estimated, or None.
+    """
+
+    title: str
+    usage: Usage
+    devices: int
+    images: int
+    runs: int
+    chip: Chip | None
+    largest: int | None = None
+
+    @property
+    def limit(self) -> float | None:
+        """Bytes that a device has."""
+        return self.chip.memory if self.chip else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that one run needs at least."""
+        if self.chip is None or not self.usage.fits:
+            return None
+        return max(self.usage.times(self.chip).values())
+
+    @property
+    def hours(self) -> float | None:
+        """Hours that all runs need at least."""
+        return None if self.seconds is None else self.seconds * self.runs / 3600
+
+    def remedies(self, remat: bool) -> str:
+        """Say what makes a program fit that does not.
+
+        Args:
+            remat: whether it already recomputes its blocks.
+        """
+        weights = sum(size for name, size in self.usage.parts.items() if name != "batch")
+        found = ["train.batch_size smaller, or optimizer.accumulation larger"]
+        if not remat:
+            found.insert(0, "model.remat=true")
+        if weights > 0.3 * self.usage.memory and self.devices > 1:
+            found.insert(0, "mesh.preset=fsdp")
+        return "; ".join(found)
+
+
+def plan_training(
+    config: Config, topology: str, presets: Sequence[str | None], on_compile: OnCompile
+) -> list[Plan]:
+    """Compile the training step for a TPU topology, for each preset.
+
+    Args:
+        topology: see `topology_devices`.
+        presets: None: the mesh as the configuration has it.
+
+    Raises:
+        InputError: libtpu is missing, or the topology, a mesh or the batch does not fit.
+    """
+    devices = topology_devices(topology)
+    plans = []
+    for preset in presets:
+        mesh = config.mesh if preset is None else MeshConfig(preset=preset)
+        laid = dataclasses.replace(config, mesh=mesh)
+        title = preset or mesh.preset or "the configuration's own"
+        plans.append(_plan_step(laid, devices, title, on_compile))
+    return plans
+
+
+def _plan_step(config: Config, devices: Sequence[Any], title: str, on_compile: OnCompile) -> Plan:
+    mesh = make_mesh(config.mesh, devices)
+    rows = config.train.batch_size // len(devices)
+
+    def use(batch: int) -> Usage:
+        on_compile(f"{title}, {batch // len(devices)} pictures a device")
+        run = dataclasses.replace(config.train, batch_size=batch)
+        return measure(*training_program(dataclasses.replace(config, train=run), mesh))
+
+    usage = use(config.train.batch_size)
+    chip = find_chip(devices[0].device_kind)
+    plan = Plan(title, usage, len(devices), config.train.batch_size, config.train.steps, chip)
+    smaller = rows // 2 // config.optimizer.accumulation * config.optimizer.accumulation
+    if chip is None or chip.memory is None or smaller < 1:
+        return plan
+    fewer = use(smaller * len(devices))
+    return dataclasses.replace(
+        plan, largest=largest_batch(chip.memory, (smaller, fewer), (rows, usage))
+    )
+
+
+def largest_batch(limit: float, fewer: tuple[int, Usage], more: tuple[int, Usage]) -> int | None:
+    """Estimate how many pictures a device can take: memory is nearly linear in them.
+
+    Args:
+        limit: bytes a device has.
+        fewer: pictures a device, and what they need.
+        more: the same of a larger batch; it need not fit.
+
+    Returns:
+        None if the two say nothing, for so small a program may need more for fewer pictures.
+    """
+    slope = (more[1].memory - fewer[1].memory) / (more[0] - fewer[0])
+    return max(0, int(fewer[0] + (limit - fewer[1].memory) / slope)) if slope > 0 else None
+
+
+def check_presets(names: str) -> list[str | None]:
+    """Read `--plan-presets`: names separated by commas, or "all".
+
+    Raises:
+        InputError: no such preset.
+    """
+    known = [preset for preset in PRESETS if preset is not None]
+    chosen = known if names == "all" else [name for name in names.split(",") if name]
+    if unknown := [name for name in chosen if name not in known]:
+        raise InputError(f"--plan-presets {','.join(unknown)}: must be of {', '.join(known)}, all")
+    return [*chosen] or [None]
+
+
+def plan_sampling(program: Program, device: Any, images: int) -> Plan:
+    """Compile the drawing of some pictures for one device."""
+    return Plan("one device", measure(*program), 1, images, 1, find_chip(device.device_kind))

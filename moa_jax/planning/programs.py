@@ -1,0 +1,209 @@
+"""The project's two programs, from configuration files alone: the training step and the sampler.
+
+They are made of the functions that train.py and the pipeline run, of shapes instead of arrays; no
+weight is read and nothing is computed. Knows no chip.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from moa_jax.backbone.stable_diffusion import StableDiffusion, describe_stable_diffusion
+from moa_jax.config import Config, MethodConfig
+from moa_jax.diffusion import SAMPLERS, NoiseSchedule
+from moa_jax.generation import generate
+from moa_jax.method.model import MoA, build
+from moa_jax.method.weights import learning_mask
+from moa_jax.pipeline import check_choice, latent_shape
+from moa_jax.request import Request
+from moa_jax.training.learning import make_optimizer, partition
+from moa_jax.training.mesh import BATCH, check_batch, jit_step, replicated, weight_shardings
+from moa_jax.training.objective import make_objective, summarize
+from moa_jax.training.step import initial_state, make_train_step
+
+Shapes = Any  # a tree of jax.ShapeDtypeStruct
+
+
+class Program(NamedTuple):
+    """A program to compile.
+
+    Attributes:
+        lowered: of `jax.jit(...).lower(...)`.
+        parts: its arguments by what they are: trees of shapes that say their sharding.
+    """
+
+    lowered: Any
+    parts: dict[str, Shapes]
+
+
+def training_program(config: Config, mesh: Mesh) -> Program:
+    """Lower the training step of a configuration, as train.py runs it.
+
+    Args:
+        mesh: of devices that need not be here.
+
+    Raises:
+        InputError: what train.py refuses before it reads weights and pictures.
+    """
+    check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
+    dtype = jnp.dtype(config.model.dtype or jnp.bfloat16)
+    base = describe_stable_diffusion(config.model.base, dtype, config.model.image_encoder)
+    model, params = build_shapes(base, config.method, dtype, config.model.remat)
+    mask = learning_mask(params, config.method)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, mask)
+    state = jax.eval_shape(lambda all: initial_state(all, mask, optimizer, config)[0], params)
+    state = _placed(state, mesh)
+    frozen = _placed(partition(params, mask)[1], mesh)
+    batch = batch_shapes(config, base)
+    batch = jax.tree.map(partial(_place, NamedSharding(mesh, BATCH)), batch)
+    schedule = NoiseSchedule.from_config(base.scheduler_config)
+    objective = make_objective(model, schedule, config.method)
+    step = make_train_step(objective, config, optimizer, summarize)
+    parts = {
+        "frozen": frozen,
+        "trained": state.trained,
+        "optimizer": state.optimizer,
+        "average": state.ema,
+        "batch": batch,
+    }
+    return Program(jit_step(step, mesh, state, frozen).lower(state, frozen, batch), parts)
+
+
+def sampling_program(
+    base: StableDiffusion,
+    method: MethodConfig | None,
+    mesh: Mesh,
+    *,
+    num_images: int,
+    height: int | None = None,
+    width: int | None = None,
+    num_inference_steps: int,
+    guided: bool,
+    sampler: str,
+) -> Program:
+    """Lower the drawing of a batch of pictures on one device, as the pipeline runs it.
+
+    Args:
+        base: of `describe_stable_diffusion`.
+        method: of the MoA weights; None for plain Stable Diffusion.
+        mesh: of one device.
+        height: in pixels; None: the checkpoint's own.
+        width: likewise.
+
+    Raises:
+        InputError: a side that the VAE cannot draw, or no such sampler.
+    """
+    check_choice("sampler", sampler, SAMPLERS)
+    dtype = base.unet.module.dtype
+    if method is None:
+        model, subjects, image_size = None, 1, 1
+        names = ("unet", "text_encoder", "vae")
+        params = {name: getattr(base, name).params for name in names}
+    else:
+        model, params = build_shapes(base, method, dtype)
+        subjects, image_size = method.max_subjects, base.image_encoder.module.config.image_size
+        params = jax.tree_util.tree_map_with_path(partial(_stored, dtype), params)
+    length = base.text_encoder.module.config.max_position_embeddings
+    latents = latent_shape(base, height, width, num_images)
+    shape = jax.ShapeDtypeStruct
+    request = Request(
+        input_ids=shape((num_images, length), jnp.int32),
+        negative_ids=shape((num_images, length), jnp.int32),
+        subject_images=shape((num_images, subjects, image_size, image_size, 3), jnp.uint8),
+        subject_tokens=shape((num_images, subjects), jnp.int32),
+    )
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num_images))
+    place = replicated(mesh)
+    params, request, noise, keys = jax.tree.map(
+        partial(_place, place), (params, request, shape(latents, jnp.float32), keys)
+    )
+    draw = partial(
+        generate,
+        base,
+        model,
+        NoiseSchedule.from_config(base.scheduler_config),
+        guidance_scale=5.0,
+        sampler=sampler,
+        num_inference_steps=num_inference_steps,
+        guided=guided,
+    )
+    lowered = jax.jit(draw, out_shardings=place).lower(params, request, noise, keys)
+    return Program(lowered, {"weights": params, "request": (request, noise)})
+
+
+def build_shapes(
+    base: StableDiffusion, method: MethodConfig, dtype: Any, remat: bool = False
+) -> tuple[MoA, Shapes]:
+    """Give what `moa_jax.method.model.build` gives, with shapes in place of parameters."""
+    components = {
+        name: component
+        for name in ("unet", "vae", "text_encoder", "image_encoder")
+        if (component := getattr(base, name)) is not None
+    }
+    built: list[MoA] = []
+
+    def trace(params: Any) -> Any:
+        filled = {
+            name: dataclasses.replace(component, params=params[name])
+            for name, component in components.items()
+        }
+        model, joined = build(
+            dataclasses.replace(base, **filled),
+            method,
+            dtype=dtype,
+            key=jax.random.key(0),
+            remat=remat,
+        )
+        built.append(model)
+        return joined
+
+    shapes = jax.eval_shape(trace, {name: each.params for name, each in components.items()})
+    return built[0], shapes
+
+
+def batch_shapes(config: Config, base: StableDiffusion) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Give the shapes of a training batch, all hosts together, as `moa_jax.data` makes it."""
+    subjects, size = config.method.max_subjects, config.data.resolution
+    tower = base.image_encoder.module.config
+    if config.data.encoded:
+        side, channels = size // base.vae.module.config.downscale, base.vae.module.config
+        pictures = {
+            "latents": ((side, side, 2 * channels.latent_channels), np.float16),
+            "features": ((subjects, tower.projection_dim), np.float16),
+        }
+    else:
+        pictures = {
+            "image": ((size, size, 3), np.uint8),
+            "subject_images": ((subjects, tower.image_size, tower.image_size, 3), np.uint8),
+        }
+    shapes = {
+        **pictures,
+        "masks": ((subjects, size, size), np.uint8),
+        "subject_tokens": ((subjects,), np.int32),
+        "subject_present": ((subjects,), np.bool_),
+        "input_ids": ((base.tokenizer.model_max_length,), np.int32),
+    }
+    rows = config.train.batch_size
+    return {
+        name: jax.ShapeDtypeStruct((rows, *shape), kind) for name, (shape, kind) in shapes.items()
+    }
+
+
+def _stored(dtype: Any, path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+    """Give a weight the dtype that the pipeline stores it in; routers stay in float32."""
+    kept = "router" in jax.tree_util.keystr(path)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if kept else dtype)
+
+
+def _placed(tree: Any, mesh: Mesh) -> Shapes:
+    return jax.tree.map(lambda leaf, place: _place(place, leaf), tree, weight_shardings(tree, mesh))
+
+
+def _place(sharding: NamedSharding, leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

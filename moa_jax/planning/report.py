@@ -1,0 +1,111 @@
+"""Plans as a table for people and as JSON for programs: pure functions of them; prints nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.table import Column, Table
+
+from moa_jax.planning.compiled import GIB
+from moa_jax.planning.plan import Plan
+
+NOTE = (
+    "Compiled, not run: memory, FLOPs and bytes are the compiler's; the times are what arithmetic, "
+    "memory and links need at least at their makers' peaks, so the speed is an upper bound."
+)
+KERNELS = (
+    "Pallas kernels are closed to the compiler's count: their operands and results are added to "
+    "the bytes, their FLOPs are missing."
+)
+
+
+def table(plans: Sequence[Plan], remat: bool) -> tuple[list[str], list[list[str]]]:
+    """Lay plans out, a column each.
+
+    Args:
+        remat: whether the programs recompute their blocks.
+
+    Returns:
+        The heads of the columns, and the lines: what, then each plan's value.
+    """
+    columns = [_column(plan, remat) for plan in plans]
+    names = dict.fromkeys(name for column in columns for name in column)
+    lines = [[name, *(column.get(name, "-") for column in columns)] for name in names]
+    return ["a device", *(plan.title for plan in plans)], lines
+
+
+def rendered(plans: Sequence[Plan], remat: bool = False) -> Group:
+    """Draw the table, with what its numbers are worth, for a terminal."""
+    heads, lines = table(plans, remat)
+    drawn = Table(*(Column(head, overflow="fold") for head in heads))
+    for line in lines:
+        drawn.add_row(*line)
+    return Group(drawn, *notes(plans))
+
+
+def notes(plans: Sequence[Plan]) -> list[str]:
+    """Say what the numbers of a table are worth."""
+    return [NOTE, KERNELS] if any(plan.usage.pallas_bytes for plan in plans) else [NOTE]
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Write a plan as JSON holds it."""
+    usage = plan.usage
+    collectives = {
+        kind: [c.count, c.bytes] for kind, c in sorted((usage.collectives or {}).items())
+    }
+    return {
+        "title": plan.title,
+        "chip": plan.chip.name if plan.chip else None,
+        "devices": plan.devices,
+        "images": plan.images,
+        "fits": usage.fits,
+        "memory": {**usage.parts, "temporaries": usage.temporaries},
+        "limit": plan.limit,
+        "flops": usage.flops,
+        "bytes": usage.bytes,
+        "pallas_bytes": usage.pallas_bytes,
+        "collectives": collectives,
+        "seconds": plan.seconds,
+        "largest": plan.largest,
+    }
+
+
+def _column(plan: Plan, remat: bool) -> dict[str, str]:
+    usage, rows = plan.usage, plan.images / plan.devices
+    found = {"pictures": f"{rows:g}"}
+    found |= {f"memory: {name}": _gib(size) for name, size in usage.parts.items() if size}
+    found["memory: temporaries"] = _gib(usage.temporaries)
+    limit = f" of {_gib(plan.limit)}" if plan.limit else ""
+    found["memory in all"] = _gib(usage.memory) + limit
+    if not usage.fits:
+        return found | {"fits": f"NO: {plan.remedies(remat)}"}
+    found["fits"] = "yes"
+    if plan.largest is not None:
+        found["pictures that fit, about"] = str(plan.largest)
+    found["TFLOP"] = f"{usage.flops / 1e12:.3g}"
+    found["TFLOP a picture"] = f"{usage.flops / 1e12 / rows:.3g}"
+    found["moved, GB"] = f"{usage.bytes / 1e9:.3g}"
+    found["moved a picture, GB"] = f"{usage.bytes / 1e9 / rows:.3g}"
+    if usage.pallas_bytes:
+        found["of that by Pallas kernels, GB"] = f"{usage.pallas_bytes / 1e9:.3g}"
+    for kind, collective in sorted((usage.collectives or {}).items()):
+        found[kind] = f"{collective.count} of {collective.bytes / 1e9:.3g} GB in all"
+    return found | _bounds(plan)
+
+
+def _bounds(plan: Plan) -> dict[str, str]:
+    if plan.chip is None or plan.seconds is None:
+        return {"speed": "not bounded: the chip is not in moa_jax/chips.py"}
+    times = plan.usage.times(plan.chip)
+    found = {f"seconds for {name}": f"{seconds:.3g}" for name, seconds in times.items()}
+    found["seconds at least"] = f"{plan.seconds:.3g}"
+    found["pictures/s/device at most"] = f"{plan.images / plan.devices / plan.seconds:.3g}"
+    if plan.runs > 1:
+        found["hours at least"] = f"{plan.hours:.3g}"
+        found["device-hours at least"] = f"{plan.hours * plan.devices:.4g}"
+    return found
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"
