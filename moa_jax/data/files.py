@@ -62,15 +62,18 @@ def find_folder(path: str | Location) -> Location:
 
 def unreachable(path: str | Location, error: Exception) -> str:
     """Say what to do about a bucket that cannot be read."""
-    scheme, _, rest = str(path).partition("://")
-    install = {"gs": "gcsfs", "s3": "s3fs"}.get(scheme)
-    if install is None:
-        return f"{path}: etils.epath reads gs:// and s3://, not {scheme}:// ({error!r})"
-    local = f"copy it to the local disk (gcloud storage rsync -r {path} {rest.split('/')[-1]})"
-    if scheme == "s3":
-        local = f"copy it to the local disk (aws s3 sync {path} {rest.split('/')[-1]})"
-    return (
-        f"{path} cannot be read ({type(error).__name__}: {error}): pip install {install} and log "
-        f"in (for gs://: gcloud auth application-default login), or {local}, or mount the bucket "
-        "(for gs://: gcsfuse)"
-    )
+    reason = f"{path} cannot be read ({type(error).__name__}: {error})"
+    if str(path).startswith("gs://"):
+        return (
+            f"{reason}: pip install gcsfs and gcloud auth application-default login; or mount the "
+            f"bucket with gcsfuse; or {copy_of(path)}"
+        )
+    if str(path).startswith("s3://"):
+        return f"{reason}: pip install s3fs and log in; or {copy_of(path)}"
+    return f"{reason}: of buckets, gs:// and s3:// are read"
+
+
+def copy_of(path: str | Location) -> str:
+    """Say how a folder of a bucket is copied to the local disk."""
+    tool = "gcloud storage rsync -r" if str(path).startswith("gs://") else "aws s3 sync"
+    return f"copy it to the local disk ({tool} {path} {str(path).rstrip('/').split('/')[-1]})"

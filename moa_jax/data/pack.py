@@ -242,7 +242,7 @@ def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
     except RuntimeError as error:  # what array_record raises
         raise OSError(f"{unfinished}: {error}") from error
     if found != digests:
-        raise OSError(f"{unfinished}: reads back otherwise than it was written; is the disk sound?")
+        raise OSError(f"{unfinished}: reads back otherwise than it was written; is the disk full?")
     size = unfinished.stat().st_size
     unfinished.replace(file)
     digest = hashlib.sha256(b"".join(digests)).hexdigest()

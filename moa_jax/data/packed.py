@@ -16,7 +16,7 @@ from typing import Any
 import grain
 import msgpack
 
-from moa_jax.data.files import Location, is_remote, unreachable
+from moa_jax.data.files import Location, copy_of, is_remote, unreachable
 from moa_jax.errors import InputError
 
 INDEX = "index.json"
@@ -36,6 +36,10 @@ class Shards(Sequence[bytes]):
         Raises:
             InputError: it is unfinished, a shard is missing or truncated, or it cannot be read.
         """
+        if is_remote(folder) and not str(folder).startswith("gs://"):
+            raise InputError(
+                f"{folder}: array_record reads shards from gs:// and from disks; {copy_of(folder)}"
+            )
         self._folder = folder
         self.index = read_index(folder)
         shards: Mapping[str, Any] = self.index["shards"]
@@ -79,9 +83,11 @@ def read_index(folder: Location) -> dict[str, Any]:
     """
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"{folder / INDEX} cannot be read: {error}") from error
+    except ValueError as error:
         raise InputError(
-            f"{folder / INDEX} cannot be read ({error}): delete {folder} and pack it again"
+            f"{folder / INDEX} is damaged ({error}): delete {folder} and pack it again"
         ) from error
     found = index.get("format") if isinstance(index, dict) else None
     if found != FORMAT:

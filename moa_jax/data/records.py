@@ -119,12 +119,8 @@ def open_records(
         raise InputError("data.path is empty; give the folder of the data set")
     root = find_folder(path)
     layout = _detect(root) if layout == "auto" else layout
-    if layout == "ffhq":
-        records: Records[Any] = _open_ffhq(root, split, subject_label)
-    elif layout == "imagefolder":
-        records = _open_imagefolder(root, split)
-    else:
-        records = _open_packed(root, split, subject_label)
+    openers = {"ffhq": _open_ffhq, "imagefolder": _open_imagefolder, "packed": _open_packed}
+    records = openers[layout](root, split, subject_label)
     if not records:
         raise InputError(f"{records.listing} lists no pictures")
     return records
@@ -150,21 +146,19 @@ def _detect(root: Location) -> Literal["imagefolder", "ffhq", "packed"]:
 
 def _open_ffhq(root: Location, split: str, subject_label: str | None) -> Records[str]:
     listing = root / SPLITS[split]
-    if not listing.is_file():
-        raise InputError(f"{listing}: no such file (layout ffhq, split {split!r})")
+    _require(listing, f"layout ffhq, split {split!r}")
     ids = [line.strip() for line in listing.read_text().splitlines()]
     return Records([id for id in ids if id], partial(_parse_ffhq, root, subject_label), listing)
 
 
-def _open_imagefolder(root: Location, split: str) -> Records[tuple[int, bytes]]:
+def _open_imagefolder(root: Location, split: str, _: Any) -> Records[tuple[int, bytes]]:
     if split != "all":
         raise InputError(
             f"split {split!r}: the imagefolder layout has no splits; "
             "set it to 'all' and give the split's own folder as the path"
         )
     listing = root / METADATA
-    if not listing.is_file():
-        raise InputError(f"{listing}: no such file (layout imagefolder)")
+    _require(listing, "layout imagefolder")
     lines = listing.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     return Records(numbered, partial(_parse_metadata, root), listing)
@@ -172,8 +166,7 @@ def _open_imagefolder(root: Location, split: str) -> Records[tuple[int, bytes]]:
 
 def _open_packed(root: Location, split: str, subject_label: str | None) -> Records[bytes]:
     listing = root / INDEX
-    if not listing.is_file():
-        raise InputError(f"{listing}: no such file (layout packed)")
+    _require(listing, "layout packed")
     shards = Shards(root)
     source = shards.index["source"]
     if split not in ("all", source["split"]):
@@ -184,6 +177,13 @@ def _open_packed(root: Location, split: str, subject_label: str | None) -> Recor
             f"{source['subject_label'] or 'none'!r}; give that, or pack the source again"
         )
     return Records(shards, _parse_packed, listing)
+
+
+def _require(listing: Location, layout: str) -> None:
+    if not listing.is_file():
+        packed = "; the folder is packed: set the layout to packed"
+        hint = packed if (listing.parent / INDEX).is_file() else ""
+        raise InputError(f"{listing}: no such file ({layout}){hint}")
 
 
 def _parse_packed(data: bytes) -> Record:

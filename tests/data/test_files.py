@@ -7,12 +7,14 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pytest
+from etils import epath
 from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
 
 from moa_jax.config import DataConfig
 from moa_jax.data.files import Blob, find_folder
 from moa_jax.data.pack import pack
+from moa_jax.data.packed import Shards
 from moa_jax.data.records import open_records
 from moa_jax.errors import InputError
 from tests.data.test_loader import assert_same, open_loader, take
@@ -140,8 +142,15 @@ def test_a_bucket_that_cannot_be_read_comes_with_remedies(store, error):
     assert "gcloud storage rsync -r gs://mine/faces/packed packed" in message
 
 
+def test_shards_are_not_read_from_other_buckets():
+    with pytest.raises(InputError) as found:
+        Shards(epath.Path("s3://mine/packed"))
+    assert "array_record reads shards from gs://" in str(found.value)
+    assert "aws s3 sync s3://mine/packed packed" in str(found.value)
+
+
 def test_a_scheme_that_nobody_reads():
-    with pytest.raises(InputError, match="reads gs:// and s3://, not memory://"):
+    with pytest.raises(InputError, match="memory://folder cannot be read .* gs:// and s3:// are"):
         find_folder("memory://folder")
 
 

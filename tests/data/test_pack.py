@@ -227,6 +227,19 @@ def test_a_shard_that_reads_back_otherwise_is_not_kept(imagefolder, tmp_path, mo
     assert not list(tmp_path.glob("*.array_record"))
 
 
+def test_a_full_disk_is_said_and_no_shard_appears(imagefolder, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        pack_folder(imagefolder, tmp_path, on_record=interrupt_after(0))
+    unfinished = tmp_path / f"{NAMES[0]}.unfinished"
+    unfinished.unlink()
+    unfinished.symlink_to("/dev/full")
+    found = message(pack_folder, imagefolder, tmp_path)
+    assert "cannot be written" in found and "No space left on device" in found
+    assert not list(tmp_path.glob("*.array_record"))
+    unfinished.unlink()
+    assert pack_folder(imagefolder, tmp_path).made == 2
+
+
 def test_places_that_cannot_be_packed_to(imagefolder, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert "is not empty and has no index.json" in message(pack_folder, imagefolder, tmp_path)
@@ -235,7 +248,7 @@ def test_places_that_cannot_be_packed_to(imagefolder, tmp_path):
     found = message(pack_folder, imagefolder, "gs://bucket/packed")
     assert "gcloud storage rsync -r FOLDER gs://bucket/packed" in found
     (tmp_path / "index.json").write_text("{")
-    assert "cannot be read" in message(open_records, tmp_path)
+    assert "index.json is damaged" in message(open_records, tmp_path)
     (tmp_path / "index.json").write_text('{"format": "moa_jax packed pictures, version 9"}')
     assert "version 9" in message(pack_folder, imagefolder, tmp_path)
 

@@ -61,7 +61,8 @@ def test_a_layout_that_the_folder_has_not(both):
     source, folder = both
     for path, layout, part in [
         (source, "packed", "index.json: no such file (layout packed)"),
-        (folder, "imagefolder", "metadata.jsonl: no such file (layout imagefolder)"),
+        (folder, "imagefolder", "metadata.jsonl: no such file (layout imagefolder); the folder is"),
+        (folder, "ffhq", "split 'all'); the folder is packed: set the layout to packed"),
     ]:
         with pytest.raises(InputError) as error:
             open_records(path, layout)
