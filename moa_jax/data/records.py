@@ -128,7 +128,8 @@ def open_records(
 
 def _detect(root: Location) -> Literal["imagefolder", "ffhq", "packed"]:
     listings = {METADATA: "imagefolder", INDEX: "packed"} | dict.fromkeys(SPLITS.values(), "ffhq")
-    found = {layout for name, layout in listings.items() if (root / name).is_file()}
+    # Not is_file(): that of older etils is true of what is not in a bucket.
+    found = {layout for name, layout in listings.items() if (root / name).exists()}
     if len(found) > 1:
         raise InputError(
             f"{root} has several of {METADATA}, image_ids*.txt and {INDEX}; "
@@ -180,9 +181,9 @@ def _open_packed(root: Location, split: str, subject_label: str | None) -> Recor
 
 
 def _require(listing: Location, layout: str) -> None:
-    if not listing.is_file():
+    if not listing.exists():
         packed = "; the folder is packed: set the layout to packed"
-        hint = packed if (listing.parent / INDEX).is_file() else ""
+        hint = packed if (listing.parent / INDEX).exists() else ""
         raise InputError(f"{listing}: no such file ({layout}){hint}")
 
 
