@@ -54,7 +54,7 @@ class DataConfig:
     """Captioned pictures with a mask per subject, and what is done to them."""
 
     path: str = ""
-    layout: Literal["auto", "imagefolder", "ffhq"] = "auto"
+    layout: Literal["auto", "imagefolder", "ffhq", "packed"] = "auto"
     split: Literal["all", "train", "test"] = "all"  # the ffhq layout's image_ids*.txt
     subject_label: str | None = "person"  # [FC] the ffhq layout's coco_label; None: every label
     resolution: int = 512  # [FC] pixels

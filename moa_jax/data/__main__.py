@@ -1,11 +1,16 @@
-"""`python -m moa_jax.data check DIR`: list every fault of a data set at once.
+"""Look after a data set: `python -m moa_jax.data check|pack|bench DIR`.
 
-Exit code 0: no fault; 1: faults, listed on the standard output; 2: it could not be called so.
+Exit code 0: done, and no fault; 1: faults, listed on the standard output; 2: it could not be done
+so; 130: stopped by Ctrl-C.
 """
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -14,27 +19,71 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from moa_jax.backbone.folder import resolve
 from moa_jax.backbone.tokenizer import load_tokenizer
 from moa_jax.command import run
-from moa_jax.config import DataConfig, MethodConfig
+from moa_jax.config import DataConfig, MethodConfig, TrainConfig
+from moa_jax.data.bench import measure, report
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.check import Report, check_records
-from moa_jax.data.records import SPLITS, Records, open_records
+from moa_jax.data.pack import pack
+from moa_jax.data.records import SPLITS, open_records
+from moa_jax.toyworld.tokenizer import write_tokenizer
+
+EXAMPLES = {
+    "check": "python -m moa_jax.data check my_pictures --model runs/sd15",
+    "pack": "python -m moa_jax.data pack my_pictures my_pictures_packed --workers 16",
+    "bench": "python -m moa_jax.data bench my_pictures --step-seconds 0.8",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _parse(arguments)
-    return run(lambda: check(options))
+    commands = {"check": _check, "pack": _pack, "bench": _bench}
+    again = {"pack": "stopped: the same command makes the shards that are missing"}
+    command = options.command
+    return run(lambda: commands[command](options), again.get(command, "stopped"))
 
 
-def check(options: argparse.Namespace) -> int:
-    """Check a data set and print the report; the exit code is returned."""
-    label = None if options.subject_label == "none" else options.subject_label
-    records = open_records(options.path, options.layout, options.split, label)
-    tokenizer = None
-    if options.model:
-        tokenizer = load_tokenizer(resolve(options.model, ("tokenizer",)) / "tokenizer")
-        encode_caption(tokenizer, "")  # refuses a tokenizer that does not say its length
-    return _print(_check(records, options, tokenizer), options)
+def _check(options: argparse.Namespace) -> int:
+    records = open_records(*_data(options).source())
+    tokenizer = _load_tokenizer(options.model) if options.model else None
+    with _progress("checking") as (start, advance):
+        start(len(records))
+        size = (options.max_subjects, tokenizer, options.workers)
+        found = check_records(records, *size, on_record=advance)
+    return _print_faults(found, options)
+
+
+def _pack(options: argparse.Namespace) -> int:
+    with _progress("packing") as (start, advance):
+        sizes = {"resolution": options.resolution, "shard_size": options.shard_size}
+        progress = {"on_start": start, "on_record": advance}
+        packed = pack(_data(options), options.destination, **sizes, **progress)
+    shards = packed.index["shards"].values()
+    skipped = {name: found for shard in shards for name, found in shard["skipped"].items()}
+    for name, found in skipped.items():
+        for fault in found:
+            print(f"{name}: {fault}")
+    total = {key: sum(shard[key] for shard in shards) for key in ("records", "subjects", "bytes")}
+    print(
+        f"{options.destination}: {total['records']} records, {total['subjects']} subjects, "
+        f"{total['bytes'] / 1e6:.1f} MB in {len(shards)} shards, {packed.made} of them made now "
+        f"and read back; {len(skipped)} bad records left out"
+    )
+    print(f"lost: {packed.index['lost']}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    data = _data(options, resolution=options.resolution)
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.model:
+            write_tokenizer(Path(folder) / "tokenizer")
+        tokenizer = _load_tokenizer(options.model or folder)
+    with _progress("measuring (seconds)") as progress:
+        rates = measure(data, tokenizer, options.seconds, *progress)
+    need = options.images_per_second or options.batch_size / options.step_seconds
+    print("\n".join(report(data, rates, need)))
+    return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,42 +94,98 @@ class _Parser(argparse.ArgumentParser):
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     data = DataConfig()
     parser = _Parser(prog="python -m moa_jax.data")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="check")
-    check = commands.add_parser("check", help="list every fault of a data set")
-    check.add_argument("path", metavar="DIR", help="the folder of the data set")
-    check.add_argument("--layout", choices=["auto", "imagefolder", "ffhq"], default=data.layout)
-    check.add_argument("--split", choices=list(SPLITS), default=data.split, help="ffhq only")
-    check.add_argument(
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check|pack|bench")
+    check = _add(commands, "check", "list every fault of a data set")
+    check.add_argument("--max-subjects", type=_above_0(int), default=MethodConfig().max_subjects)
+    pack = _add(commands, "pack", "write a data set as a few large files, which are read faster")
+    pack.add_argument("destination", metavar="DST", help="the new folder")
+    pack.add_argument(
+        "--resolution",
+        type=_above_0(int),
+        help="resize larger pictures to this short side, once (default: files as they are)",
+    )
+    size = "pictures in a file (default %(default)s)"
+    pack.add_argument("--shard-size", type=_above_0(int), default=1000, help=size)
+    limit = "more bad records than this stop it (default %(default)s)"
+    pack.add_argument("--max-bad-fraction", type=float, default=data.max_bad_fraction, help=limit)
+    bench = _add(commands, "bench", "measure how fast this host makes training examples")
+    bench.add_argument("--resolution", type=_above_0(int), default=data.resolution)
+    bench.add_argument(
+        "--seconds", type=_above_0(float), default=10.0, help="for each of three measurements"
+    )
+    bench.add_argument("--batch-size", type=_above_0(int), default=TrainConfig().batch_size)
+    need = bench.add_mutually_exclusive_group()
+    step = "time of a training step of all chips (default %(default)s)"
+    need.add_argument("--step-seconds", type=_above_0(float), default=1.0, help=step)
+    need.add_argument("--images-per-second", type=_above_0(float), help="or what all chips take")
+    for command in (check, bench):
+        command.add_argument("--model", help="diffusers folder or hub id, for its tokenizer")
+    return parser.parse_args(arguments)
+
+
+def _add(commands: argparse._SubParsersAction, name: str, purpose: str) -> _Parser:
+    """Add a command, with what all of them have: which pictures, and how many threads."""
+    data = DataConfig()
+    command = commands.add_parser(name, help=purpose, epilog=f"example: {EXAMPLES[name]}")
+    command.add_argument("path", metavar="DIR", help="the folder of the data set, or gs://...")
+    layouts = ["auto", "imagefolder", "ffhq", "packed"]
+    command.add_argument("--layout", choices=layouts, default=data.layout)
+    command.add_argument("--split", choices=list(SPLITS), default=data.split, help="ffhq only")
+    command.add_argument(
         "--subject-label",
         default=data.subject_label,
         help="coco_label of the subjects, or none for every label (ffhq only; default %(default)s)",
     )
-    check.add_argument("--max-subjects", type=int, default=MethodConfig().max_subjects)
-    check.add_argument("--workers", type=int, default=data.workers, help="threads")
-    check.add_argument(
-        "--model",
-        help="diffusers folder or hub id, for its tokenizer: is each word among the 77 tokens?",
-    )
-    options = parser.parse_args(arguments)
-    if options.workers < 1 or options.max_subjects < 1:
-        check.error("--workers and --max-subjects must be at least 1")
-    return options
+    command.add_argument("--workers", type=_above_0(int), default=data.workers, help="threads")
+    return command
 
 
-def _check(records: Records, options: argparse.Namespace, tokenizer: Tokenizer | None) -> Report:
-    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=len(records))
-        return check_records(
-            records,
-            options.max_subjects,
-            tokenizer,
-            options.workers,
-            on_record=lambda: progress.advance(task),
+def _above_0(kind: type) -> Callable[[str], int | float]:
+    """Read an option as an int or a float, above 0."""
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < math.inf:
+            noun = {int: "a whole number", float: "a number"}[kind]
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} above 0")
+        return value
+
+    return parse
+
+
+def _data(options: argparse.Namespace, **more: int) -> DataConfig:
+    """Gather the options that say which pictures."""
+    label = None if options.subject_label == "none" else options.subject_label
+    given = {"layout": options.layout, "split": options.split, "workers": options.workers}
+    if options.command == "pack":
+        more["max_bad_fraction"] = options.max_bad_fraction
+    return DataConfig(path=options.path, subject_label=label, **given, **more)
+
+
+def _load_tokenizer(model: str) -> Tokenizer:
+    tokenizer = load_tokenizer(resolve(model, ("tokenizer",)) / "tokenizer")
+    encode_caption(tokenizer, "")  # refuses a tokenizer that does not say its length
+    return tokenizer
+
+
+@contextmanager
+def _progress(doing: str) -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
+    """Show a bar: call the first function with the total, the second at each part of it."""
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    hidden = not console.is_terminal  # where a bar would leave an empty line
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("", total=None)
+        yield (
+            lambda total: progress.update(task, total=total),
+            lambda: progress.advance(task),
         )
 
 
-def _print(report: Report, options: argparse.Namespace) -> int:
+def _print_faults(report: Report, options: argparse.Namespace) -> int:
     for name, found in report.faults.items():
         for fault in found:
             print(f"{name}: {fault}")

@@ -7,7 +7,6 @@ generator. Source: FastComposer's released code [FC]; what is our choice is mark
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from moa_jax.config import DataConfig
 from moa_jax.data.augment import augment_subject, crop_target, cut_out, prepare_subject
 from moa_jax.data.captions import Tokenizer, encode_caption, insert_markers
+from moa_jax.data.files import File
 from moa_jax.data.images import load_image, load_mask
 from moa_jax.data.records import Box, Record, Subject
 from moa_jax.errors import InputError
@@ -198,19 +198,20 @@ def _attempt(found: list[str], function: Callable[..., T], *args: Any) -> T | No
         return None
 
 
-def _load_instances(path: Path | None) -> Int[np.ndarray, "H W"] | None:
-    if path is None:
+def _load_instances(file: File | None) -> Int[np.ndarray, "H W"] | None:
+    if file is None:
         return None
     try:
-        instances = np.load(path, allow_pickle=False)
+        with file.open("rb") as opened:
+            instances = np.load(opened, allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{file}: no such file") from None
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as an npy file ({error})") from error
+        raise InputError(f"{file}: cannot be read as an npy file ({error})") from error
     if not isinstance(instances, np.ndarray) or instances.ndim != 2:
-        raise InputError(f"{path}: is not an array of rows and columns")
+        raise InputError(f"{file}: is not an array of rows and columns")
     if not np.can_cast(instances.dtype, np.int64) and not np.all(instances == instances.round()):
-        raise InputError(f"{path}: holds {instances.dtype}, not whole numbers")
+        raise InputError(f"{file}: holds {instances.dtype}, not whole numbers")
     return instances.astype(np.int64)
 
 
@@ -221,7 +222,7 @@ def _load_subject(
     instances: Int[np.ndarray, "H W"] | None,
 ) -> LoadedSubject | None:
     """Load a subject; None if a fault found before leaves nothing to check it against."""
-    if isinstance(subject.mask, Path):
+    if not isinstance(subject.mask, int):
         what = f"{subject.mask} (the mask of subject {count})"
         mask = load_mask(subject.mask)
     elif instances is None:
@@ -237,13 +238,14 @@ def _load_subject(
     if (width, height) != image.size:
         size = f"{image.width}x{image.height}"
         raise InputError(f"{what}: is {width}x{height} pixels, but the picture is {size}")
-    left, top, right, bottom = subject.box or _bounds(mask)
+    left, top, right, bottom = subject.box or bounds(mask)
     box = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
     if not mask[box[1] : max(box[1], box[3]), box[0] : max(box[0], box[2])].any():
         raise InputError(f"{what}: its box {subject.box} holds none of its pixels")
     return None if subject.end is None else LoadedSubject(mask, subject.end, box)
 
 
-def _bounds(mask: Bool[np.ndarray, "H W"]) -> Box:
+def bounds(mask: Bool[np.ndarray, "H W"]) -> Box:
+    """Find the smallest box that holds a mask, which is not empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

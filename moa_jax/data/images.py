@@ -1,4 +1,4 @@
-"""Read pictures and masks from disk, whatever way they were saved.
+"""Read pictures and masks, whatever way they were saved.
 
 A picture is 8-bit RGB as a viewer shows it: EXIF rotation applied, transparency on white, CMYK,
 palette, grey and 16-bit files converted. What cannot be read is an InputError that names the file.
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
+from moa_jax.data.files import File
 from moa_jax.errors import InputError
 
 # Pixels. Below the size at which Pillow begins to warn of decompression bombs (89 million), so that
@@ -21,16 +22,16 @@ MAX_PIXELS = 80_000_000
 T = TypeVar("T")
 
 
-def load_image(path: str | Path) -> Image.Image:
+def load_image(file: str | File) -> Image.Image:
     """Read a picture as 8-bit RGB.
 
     Raises:
         InputError: the file is missing, no picture, damaged, or has more than MAX_PIXELS pixels.
     """
-    return _read(Path(path), to_rgb)
+    return _read(file, to_rgb)
 
 
-def load_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
+def load_mask(file: str | File) -> Bool[np.ndarray, "H W"]:
     """Read a subject's mask: bright pixels are the subject.
 
     A pixel belongs to the subject if its brightest channel is at least 128. In a palette picture,
@@ -40,7 +41,7 @@ def load_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
     Raises:
         InputError: as `load_image`.
     """
-    return _read(Path(path), _to_mask)
+    return _read(file, _to_mask)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -57,7 +58,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_mask(image: Image.Image) -> Bool[np.ndarray, "H W"]:
     image = ImageOps.exif_transpose(image)
-    if image.mode == "P" and not image.has_transparency_data:
+    if image.mode in ("1", "P") and not image.has_transparency_data:
         return np.asarray(image) > 0
     image = _to_8_bit(image)
     if image.has_transparency_data:
@@ -83,11 +84,10 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8 if values.max() > 255 else values).astype(np.uint8))
 
 
-def _read(path: Path, convert: Callable[[Image.Image], T]) -> T:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+def _read(file: str | File, convert: Callable[[Image.Image], T]) -> T:
+    file = Path(file) if isinstance(file, str) else file
     try:
-        with Image.open(path) as image:
+        with file.open("rb") as opened, Image.open(opened) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(
@@ -96,12 +96,14 @@ def _read(path: Path, convert: Callable[[Image.Image], T]) -> T:
                 )
             return convert(image)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{file}: {error}") from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise InputError(f"{file}: no such file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"more than {MAX_PIXELS / 1e6:.0f} million pixels"
-        raise InputError(f"{path}: it has {limit}; make it smaller") from error
+        raise InputError(f"{file}: it has {limit}; make it smaller") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: is no picture, or of a kind that Pillow cannot read") from error
+        raise InputError(f"{file}: is no picture, or of a kind that Pillow cannot read") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path}: cannot be read as a picture ({reason})") from error
+        raise InputError(f"{file}: cannot be read as a picture ({reason})") from error

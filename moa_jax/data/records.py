@@ -1,4 +1,4 @@
-"""What a folder holds: one record for each captioned picture, in either of two layouts.
+"""What a folder holds: one record for each captioned picture, in one of three layouts.
 
 `ffhq`, as FastComposer released its data [FC]: `<root>/<id[:5]>/<id>.{jpg,json,npy}`, with
 `image_ids.txt` (and `image_ids_train.txt`, `image_ids_test.txt`) listing the ids. The json has
@@ -13,8 +13,10 @@ Paths are relative to the root. `word` may be a phrase ("old man"). Where severa
 picture have the same word, the first takes its first occurrence, the next its second, and so on.
 `subjects` may be empty: such a picture teaches its text only.
 
+`packed`, either of them written by `python -m moa_jax.data pack`: see `moa_jax.data.packed`.
+
 What is wrong with one record is kept in it (`faults`); what is wrong with the folder is raised.
-Knows nothing of pixels: masks and pictures stay on disk.
+Knows nothing of pixels: masks and pictures stay files.
 """
 
 import json
@@ -26,6 +28,8 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from moa_jax.data.captions import IMAGE_MARKER, find_word
+from moa_jax.data.files import Blob, File, Location, find_folder
+from moa_jax.data.packed import INDEX, Shards, decode_record
 from moa_jax.errors import InputError
 
 METADATA = "metadata.jsonl"
@@ -45,14 +49,14 @@ class Subject:
         box: x1, y1, x2, y2 in pixels; None: the bounds of its mask.
     """
 
-    mask: Path | int
+    mask: File | int
     end: int | None
     box: Box | None = None
 
 
 @dataclass(frozen=True)
 class Record:
-    """A captioned picture and its subjects, still on disk.
+    """A captioned picture and its subjects, still in their files.
 
     Attributes:
         image: None if the record does not say.
@@ -62,19 +66,23 @@ class Record:
     """
 
     name: str
-    image: Path | None
+    image: File | None
     caption: str = ""
     subjects: tuple[Subject, ...] = ()
-    instance_map: Path | None = None
+    instance_map: File | None = None
     sample_subjects: bool = False
     faults: tuple[str, ...] = ()
 
 
 class Records(Sequence[Record], Generic[T]):
-    """The records of a folder, each parsed when it is asked for."""
+    """The records of a folder, each parsed when it is asked for.
 
-    def __init__(self, sources: Sequence[T], parse: Callable[[T], Record]):
-        self._sources, self._parse = sources, parse
+    Attributes:
+        listing: the file that lists them.
+    """
+
+    def __init__(self, sources: Sequence[T], parse: Callable[[T], Record], listing: Location):
+        self._sources, self._parse, self.listing = sources, parse, listing
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -86,78 +94,111 @@ class Records(Sequence[Record], Generic[T]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return Records(self._sources[index], self._parse)
+            return Records(self._sources[index], self._parse, self.listing)
         return self._parse(self._sources[index])
 
 
 def open_records(
     path: str | Path,
-    layout: Literal["auto", "imagefolder", "ffhq"] = "auto",
+    layout: Literal["auto", "imagefolder", "ffhq", "packed"] = "auto",
     split: Literal["all", "train", "test"] = "all",
     subject_label: str | None = None,
 ) -> Records:
     """List the records of a data set.
 
     Args:
+        path: on disk, or in a bucket (gs://bucket/folder).
         split: which list of ids to read (ffhq only).
         subject_label: the `coco_label` of the segments that are subjects; None: all (ffhq only).
 
     Raises:
-        InputError: no such folder, neither layout, both layouts, or no records.
+        InputError: no such folder, no layout, several layouts, or no records; of a packed folder,
+            also another split or label than it was made with, or what `Shards` raises.
     """
-    root = Path(path)
     if not str(path):
         raise InputError("data.path is empty; give the folder of the data set")
-    if not root.is_dir():
-        raise InputError(f"data set {str(path)!r} is not a folder")
-    if layout == "auto":
-        layout = _detect(root)
-    if layout == "ffhq":
-        records = _open_ffhq(root, split, subject_label)
-    else:
-        records = _open_imagefolder(root, split)
+    root = find_folder(path)
+    layout = _detect(root) if layout == "auto" else layout
+    openers = {"ffhq": _open_ffhq, "imagefolder": _open_imagefolder, "packed": _open_packed}
+    records = openers[layout](root, split, subject_label)
     if not records:
-        source = SPLITS[split] if layout == "ffhq" else METADATA
-        raise InputError(f"{root / source} lists no pictures")
+        raise InputError(f"{records.listing} lists no pictures")
     return records
 
 
-def _detect(root: Path) -> Literal["imagefolder", "ffhq"]:
-    imagefolder = (root / METADATA).is_file()
-    ffhq = any((root / name).is_file() for name in SPLITS.values())
-    if imagefolder and ffhq:
-        raise InputError(f"{root} has {METADATA} and image_ids*.txt; set the layout to one of them")
-    if not imagefolder and not ffhq:
+def _detect(root: Location) -> Literal["imagefolder", "ffhq", "packed"]:
+    listings = {METADATA: "imagefolder", INDEX: "packed"} | dict.fromkeys(SPLITS.values(), "ffhq")
+    # Not is_file(): that of older etils is true of what is not in a bucket.
+    found = {layout for name, layout in listings.items() if (root / name).exists()}
+    if len(found) > 1:
+        raise InputError(
+            f"{root} has several of {METADATA}, image_ids*.txt and {INDEX}; "
+            f"set the layout to one of {', '.join(sorted(found))}"
+        )
+    if not found:
         what = "is empty" if not any(root.iterdir()) else "is no data set"
         raise InputError(
             f"{root} {what}: it has neither {METADATA} (layout imagefolder) nor image_ids.txt "
-            "(layout ffhq); moa_jax/data/records.py shows what both look like"
+            f"(layout ffhq) nor {INDEX} (layout packed); moa_jax/data/records.py shows what they "
+            "look like"
         )
-    return "imagefolder" if imagefolder else "ffhq"
+    return found.pop()
 
 
-def _open_ffhq(root: Path, split: str, subject_label: str | None) -> Records[str]:
+def _open_ffhq(root: Location, split: str, subject_label: str | None) -> Records[str]:
     listing = root / SPLITS[split]
-    if not listing.is_file():
-        raise InputError(f"{listing}: no such file (layout ffhq, split {split!r})")
+    _require(listing, f"layout ffhq, split {split!r}")
     ids = [line.strip() for line in listing.read_text().splitlines()]
-    return Records([id for id in ids if id], partial(_parse_ffhq, root, subject_label))
+    return Records([id for id in ids if id], partial(_parse_ffhq, root, subject_label), listing)
 
 
-def _open_imagefolder(root: Path, split: str) -> Records[tuple[int, bytes]]:
+def _open_imagefolder(root: Location, split: str, _: Any) -> Records[tuple[int, bytes]]:
     if split != "all":
         raise InputError(
             f"split {split!r}: the imagefolder layout has no splits; "
             "set it to 'all' and give the split's own folder as the path"
         )
-    if not (root / METADATA).is_file():
-        raise InputError(f"{root / METADATA}: no such file (layout imagefolder)")
-    lines = (root / METADATA).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    listing = root / METADATA
+    _require(listing, "layout imagefolder")
+    lines = listing.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    return Records(numbered, partial(_parse_metadata, root))
+    return Records(numbered, partial(_parse_metadata, root), listing)
 
 
-def _parse_ffhq(root: Path, subject_label: str | None, id: str) -> Record:
+def _open_packed(root: Location, split: str, subject_label: str | None) -> Records[bytes]:
+    listing = root / INDEX
+    _require(listing, "layout packed")
+    shards = Shards(root)
+    source = shards.index["source"]
+    if split not in ("all", source["split"]):
+        raise InputError(f"split {split!r}: {root} was packed with {source['split']!r}")
+    if source["layout"] == "ffhq" and subject_label != source["subject_label"]:
+        raise InputError(
+            f"subject label {subject_label!r}: {root} was packed with "
+            f"{source['subject_label'] or 'none'!r}; give that, or pack the source again"
+        )
+    return Records(shards, _parse_packed, listing)
+
+
+def _require(listing: Location, layout: str) -> None:
+    if not listing.exists():
+        packed = "; the folder is packed: set the layout to packed"
+        hint = packed if (listing.parent / INDEX).exists() else ""
+        raise InputError(f"{listing}: no such file ({layout}){hint}")
+
+
+def _parse_packed(data: bytes) -> Record:
+    row = decode_record(data)
+    subjects = tuple(
+        Subject(Blob(f"packed mask {count}", subject["mask"]), subject["end"], (*subject["box"],))
+        for count, subject in enumerate(row["subjects"], start=1)
+    )
+    image = Blob("packed picture", row["image"])
+    sample = row["sample_subjects"]
+    return Record(row["name"], image, row["caption"], subjects, sample_subjects=sample)
+
+
+def _parse_ffhq(root: Location, subject_label: str | None, id: str) -> Record:
     stem = root / id[:5] / id
     record = partial(
         Record, id, stem.with_name(f"{id}.jpg"), instance_map=stem.with_name(f"{id}.npy")
@@ -190,7 +231,7 @@ def _parse_ffhq(root: Path, subject_label: str | None, id: str) -> Record:
     return record(caption, tuple(subjects), sample_subjects=True, faults=tuple(faults))
 
 
-def _parse_metadata(root: Path, numbered_line: tuple[int, bytes]) -> Record:
+def _parse_metadata(root: Location, numbered_line: tuple[int, bytes]) -> Record:
     number, line = numbered_line
     place = f"{METADATA} line {number}"
     try:

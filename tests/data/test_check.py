@@ -114,7 +114,10 @@ def test_progress_comes_once_a_record_and_threads_change_nothing(imagefolder):
         (["check", "nowhere"], "'nowhere' is not a folder"),
         (["check", "{imagefolder}", "--model", "nowhere"], "'nowhere'"),
         (["check", "{imagefolder}", "--layout", "coco"], "invalid choice: 'coco'"),
-        (["check", "{imagefolder}", "--workers", "0"], "--workers and --max-subjects"),
+        (
+            ["check", "{imagefolder}", "--workers", "0"],
+            "--workers: '0' is not a whole number above 0",
+        ),
         (["check"], "required: DIR"),
         ([], "required: check"),
     ],

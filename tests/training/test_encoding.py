@@ -14,6 +14,7 @@ from moa_jax.data.augment import cut_out, prepare_subject
 from moa_jax.data.encoded import EncodedRecords
 from moa_jax.data.examples import read_record
 from moa_jax.data.loader import make_loader
+from moa_jax.data.pack import pack
 from moa_jax.data.records import open_records
 from moa_jax.errors import InputError
 from moa_jax.training.encoding import check_encoded, ensure_encoded
@@ -147,3 +148,12 @@ def test_a_folder_that_cannot_be_written_is_named(tiny, run, tmp_path):
     changed = dataclasses.replace(run, data=dataclasses.replace(run.data, encoded=folder))
     with pytest.raises(InputError, match=r"data\.encoded=.*cannot be written"):
         encode_data(tiny, changed)
+
+
+def test_a_packed_folder_is_encoded_to_the_same(tiny, run, tmp_path):
+    pack(run.data, tmp_path / "packed", shard_size=3)
+    paths = {"path": str(tmp_path / "packed"), "encoded": str(tmp_path / "encoded")}
+    encode_data(tiny, dataclasses.replace(run, data=dataclasses.replace(run.data, **paths)))
+    for name in ("latents", "masks", "features"):
+        expected = np.load(f"{run.data.encoded}/{name}.npy")
+        np.testing.assert_array_equal(np.load(tmp_path / "encoded" / f"{name}.npy"), expected)

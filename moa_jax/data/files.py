@@ -1,0 +1,79 @@
+"""What is opened: a file on disk or in a bucket (gs://, s3://), or bytes in memory under a name.
+
+Buckets are read by etils.epath, as orbax and grain read them. Knows nothing of what files hold.
+"""
+
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+from etils import epath
+
+from moa_jax.errors import InputError
+
+Location = Path | epath.Path
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Bytes in memory, opened like a file.
+
+    Attributes:
+        name: what messages call it.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
+
+    def open(self, mode: str = "rb") -> BytesIO:
+        """Open the bytes for reading."""
+        return BytesIO(self.data)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+File = Location | Blob
+
+
+def is_remote(path: str | Location) -> bool:
+    """Whether a path is in a bucket, as gs://bucket/folder is."""
+    return "://" in str(path)
+
+
+def find_folder(path: str | Location) -> Location:
+    """Find a folder, on disk or in a bucket.
+
+    Raises:
+        InputError: it is no folder, or the bucket cannot be reached.
+    """
+    if not is_remote(path):
+        folder, found = Path(path), Path(path).is_dir()
+    else:
+        try:
+            folder = epath.Path(path)
+            found = folder.is_dir()
+        except Exception as error:  # a library that is not there, credentials, network, a scheme
+            raise InputError(unreachable(path, error)) from error
+    if not found:
+        raise InputError(f"data set {str(path)!r} is not a folder")
+    return folder
+
+
+def unreachable(path: str | Location, error: Exception) -> str:
+    """Say what to do about a bucket that cannot be read."""
+    reason = f"{path} cannot be read ({type(error).__name__}: {error})"
+    if str(path).startswith("gs://"):
+        return (
+            f"{reason}: pip install gcsfs and gcloud auth application-default login; or mount the "
+            f"bucket with gcsfuse; or {copy_of(path)}"
+        )
+    if str(path).startswith("s3://"):
+        return f"{reason}: pip install s3fs and log in; or {copy_of(path)}"
+    return f"{reason}: of buckets, gs:// and s3:// are read"
+
+
+def copy_of(path: str | Location) -> str:
+    """Say how a folder of a bucket is copied to the local disk."""
+    tool = "gcloud storage rsync -r" if str(path).startswith("gs://") else "aws s3 sync"
+    return f"copy it to the local disk ({tool} {path} {str(path).rstrip('/').split('/')[-1]})"

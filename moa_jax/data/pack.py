@@ -1,0 +1,259 @@
+"""Write a data set as a packed folder, `moa_jax.data.packed`: parallel, resumable, verified.
+
+A record is read and checked as training reads it, by threads; what is bad is listed and left out. A
+shard is written under another name, read back, compared, and only then there. Shards depend on the
+source and the options alone, so that a second run makes exactly those that the first left out.
+"""
+
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grain
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from PIL import Image
+
+from moa_jax.config import DataConfig
+from moa_jax.data.examples import read_record
+from moa_jax.data.files import is_remote
+from moa_jax.data.loader import Ledger
+from moa_jax.data.packed import (
+    FORMAT,
+    INDEX,
+    Shards,
+    encode_record,
+    read_index,
+    shard_fault,
+    write_index,
+)
+from moa_jax.data.records import METADATA, Record, Records, open_records
+from moa_jax.data.shrink import encode, loss, shrink
+from moa_jax.errors import InputError
+
+# A reader fetches one record at a time; pictures do not compress any further.
+WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a run of `pack` did.
+
+    Attributes:
+        index: of the folder, as `index.json` holds it.
+        made: shards that this run wrote.
+    """
+
+    index: dict[str, Any]
+    made: int
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A record's bytes, or None and why it is left out."""
+
+    name: str
+    data: bytes | None
+    subjects: int
+    faults: list[str]
+
+
+def pack(
+    data: DataConfig,
+    destination: str | Path,
+    *,
+    resolution: int | None = None,
+    shard_size: int = 1000,
+    on_start: Callable[[int], None] = lambda records: None,
+    on_record: Callable[[], None] = lambda: None,
+) -> Packed:
+    """Pack a data set; what an earlier run with the same options finished is kept.
+
+    Args:
+        data: its path, layout, split, subject_label, workers and max_bad_fraction.
+        destination: the packed folder, on a local disk.
+        resolution: pixels of the short side, to which larger pictures are resized once; None keeps
+            every picture file as it is.
+        shard_size: pictures of the source in a shard.
+        on_start: called with the number of records to be packed now.
+        on_record: called after each of them, to show progress.
+
+    Raises:
+        InputError: what `open_records` raises; the folder was packed from another source or with
+            other options, holds something else, or cannot be written; too many bad records.
+    """
+    if is_remote(destination):
+        raise InputError(
+            f"{destination}: shards are written to a local disk; pack to a folder there, then copy "
+            f"it: gcloud storage rsync -r FOLDER {destination}"
+        )
+    folder = Path(destination)
+    records = open_records(*data.source())
+    index = _start(folder, _describe(data, records, resolution, shard_size))
+    names = list(index["shards"])
+    missing = [
+        number
+        for number, name in enumerate(names)
+        if index["shards"][name] is None or shard_fault(folder, index, name)
+    ]
+    parts = [range(len(records))[n * shard_size : (n + 1) * shard_size] for n in missing]
+    on_start(sum(map(len, parts)))
+    ledger = _open_ledger(data, records, index, {names[number] for number in missing})
+    places = [place for part in parts for place in part]
+    stream = _read_ahead(lambda place: _make(records[int(place)], resolution), places, data.workers)
+    try:
+        for number, part in zip(missing, parts, strict=True):
+            shard = (next(stream) for _ in part)
+            shard = _watched(shard, ledger, on_record)
+            index["shards"][names[number]] = _write_shard(folder / names[number], shard)
+            write_index(folder, index)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error}") from error
+    finally:
+        stream.close()
+    if not len(Shards(folder)):
+        raise InputError(f"every record of {data.path} is bad; {folder} holds none")
+    return Packed(index, len(missing))
+
+
+def _describe(
+    data: DataConfig, records: Records, resolution: int | None, shard_size: int
+) -> dict[str, Any]:
+    """Say what is packed: all that decides which records are in which shard, and how."""
+    if records.listing.name == INDEX:
+        raise InputError(f"{data.path} is packed already; pack what it was made from")
+    if shard_size < 1 or (resolution is not None and resolution < 1):
+        raise InputError(f"shard size {shard_size}, resolution {resolution}: must be at least 1")
+    ffhq = records.listing.name != METADATA
+    return {
+        "path": str(data.path),
+        "layout": "ffhq" if ffhq else "imagefolder",
+        "split": data.split,
+        "subject_label": data.subject_label if ffhq else None,
+        "records": len(records),
+        "listing": hashlib.sha256(records.listing.read_bytes()).hexdigest(),
+        "resolution": resolution,
+        "shard_size": shard_size,
+    }
+
+
+def _start(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """Open the index of an earlier run, or make the folder and its first index."""
+    if (folder / INDEX).is_file():
+        index = read_index(folder)
+        found = index["source"]
+        # The same pictures may be reached by another path.
+        changed = [k for k in source if k != "path" and found.get(k) != source[k]]
+        if changed:
+            differences = "; ".join(f"{k} {found.get(k)} (now {source[k]})" for k in changed)
+            raise InputError(
+                f"{folder} was packed with another {differences}: give the same options, name "
+                "another folder, or delete it"
+            )
+        return index
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty and has no {INDEX}; name a new folder")
+    count = math.ceil(source["records"] / source["shard_size"])
+    names = [f"{number:05d}-of-{count:05d}.array_record" for number in range(count)]
+    lost = loss(source["resolution"])
+    index = {"format": FORMAT, "source": source, "lost": lost, "shards": dict.fromkeys(names)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_index(folder, index)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error}") from error
+    return index
+
+
+def _open_ledger(
+    data: DataConfig, records: Records, index: dict[str, Any], missing: set[str]
+) -> Ledger:
+    """Count the bad records, from those that earlier runs left out."""
+    ledger = Ledger(data.path, len(records), data.max_bad_fraction)
+    for name, shard in index["shards"].items():
+        if name not in missing:
+            ledger.faults.update(shard["skipped"])
+    return ledger
+
+
+def _read_ahead(
+    make: Callable[[Any], _Made], places: list[int], workers: int
+) -> "grain.DatasetIterator[_Made]":
+    """Make records by threads, in their order."""
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
+    return iter(grain.MapDataset.source(places).map(make).to_iter_dataset(options))
+
+
+def _watched(
+    records: Iterable[_Made], ledger: Ledger, on_record: Callable[[], None]
+) -> Iterator[_Made]:
+    for record in records:
+        if record.faults:
+            ledger.add(record.name, record.faults)
+        on_record()
+        yield record
+
+
+def _make(record: Record, resolution: int | None) -> _Made:
+    """Read, check and encode a record; any number of subjects is for training to judge."""
+    loaded, faults = read_record(record, sys.maxsize)
+    if loaded is None or record.image is None:
+        return _Made(record.name, None, 0, faults)
+    if resolution is not None and min(loaded.image.size) > resolution:
+        image, subjects = shrink(loaded, resolution)
+    else:
+        with record.image.open("rb") as file:
+            image = file.read()
+        subjects = [(subject.mask, subject.box) for subject in loaded.subjects]
+    entries = [
+        {"mask": encode(Image.fromarray(mask), format="PNG"), "end": subject.end, "box": box}
+        for subject, (mask, box) in zip(loaded.subjects, subjects, strict=True)
+    ]
+    row = {"name": record.name, "caption": record.caption, "image": image, "subjects": entries}
+    data = encode_record(row | {"sample_subjects": record.sample_subjects})
+    return _Made(record.name, data, len(entries), [])
+
+
+def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
+    """Write a shard, read it back, and only then give it its name.
+
+    Returns:
+        Its entry in the index.
+
+    Raises:
+        OSError: it cannot be written, or what was read back is not what was written.
+    """
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    digests, subjects, skipped = [], 0, {}
+    try:
+        writer = ArrayRecordWriter(str(unfinished), WRITER_OPTIONS)
+        for record in records:
+            if record.data is None:
+                skipped[record.name] = record.faults
+                continue
+            writer.write(record.data)
+            digests.append(hashlib.sha256(record.data).digest())
+            subjects += record.subjects
+        writer.close()
+        found = [hashlib.sha256(data).digest() for data in _read_back(unfinished)]
+    except RuntimeError as error:  # what array_record raises
+        raise OSError(f"{unfinished}: {error}") from error
+    if found != digests:
+        raise OSError(f"{unfinished}: reads back otherwise than it was written; is the disk full?")
+    size = unfinished.stat().st_size
+    unfinished.replace(file)
+    digest = hashlib.sha256(b"".join(digests)).hexdigest()
+    count = {"records": len(digests), "subjects": subjects, "bytes": size}
+    return {**count, "sha256": digest, "skipped": skipped}
+
+
+def _read_back(file: Path) -> Iterator[bytes]:
+    reader = ArrayRecordReader(str(file), "readahead_buffer_size:16M,max_parallelism:0")
+    try:
+        for _ in range(reader.num_records()):
+            yield reader.read()
+    finally:
+        reader.close()

@@ -1,0 +1,148 @@
+"""Packed data sets: a few large ArrayRecord files ("shards") in place of many small ones.
+
+`index.json` says what the folder was made from and lists its shards, with how many records and
+bytes each has: ArrayRecord itself takes a truncated file for an empty one. A record is a msgpack
+map: name, caption, image (the bytes of a picture file), sample_subjects, and subjects, each with
+mask (a PNG of one bit a pixel), end and box. Read at random, by many threads at once, from a disk
+or a bucket. Knows nothing of pixels; `pack` writes what is read here.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import msgpack
+
+from moa_jax.data.files import Location, copy_of, is_remote, unreachable
+from moa_jax.errors import InputError
+
+INDEX = "index.json"
+FORMAT = "moa_jax packed pictures, version 1"
+
+
+class Shards(Sequence[bytes]):
+    """The records of a packed folder, in their order, each read when it is asked for.
+
+    Attributes:
+        index: what `index.json` holds.
+    """
+
+    def __init__(self, folder: Location):
+        """Open the folder.
+
+        Raises:
+            InputError: it is unfinished, a shard is missing or truncated, or it cannot be read.
+        """
+        if is_remote(folder) and not str(folder).startswith("gs://"):
+            raise InputError(
+                f"{folder}: array_record reads shards from gs:// and from disks; {copy_of(folder)}"
+            )
+        self._folder = folder
+        self.index = read_index(folder)
+        shards: Mapping[str, Any] = self.index["shards"]
+        if absent := [name for name, shard in shards.items() if shard is None]:
+            raise InputError(
+                f"{folder} is unfinished: {len(absent)} of its {len(shards)} shards are to be "
+                f"made; run the same command again: {command(folder, self.index)}"
+            )
+        for name in shards:
+            if fault := shard_fault(folder, self.index, name):
+                raise InputError(f"{folder / name} {fault}; {remedy(folder, self.index)}")
+        # The numbers of records, from the index, spare opening every shard at the start.
+        self._names = [name for name, shard in shards.items() for _ in range(shard["records"])]
+        paths = [f"{folder / n}[0:{s['records']}]" for n, s in shards.items() if s["records"]]
+        self._records = grain.sources.ArrayRecordDataSource(paths) if paths else []
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        try:
+            return self._records[index % len(self)]
+        except Exception as error:  # array_record raises RuntimeError, ValueError, IndexError
+            file = self._folder / self._names[index]
+            if is_remote(file):
+                raise InputError(unreachable(self._folder, error)) from error
+            raise InputError(
+                f"{file} is damaged ({error}): delete it; {remedy(self._folder, self.index)}"
+            ) from error
+
+
+def read_index(folder: Location) -> dict[str, Any]:
+    """Read the index of a packed folder, finished or not.
+
+    Raises:
+        InputError: it cannot be read, or another version wrote it.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{folder / INDEX} cannot be read: {error}") from error
+    except ValueError as error:
+        raise InputError(
+            f"{folder / INDEX} is damaged ({error}): delete {folder} and pack it again"
+        ) from error
+    found = index.get("format") if isinstance(index, dict) else None
+    if found != FORMAT:
+        raise InputError(
+            f"{folder / INDEX} has the format {found!r}, not {FORMAT!r}: pack it again with this "
+            "version of moa_jax, or use the version that wrote it"
+        )
+    return index
+
+
+def shard_fault(folder: Location, index: Mapping[str, Any], name: str) -> str | None:
+    """Say what is wrong with a shard's file; None: it has the size it was written with."""
+    try:
+        # An object in a bucket is whole or not there; only a local file can be cut off.
+        size = None if is_remote(folder) else (folder / name).stat().st_size
+    except OSError:
+        return "is missing"
+    expected = index["shards"][name]["bytes"]
+    if size is not None and size != expected:
+        return f"has {size} bytes, not {expected}: it is truncated or was changed"
+    return None
+
+
+def command(folder: Location, index: Mapping[str, Any]) -> str:
+    """Give the command that made a packed folder."""
+    source = index["source"]
+    words = ["python", "-m", "moa_jax.data", "pack", source["path"], str(folder)]
+    words += ["--layout", source["layout"], "--shard-size", str(source["shard_size"])]
+    if source["layout"] == "ffhq":
+        words += ["--split", source["split"], "--subject-label", source["subject_label"] or "none"]
+    if source["resolution"] is not None:
+        words += ["--resolution", str(source["resolution"])]
+    return shlex.join(words)
+
+
+def remedy(folder: Location, index: Mapping[str, Any]) -> str:
+    """Say how a shard is made again, or copied again where the source is not at hand."""
+    return (
+        f"to make it again and nothing else: {command(folder, index)} (of a copied folder: copy "
+        "this file again)"
+    )
+
+
+def encode_record(record: Mapping[str, Any]) -> bytes:
+    """Write a record as bytes."""
+    return msgpack.packb(record, unicode_errors="surrogatepass")
+
+
+def decode_record(data: bytes) -> dict[str, Any]:
+    """Read what `encode_record` wrote."""
+    return msgpack.unpackb(data, unicode_errors="surrogatepass")
+
+
+def write_index(folder: Path, index: Mapping[str, Any]) -> None:
+    """Replace the index at once: a reader sees the old one or the new one."""
+    unfinished = folder / f"{INDEX}.unfinished"
+    unfinished.write_text(json.dumps(index, indent=1), encoding="utf-8")
+    unfinished.replace(folder / INDEX)
