@@ -50,6 +50,7 @@ def parse_arguments(command: Sequence[str] | None) -> argparse.Namespace:
     add("--height", type=int, help="in pixels; default: the checkpoint's own size")
     add("--width", type=int, help="in pixels; default: the checkpoint's own size")
     add("--dtype", choices=("bfloat16", "float32"), help="default: bfloat16, or float32 on a CPU")
+    add("--attention", default="auto", help="auto, xla, blocked, splash or cudnn (%(default)s)")
     add("--seed", type=int, default=0, help="(%(default)s)")
     add("--variant", help='which weights of the folder to read, e.g. "fp16"')
     add("--image-encoder", help="CLIP folder or hub id; default: the one MoA was trained with")
@@ -70,6 +71,7 @@ def draw(arguments: argparse.Namespace) -> tuple[Any, Any]:
             arguments.dtype,
             variant=arguments.variant,
             image_encoder=arguments.image_encoder,
+            attention=arguments.attention,
         )
     columns = (
         TextColumn("{task.description}"),

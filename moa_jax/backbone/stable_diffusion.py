@@ -6,7 +6,7 @@ by side and checks that they fit together. Knows neither sampling nor training.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import partial, singledispatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moa_jax.backbone.attend import Attend, xla
+from moa_jax.backbone.attention import Attention
 from moa_jax.backbone.clip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from moa_jax.backbone.folder import read_config, resolve, write_config
 from moa_jax.backbone.tokenizer import load_tokenizer
@@ -56,6 +58,7 @@ class StableDiffusion:
         scheduler_config: `scheduler_config.json` as read.
         path: the folder it was read from.
         name: the folder or hub id that was asked for.
+        attend: what the U-Net's and the VAE's attention layers attend with.
     """
 
     unet: Component
@@ -66,6 +69,7 @@ class StableDiffusion:
     scheduler_config: dict[str, Any]
     path: Path
     name: str
+    attend: Attend = xla
 
 
 def load_stable_diffusion(
@@ -74,6 +78,7 @@ def load_stable_diffusion(
     variant: str | None = None,
     image_encoder: str | Path | None = None,
     place: Place | None = None,
+    attend: Attend = xla,
 ) -> StableDiffusion:
     """Read a diffusers folder.
 
@@ -85,6 +90,7 @@ def load_stable_diffusion(
             default the checkpoint's own `image_encoder/`, if it has one.
         place: puts a parameter where it belongs, `place("unet.conv_in.kernel", array)`; the array
             has the file's dtype.
+        attend: what the U-Net's and the VAE's attention layers attend with.
 
     Raises:
         InputError: no such folder, a file missing or damaged, a network that is not supported,
@@ -94,8 +100,10 @@ def load_stable_diffusion(
     _check_folder(path)
     configs = {name: read_config(path / name) for name in NETWORKS}
     modules = {
-        "unet": UNet(UNetConfig.from_dict(configs["unet"]), dtype=dtype),
-        "vae": VAE(VAEConfig.from_dict(configs["vae"]), dtype),
+        "unet": UNet(
+            UNetConfig.from_dict(configs["unet"]), partial(Attention, attend=attend), dtype
+        ),
+        "vae": VAE(VAEConfig.from_dict(configs["vae"]), dtype, attend),
         "text_encoder": TextEncoder(TextConfig.from_dict(configs["text_encoder"]), dtype),
     }
     tokenizer = load_tokenizer(path / "tokenizer")
@@ -111,6 +119,7 @@ def load_stable_diffusion(
         scheduler_config=read_config(path / "scheduler", SCHEDULER_FILE),
         path=path,
         name=str(name_or_path),
+        attend=attend,
     )
 
 
