@@ -52,6 +52,7 @@ def parse_arguments(command: Sequence[str] | None) -> argparse.Namespace:
     add("--height", type=int, help="in pixels; default: the checkpoint's own size")
     add("--width", type=int, help="in pixels; default: the checkpoint's own size")
     add("--dtype", choices=("bfloat16", "float32"), help="default: bfloat16, or float32 on a CPU")
+    add("--attention", default="auto", help="auto, xla, blocked, splash or cudnn (%(default)s)")
     add("--seed", type=int, default=0, help="(%(default)s)")
     add("--variant", help='which weights of the folder to read, e.g. "fp16"')
     add("--image-encoder", help="CLIP folder or hub id; default: the one MoA was trained with")
@@ -78,6 +79,7 @@ def draw(arguments: argparse.Namespace) -> tuple[Any, Any]:
             arguments.dtype,
             variant=arguments.variant,
             image_encoder=arguments.image_encoder,
+            attention=arguments.attention,
         )
     columns = (
         TextColumn("{task.description}"),
@@ -113,6 +115,7 @@ def plan(arguments: argparse.Namespace) -> None:
 
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a device here is not to be claimed
 
+    from moa_jax.backbone.attend import choose_attend
     from moa_jax.backbone.stable_diffusion import describe_stable_diffusion
     from moa_jax.config import MeshConfig
     from moa_jax.method.weights import read_moa_card
@@ -126,10 +129,11 @@ def plan(arguments: argparse.Namespace) -> None:
     encoder = arguments.image_encoder or (config and config.model.image_encoder)
     dtype = arguments.dtype or "bfloat16"
     device = topology_devices(arguments.plan)[0]
+    attend = choose_attend(arguments.attention, device.platform)
     console = Console()
     with console.status("compiling"):
         program = sampling_program(
-            describe_stable_diffusion(arguments.model, dtype, encoder),
+            describe_stable_diffusion(arguments.model, dtype, encoder, attend),
             config and config.method,
             make_mesh(MeshConfig(), [device]),
             num_images=arguments.num_images,

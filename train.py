@@ -19,6 +19,7 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
+from moa_jax.backbone.attend import choose_attend
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
 from moa_jax.command import make_folder, run
 from moa_jax.config import Config, flatten, load_config, override
@@ -92,6 +93,7 @@ def train(config: Config) -> None:
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
     open_records(*config.data.source())  # a wrong data.path should not wait for the networks
     dtype = choose_dtype(config.model.dtype)
+    attend = choose_attend(config.model.attention, mesh.devices.flat[0].platform, mesh)
     print(f"loading {config.model.base}", flush=True)
     base = load_stable_diffusion(
         config.model.base,
@@ -99,6 +101,7 @@ def train(config: Config) -> None:
         variant=config.model.variant,
         image_encoder=config.model.image_encoder,
         place=partial(place_weight, mesh, dtype),
+        attend=attend,
     )
     key = jax.random.key(config.train.seed)
     model, params = build(base, config.method, dtype=dtype, key=key, remat=config.model.remat)

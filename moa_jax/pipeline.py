@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image
 
+from moa_jax.backbone.attend import choose_attend
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
 from moa_jax.diffusion import SAMPLERS, NoiseSchedule
 from moa_jax.errors import InputError
@@ -83,6 +84,7 @@ class Pipeline:
         *,
         variant: str | None = None,
         image_encoder: str | Path | None = None,
+        attention: str = "auto",
     ) -> "Pipeline":
         """Load a diffusers folder, and MoA weights trained on it.
 
@@ -94,17 +96,20 @@ class Pipeline:
             variant: "fp16" reads `*.fp16.safetensors`.
             image_encoder: a CLIP folder or hub id; by default what the MoA weights were trained
                 with.
+            attention: "auto", or one of the implementations in `moa_jax.backbone.attend`.
 
         Raises:
             InputError: something is missing, damaged, unsupported or does not belong together.
         """
         dtype = choose_dtype(dtype)
+        attend = choose_attend(attention, jax.default_backend())
+        load = partial(load_stable_diffusion, model, dtype, variant, attend=attend)
         if moa is None:
-            return cls(load_stable_diffusion(model, dtype, variant, image_encoder))
+            return cls(load(image_encoder))
         card = read_moa_card(moa)
         trained_with = card.config.model.image_encoder
         encoder = image_encoder or trained_with
-        base = load_stable_diffusion(model, dtype, variant, encoder)
+        base = load(encoder)
         mixed, params = build(base, card.config.method, dtype=dtype, key=jax.random.key(0))
         params = load_moa(moa, params, Identity.of(base, encoder and str(encoder)))
         params = jax.tree_util.tree_map_with_path(partial(_to_dtype, dtype), params)

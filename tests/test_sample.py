@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
         (["--height", "60"], r"height=60.*64"),
         (["--sampler", "dpm"], r"sampler='dpm'.*ddim"),
         (["--num-images", "0"], r"num_images=0"),
+        (["--attention", "splash"], r"attention='splash' needs a TPU.*choose auto"),
         (["--variant", "fp16"], r"fp16"),
         (["--out", f"{__file__}/out"], r"--out=.*cannot be made"),
     ],

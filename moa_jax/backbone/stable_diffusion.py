@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moa_jax.backbone.attend import Attend, xla
+from moa_jax.backbone.attention import Attention
 from moa_jax.backbone.clip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from moa_jax.backbone.folder import read_config, resolve, write_config
 from moa_jax.backbone.shapes import parameter_shapes
@@ -57,6 +59,7 @@ class StableDiffusion:
         scheduler_config: `scheduler_config.json` as read.
         path: the folder it was read from.
         name: the folder or hub id that was asked for.
+        attend: what the U-Net's and the VAE's attention layers attend with.
     """
 
     unet: Component
@@ -67,6 +70,7 @@ class StableDiffusion:
     scheduler_config: dict[str, Any]
     path: Path
     name: str
+    attend: Attend = xla
 
 
 def load_stable_diffusion(
@@ -75,6 +79,7 @@ def load_stable_diffusion(
     variant: str | None = None,
     image_encoder: str | Path | None = None,
     place: Place | None = None,
+    attend: Attend = xla,
 ) -> StableDiffusion:
     """Read a diffusers folder.
 
@@ -86,6 +91,7 @@ def load_stable_diffusion(
             default the checkpoint's own `image_encoder/`, if it has one.
         place: puts a parameter where it belongs, `place("unet.conv_in.kernel", array)`; the array
             has the file's dtype.
+        attend: what the U-Net's and the VAE's attention layers attend with.
 
     Raises:
         InputError: no such folder, a file missing or damaged, a network that is not supported,
@@ -96,11 +102,14 @@ def load_stable_diffusion(
     alone = partial(_load_weights, variant=None, place=place)
     path = resolve(name_or_path, (*FOLDERS, "image_encoder"), variant)
     encoder = resolve(image_encoder) if image_encoder is not None else None
-    return _assemble(path, str(name_or_path), dtype, encoder, read, alone)
+    return _assemble(path, str(name_or_path), dtype, encoder, read, alone, attend)
 
 
 def describe_stable_diffusion(
-    name_or_path: str | Path, dtype: Any = jnp.float32, image_encoder: str | Path | None = None
+    name_or_path: str | Path,
+    dtype: Any = jnp.float32,
+    image_encoder: str | Path | None = None,
+    attend: Attend = xla,
 ) -> StableDiffusion:
     """Read a diffusers folder but for its weights, which need not be there.
 
@@ -122,7 +131,7 @@ def describe_stable_diffusion(
 
     path = resolve(name_or_path, (*FOLDERS, "image_encoder"), weights=False)
     encoder = resolve(image_encoder, weights=False) if image_encoder is not None else None
-    return _assemble(path, str(name_or_path), dtype, encoder, read, read)
+    return _assemble(path, str(name_or_path), dtype, encoder, read, read, attend)
 
 
 def save_stable_diffusion(folder: str | Path, sd: StableDiffusion) -> None:
@@ -163,6 +172,7 @@ def _assemble(
     encoder: Path | None,
     read: _Read,
     read_alone: _Read,
+    attend: Attend,
 ) -> StableDiffusion:
     """Build the networks of a folder and check that they fit.
 
@@ -172,8 +182,10 @@ def _assemble(
     _check_folder(path)
     configs = {network: read_config(path / network) for network in NETWORKS}
     modules = {
-        "unet": UNet(UNetConfig.from_dict(configs["unet"]), dtype=dtype),
-        "vae": VAE(VAEConfig.from_dict(configs["vae"]), dtype),
+        "unet": UNet(
+            UNetConfig.from_dict(configs["unet"]), partial(Attention, attend=attend), dtype
+        ),
+        "vae": VAE(VAEConfig.from_dict(configs["vae"]), dtype, attend),
         "text_encoder": TextEncoder(TextConfig.from_dict(configs["text_encoder"]), dtype),
     }
     tokenizer = load_tokenizer(path / "tokenizer")
@@ -194,6 +206,7 @@ def _assemble(
         scheduler_config=read_config(path / "scheduler", SCHEDULER_FILE),
         path=path,
         name=name,
+        attend=attend,
     )
 
 

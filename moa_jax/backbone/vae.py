@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moa_jax.backbone.attention import dot_product_attention
+from moa_jax.backbone.attend import Attend, xla
 from moa_jax.backbone.blocks import Downsample, GroupNorm, ResnetBlock, Upsample, conv3
 from moa_jax.backbone.supported import require_supported
 from moa_jax.errors import InputError
@@ -78,6 +78,7 @@ class MidAttention(nn.Module):
 
     groups: int
     dtype: Any = jnp.float32
+    attend: Attend = xla
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -91,7 +92,7 @@ class MidAttention(nn.Module):
             nn.Dense(channels, dtype=self.dtype, name=name)(pixels)
             for name in ("to_q", "to_k", "to_v")
         )
-        mixed = dot_product_attention(query, key, value).reshape(hidden.shape)
+        mixed = self.attend(query, key, value).reshape(hidden.shape)
         return hidden + nn.Dense(channels, dtype=self.dtype, name="to_out.0")(mixed)
 
 
@@ -100,6 +101,7 @@ class Half(nn.Module):
 
     config: VAEConfig
     dtype: Any = jnp.float32
+    attend: Attend = xla
 
     def _resnet(self, channels: int, name: str) -> ResnetBlock:
         return ResnetBlock(channels, self.config.norm_num_groups, EPSILON, self.dtype, name=name)
@@ -108,7 +110,8 @@ class Half(nn.Module):
         channels, groups = hidden.shape[-1], self.config.norm_num_groups
         hidden = self._resnet(channels, "mid_block.resnets.0")(hidden)
         if self.config.mid_block_add_attention:
-            hidden = MidAttention(groups, self.dtype, name="mid_block.attentions.0")(hidden)
+            name = "mid_block.attentions.0"
+            hidden = MidAttention(groups, self.dtype, self.attend, name=name)(hidden)
         return self._resnet(channels, "mid_block.resnets.1")(hidden)
 
     def _out(self, hidden: Float[Array, "B H W C"], channels: int) -> Float[Array, "B H W D"]:
@@ -158,11 +161,12 @@ class VAE(nn.Module):
 
     config: VAEConfig
     dtype: Any = jnp.float32
+    attend: Attend = xla
 
     def setup(self) -> None:
         """Make the parts."""
-        self.encoder = Encoder(self.config, self.dtype)
-        self.decoder = Decoder(self.config, self.dtype)
+        self.encoder = Encoder(self.config, self.dtype, self.attend)
+        self.decoder = Decoder(self.config, self.dtype, self.attend)
         channels = self.config.latent_channels
         if self.config.use_quant_conv:
             self.quant_conv = nn.Conv(2 * channels, (1, 1), dtype=self.dtype)

@@ -19,6 +19,7 @@ from moa_jax.toyworld.scenes import DATA_SET, write_data
 TRAIN = Path("train.py")
 SWEEP = ("1e-4", "1e-3", "1e-2", "1e-1")  # of lambda_r
 WEIGHT = "method.router_loss_weight"
+HOW = ("data.workers", "model.attention")  # how it is computed, not what
 PRIOR, MOA, SINGLE = "prior", "moa", "single-branch"
 
 
@@ -116,7 +117,7 @@ def recipe(config: Config) -> dict[str, str]:
     return {
         key: json.dumps(value)
         for key, value in flatten(config).items()
-        if (key.startswith(deciding) and key != "data.workers")
+        if (key.startswith(deciding) and key not in HOW)
         or key in ("train.seed", "train.batch_size", "train.steps")
     }
 

@@ -165,7 +165,13 @@ class MixtureOfAttention(Attention):
         outputs = [super().__call__(hidden, contexts[PRIOR], watch)]
         for name, attended in zip(self.added, contexts[1:], strict=True):
             expert = Attention(
-                self.heads, self.head_dim, self.cross, self.block, self.dtype, name=name
+                self.heads,
+                self.head_dim,
+                self.cross,
+                self.block,
+                self.dtype,
+                self.attend,
+                name=name,
             )
             outputs.append(expert(hidden, attended, context.tokens if self.cross else None))
         router = self.router(experts=experts, block=self.block, name="router")

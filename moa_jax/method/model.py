@@ -147,7 +147,7 @@ def build(
     router = partial(
         ROUTERS[method.router], initial_personalized_weight=method.initial_personalized_weight
     )
-    attention = partial(MixtureOfAttention, router=router)
+    attention = partial(MixtureOfAttention, router=router, attend=base.attend)
     blocks = transformer_blocks(config)
     if not 0 <= method.router_loss_skip < len(blocks) / 2:
         raise InputError(

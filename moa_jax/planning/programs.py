@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from moa_jax.backbone.attend import choose_attend
 from moa_jax.backbone.stable_diffusion import StableDiffusion, describe_stable_diffusion
 from moa_jax.config import Config, MethodConfig
 from moa_jax.diffusion import SAMPLERS, NoiseSchedule
@@ -53,7 +54,8 @@ def training_program(config: Config, mesh: Mesh) -> Program:
     """
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
     dtype = jnp.dtype(config.model.dtype or jnp.bfloat16)
-    base = describe_stable_diffusion(config.model.base, dtype, config.model.image_encoder)
+    attend = choose_attend(config.model.attention, mesh.devices.flat[0].platform, mesh)
+    base = describe_stable_diffusion(config.model.base, dtype, config.model.image_encoder, attend)
     model, params = build_shapes(base, config.method, dtype, config.model.remat)
     mask = learning_mask(params, config.method)
     optimizer = make_optimizer(config.optimizer, config.train.steps, mask)

@@ -10,7 +10,7 @@ import jax
 
 from moa_jax.errors import InputError
 
-INSTALL = "pip install 'moa_jax[plan]'"
+INSTALL = "pip install 'moa_jax[tpu]'"
 
 # Without these libtpu asks Google's metadata server who this machine is, and tells what it misses.
 ENVIRONMENT = {
