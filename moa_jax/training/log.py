@@ -36,6 +36,7 @@ class MetricsWriter:
         self._file.flush()
         for key, value in values.items():
             self._board.add_scalar(key, value, step)
+        self._board.flush()  # a saved step is not logged again
 
     def close(self) -> None:
         """Flush and close both."""

@@ -126,5 +126,5 @@ def test_a_harmless_change_is_told(whole, adamw, tiny, config):
     changed = dataclasses.replace(config, optimizer=other)
     with Checkpoints(whole[0] / "checkpoints", changed, tiny.identity) as checkpoints:
         _, place, changes = checkpoints.restore(adamw.start()[0])
-    assert "optimizer.learning_rate was 0.001, is 0.002" in changes
+    assert "changed since: optimizer.learning_rate was 0.001, is 0.002" in changes
     assert place == {"place": 6}
