@@ -23,10 +23,13 @@ from moa_jax.errors import InputError, NonFiniteLoss
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.disk import writing
 from moa_jax.training.learning import combine, learning_rate
-from moa_jax.training.log import Display, MetricsWriter, Stopwatch
+from moa_jax.training.log import Display, MetricsWriter
 from moa_jax.training.mesh import place_batch
 from moa_jax.training.preemption import StopRequests
+from moa_jax.training.profiling import profiled, steps_to_profile
 from moa_jax.training.step import TrainState
+from moa_jax.training.throughput import Throughput
+from moa_jax.training.weights_and_biases import import_wandb, open_wandb
 
 PREFETCH = 2  # batches on the device ahead of the step in flight
 
@@ -89,14 +92,17 @@ def fit(
     with (
         StopRequests(checkpoints.reached_preemption) as requests,
         writing(output),
-        contextlib.closing(MetricsWriter(output, start)) as writer,
+        contextlib.closing(MetricsWriter(output, start, open_wandb(config))) as writer,
         Display(run.steps, start) as display,
     ):
         monitor = Monitor(config, start, checkpoints, writer, display, preview, probe)
         _announce(display, start, notes, config, checkpoints)
-        queue = prefetch(batches, mesh)
-        for step in range(start + 1, run.steps + 1):
+        queue = monitor.speed.waiting(prefetch(batches, mesh))
+        steps = range(start + 1, run.steps + 1)
+        for step in profiled(steps, run.profile_steps, output, monitor.paused):
             batch, place = next(queue)
+            if step == steps[0]:
+                monitor.speed.count(train_step, state, frozen, batch)
             state, metrics = train_step(state, frozen, batch)
             monitor.watch(step, metrics, state, frozen, batch)
             stop = requests.asked(step)
@@ -128,6 +134,10 @@ def check_run(config: Config) -> None:
         raise InputError(
             f"train.sample_every={config.train.sample_every} must be at least 1, or none"
         )
+    if config.train.profile_steps is not None:
+        steps_to_profile(config.train.profile_steps)
+    if config.train.wandb is not None:
+        import_wandb(config.train.wandb)
 
 
 def resume(
@@ -176,7 +186,9 @@ class Monitor:
         self._preview, self._probe = preview, probe
         self._run = config.train
         self._checkpoints, self._writer, self._display = checkpoints, writer, display
-        self._stopwatch, self._first = Stopwatch(start), start + 1
+        accumulation = config.optimizer.accumulation
+        self.speed = Throughput(start, self._run.batch_size, accumulation)
+        self._first = start + 1
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
 
     def watch(
@@ -211,12 +223,11 @@ class Monitor:
         self._require_finite(step, values)
         self._display.advance(step)
         if step == self._first:  # it compiles: it is no measure of the others
-            self._display.say(f"the first step, compiled, took {self._stopwatch.read(step):.0f} s")
+            seconds = self.speed.read(step)["step_seconds"]
+            self._display.say(f"the first step, compiled, took {seconds:.0f} s")
         if self._logs(step):
             if step != self._first:
-                seconds = self._stopwatch.read(step)
-                values["step_seconds"] = seconds
-                values["images_per_second"] = self._run.batch_size / seconds
+                values |= self.speed.read(step)
             self._writer.write(step, values)
             self._display.show(step, values)
 
@@ -226,7 +237,7 @@ class Monitor:
         self.settle()
         began = time.perf_counter()
         yield
-        self._stopwatch.pause(time.perf_counter() - began)
+        self.speed.stopwatch.pause(time.perf_counter() - began)
 
     def _logs(self, step: int) -> bool:
         return step % self._run.log_every == 0 or step == self._run.steps
