@@ -82,8 +82,7 @@ def fit(
     Raises:
         InputError: the checkpoint belongs to another run, or a value of `config.train` is unusable.
         NonFiniteLoss: a loss term or the gradient is not finite.
-        Preempted: the run was told to stop, by SIGTERM or by what `reached_preemption` of orbax
-            listens to; the step that it names is saved. After Ctrl-C, KeyboardInterrupt likewise.
+        Preempted, or KeyboardInterrupt: the run was told to stop, and has saved its last step.
     """
     check_run(config)
     run, output = config.train, Path(config.train.output)
@@ -101,8 +100,7 @@ def fit(
         steps = range(start + 1, run.steps + 1)
         for step in profiled(steps, run.profile_steps, output, monitor.paused):
             batch, place = next(queue)
-            if step == steps[0]:
-                monitor.speed.count(train_step, state, frozen, batch)
+            monitor.speed.count(train_step, state, frozen, batch)
             state, metrics = train_step(state, frozen, batch)
             monitor.watch(step, metrics, state, frozen, batch)
             stop = requests.asked(step)

@@ -46,7 +46,8 @@ class Throughput:
         """Start at `step`."""
         self.stopwatch = Stopwatch(step)
         self._batch_size, self._micro_batches = batch_size, micro_batches
-        self._step, self._flops = step, None
+        self._step, self._counted = step, False
+        self._flops: float | None = None
         self._waited = 0.0
 
     def waiting(self, items: Iterator[Item]) -> Iterator[Item]:
@@ -58,13 +59,16 @@ class Throughput:
             yield item
 
     def count(self, train_step: Any, *arguments: Any) -> None:
-        """Compile the step, and take the compiler's count of its work.
+        """Compile the step, and take the compiler's count of its work; do nothing the next time.
 
         The compiled step is kept by jax: the call that follows does not compile again.
 
         Args:
             train_step: jitted.
         """
+        if self._counted:
+            return
+        self._counted = True
         costs = train_step.lower(*arguments).compile().cost_analysis() or {}
         if "flops" in costs:
             # XLA counts one turn of the loop over micro-batches.
