@@ -3,7 +3,11 @@
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moa_jax.errors import InputError
 from moa_jax.training.checksum import checksums
@@ -111,3 +115,17 @@ def test_a_checkpoint_of_an_earlier_version_has_no_checksums(copy, capsys):
     path.write_text(json.dumps({key: card[key] for key in ("config", "identity")}))
     small_fit(small_config(copy, STEPS + 1), Numbers())
     assert "resuming from step 10 " in capsys.readouterr().out
+
+
+def test_checksums_are_the_same_on_every_mesh_and_change_with_any_number():
+    values = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    sums = checksums({"one": jax.device_put(values, jax.devices()[0])})
+    mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), ("data", "fsdp"))
+    for spec in (PartitionSpec("data", "fsdp"), PartitionSpec(None, "data"), PartitionSpec()):
+        assert checksums({"one": jax.device_put(values, NamedSharding(mesh, spec))}) == sums
+    assert checksums({"one": jnp.asarray(values[::-1])}) != sums  # the same numbers elsewhere
+    values[7, 3] = np.nextafter(values[7, 3], np.inf)
+    assert checksums({"one": jnp.asarray(values)}) != sums
+    for kind in (jnp.bool_, jnp.uint8, jnp.bfloat16, jnp.int32):
+        ones = jnp.ones(3, kind)
+        assert checksums({"one": ones}) != checksums({"one": ones.at[1].set(0)})
