@@ -47,8 +47,10 @@ examples:
   python train.py configs/sd15_ffhq.py mesh.fsdp=8 optimizer.accumulation=2 --print-config
   python train.py configs/sd15_ffhq.py --plan v5e:2x4 --plan-presets all
 
-A run resumes from the newest checkpoint in train.output. Exit codes: 0 trained; 1 the loss is not
-finite; 2 something in the command, the files or the data must be changed; 130 stopped by Ctrl-C.
+A run resumes from the newest checkpoint in train.output. SIGTERM and Ctrl-C save the step in flight
+before they end it; Ctrl-C again stops at once. Exit codes: 0 trained; 1 the loss is not finite;
+2 something in the command, the files or the data must be changed; 75 (EX_TEMPFAIL) preempted: start
+it again to go on; 130 stopped by Ctrl-C.
 """
 
 

@@ -99,6 +99,8 @@ class TrainConfig:
     sample_steps: int = 50  # sampler steps of the preview pictures
     checkpoint_every: int = 500
     keep_checkpoints: int = 3
+    profile_steps: str | None = None  # "10:13": a trace of these steps, for xprof
+    wandb: str | None = None  # project of Weights & Biases to log to as well
 
 
 @dataclass(frozen=True)

@@ -12,3 +12,7 @@ class InputError(ValueError):
 
 class NonFiniteLoss(ArithmeticError):
     """Training diverged: the message names the step, the term and the last good checkpoint."""
+
+
+class Preempted(Exception):
+    """Training was told to stop, and has saved the step that the message names."""

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 import sample
 import train
 from moa_jax.training.mesh import make_mesh
+from moa_jax.training.throughput import MEASURED
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,8 +47,7 @@ def train_command(model, data, output, steps, *more):
 def losses(output):
     """Every logged number but the times, by step."""
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    timed = {"step_seconds", "images_per_second"}
-    return [{key: value for key, value in row.items() if key not in timed} for row in rows]
+    return [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
 
 
 @pytest.fixture(scope="module", autouse=True)

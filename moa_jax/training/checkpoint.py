@@ -2,20 +2,26 @@
 
 A checkpoint holds the state (trained weights, optimizer, EMA, step, key), the place in the data,
 the configuration, and the identity of the frozen networks. The frozen weights themselves are never
-written. Saves run in the background; a save cut short is not a checkpoint.
+written. Saves run in the background; a save cut short is not a checkpoint. What is read is held
+against checksums: a checkpoint that is not whole is set aside, and the one before it is used.
 """
 
 import dataclasses
+import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from moa_jax.config import Config, flatten
 from moa_jax.errors import InputError
 from moa_jax.method.weights import Identity
+from moa_jax.training.checksum import checksums
+from moa_jax.training.disk import writing
 
 State = TypeVar("State")
 
@@ -67,50 +73,66 @@ class Checkpoints:
         card = {
             "config": dataclasses.asdict(self._config),
             "identity": dataclasses.asdict(self._identity),
+            "checksums": checksums(state),
         }
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(dict(data)),
-                card=ocp.args.JsonSave(card),
-            ),
-        )
+        card["seal"] = _seal(card, data)
+        with writing(self.folder):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(dict(data)),
+                    card=ocp.args.JsonSave(card),
+                ),
+            )
 
     def restore(self, like: State) -> tuple[State, dict[str, Any], list[str]] | None:
-        """Read the newest checkpoint.
+        """Read the newest whole checkpoint; newer ones, which are not, are renamed.
 
         Args:
             like: a state of the same shape, whose shardings the restored one gets.
 
         Returns:
-            (state, place in the data, what the configuration changed since); None when there is
-            no checkpoint.
+            (state, place in the data, notes: what was set aside, and what the configuration changed
+            since); None when there is no checkpoint.
 
         Raises:
-            InputError: it was made on other frozen networks, or its state has another shape.
+            InputError: it was made on other frozen networks, its state has another shape, or there
+                are checkpoints and none is whole. Nothing is renamed then.
         """
-        step = self.newest
-        if step is None:
-            return None
-        card = self._manager.restore(step, args=ocp.args.Composite(card=ocp.args.JsonRestore()))
-        changes = self._check(step, card["card"])
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-            ),
-        )
-        return restored["state"], restored["data"], changes
+        broken: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, place, changes = self._read(step, like)
+            except InputError:
+                raise
+            except Exception as error:  # of any kind: what the libraries make of broken files
+                lines = str(error).splitlines() or [""]
+                broken[step] = f"{type(error).__name__}: {lines[0]:.200}"
+                continue
+            return state, place, [*self._set_aside(broken), *changes]
+        if broken:
+            listed = "; ".join(f"{step} ({why})" for step, why in broken.items())
+            raise InputError(
+                f"no checkpoint in {str(self.folder)!r} can be read: {listed}. Put whole ones "
+                "there from a copy, or remove the folder or choose another train.output to begin "
+                "anew"
+            )
+        return None
+
+    def reached_preemption(self, step: int) -> bool:
+        """Tell whether the hosts agreed to stop at this step; all must ask, at every step."""
+        return self._manager.reached_preemption(step)
 
     def finish(self) -> None:
         """Wait until what was begun to be saved is on disk."""
-        self._manager.wait_until_finished()
+        with writing(self.folder):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish, and let go of the folder."""
-        self._manager.close()
+        with writing(self.folder):
+            self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         """Use as a context manager."""
@@ -119,6 +141,38 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
+
+    def _read(self, step: int, like: State) -> tuple[State, dict[str, Any], list[str]]:
+        """Read one checkpoint, and hold it against its checksums."""
+        texts = ocp.args.Composite(card=ocp.args.JsonRestore(), data=ocp.args.JsonRestore())
+        read = self._manager.restore(step, args=texts)
+        card, place = read["card"], read["data"]
+        sealed = "seal" in card  # checkpoints of earlier versions are not
+        if sealed and card["seal"] != _seal(card, place):
+            raise ValueError("its card or its place in the data is not what was saved")
+        changes = self._check(step, card)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        arrays = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        state = self._manager.restore(step, args=arrays)["state"]
+        if sealed and (found := checksums(state)) != card["checksums"]:
+            changed = [path for path in found if found[path] != card["checksums"].get(path)]
+            raise ValueError(f"arrays are not those that were saved: {', '.join(changed)}")
+        return state, place, changes
+
+    def _set_aside(self, broken: Mapping[int, str]) -> list[str]:
+        """Rename checkpoints that are not whole, so that their steps can be saved again."""
+        notes = []
+        for step, why in broken.items():
+            aside = self.where(step).with_name(f"{step}.broken")
+            if jax.process_index() == 0:
+                while aside.exists():
+                    aside = aside.with_name(aside.name + "-too")
+                self.where(step).rename(aside)
+            notes.append(f"checkpoint {str(self.where(step))!r} is not whole ({why}): set aside")
+        if broken:
+            multihost_utils.sync_global_devices("checkpoints set aside")
+            self._manager.reload()
+        return notes
 
     def _check(self, step: int, card: Mapping[str, Any]) -> list[str]:
         """Refuse a state of another shape or base; list the other values that differ."""
@@ -140,7 +194,13 @@ class Checkpoints:
                 f"{what} was made with {ema}={saved.get(ema)}, not {now[ema]}: {remedy}"
             )
         return [
-            f"{key} was {saved.get(key)!r}, is {value!r}"
+            f"changed since: {key} was {saved.get(key)!r}, is {value!r}"
             for key, value in now.items()
             if saved.get(key) != value
         ]
+
+
+def _seal(card: Mapping[str, Any], data: Mapping[str, Any]) -> int:
+    """Sum what is saved as text, whatever its layout in the file."""
+    parts = [{key: value for key, value in card.items() if key != "seal"}, dict(data)]
+    return zlib.crc32(json.dumps(parts, sort_keys=True).encode())

@@ -10,22 +10,29 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 METRICS_NAME = "metrics.jsonl"
+SLOW_INPUT = 0.1  # share of the time spent waiting for batches from which it is shown
 
 
 class MetricsWriter:
-    """Append the metrics of a run to metrics.jsonl and to TensorBoard's event files."""
+    """Append the metrics of a run to metrics.jsonl, TensorBoard's event files and W&B if asked."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Open both, and drop what was logged past `step`, the last one that is to be kept."""
+    def __init__(self, folder: Path, step: int, wandb: Any | None = None) -> None:
+        """Open the files, and drop what was logged past `step`, the last one that is to be kept.
+
+        Args:
+            wandb: a run of Weights & Biases, which itself drops steps that are logged again.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS_NAME
         _drop_after(path, step)
+        self._wandb = wandb
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -36,11 +43,16 @@ class MetricsWriter:
         self._file.flush()
         for key, value in values.items():
             self._board.add_scalar(key, value, step)
+        self._board.flush()  # a saved step is not logged again
+        if self._wandb:
+            self._wandb.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close all."""
         self._file.close()
         self._board.close()
+        if self._wandb:
+            self._wandb.finish()
 
 
 def _drop_after(path: Path, step: int) -> None:
@@ -120,6 +132,10 @@ class Display:
         seconds = values.get("step_seconds")
         if seconds is not None:
             numbers += f"  {values['images_per_second']:.2f} images/s  {seconds:.3f} s/step"
+            if values.get("mfu") is not None:
+                numbers += f"  MFU {values['mfu']:.1%}"
+            if values.get("input_wait", 0.0) > SLOW_INPUT:
+                numbers += f"  waits for input {values['input_wait']:.0%}"
         if self._bar:
             self._bar.update(self._task, completed=step, numbers=numbers)
             return

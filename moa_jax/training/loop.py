@@ -21,10 +21,15 @@ from jax.sharding import Mesh
 from moa_jax.config import Config
 from moa_jax.errors import InputError, NonFiniteLoss
 from moa_jax.training.checkpoint import Checkpoints
+from moa_jax.training.disk import writing
 from moa_jax.training.learning import combine, learning_rate
-from moa_jax.training.log import Display, MetricsWriter, Stopwatch
+from moa_jax.training.log import Display, MetricsWriter
 from moa_jax.training.mesh import place_batch
+from moa_jax.training.preemption import StopRequests
+from moa_jax.training.profiling import profiled, steps_to_profile
 from moa_jax.training.step import TrainState
+from moa_jax.training.throughput import Throughput
+from moa_jax.training.weights_and_biases import import_wandb, open_wandb
 
 PREFETCH = 2  # batches on the device ahead of the step in flight
 
@@ -77,33 +82,39 @@ def fit(
     Raises:
         InputError: the checkpoint belongs to another run, or a value of `config.train` is unusable.
         NonFiniteLoss: a loss term or the gradient is not finite.
+        Preempted, or KeyboardInterrupt: the run was told to stop, and has saved its last step.
     """
     check_run(config)
     run, output = config.train, Path(config.train.output)
-    state, start, changes = resume(state, batches, checkpoints)
+    state, start, notes = resume(state, batches, checkpoints)
+    stop = None
     with (
-        contextlib.closing(MetricsWriter(output, start)) as writer,
+        StopRequests(checkpoints.reached_preemption) as requests,
+        writing(output),
+        contextlib.closing(MetricsWriter(output, start, open_wandb(config))) as writer,
         Display(run.steps, start) as display,
     ):
-        monitor = Monitor(config, start, checkpoints, writer, display)
-        _announce(display, start, changes, config, checkpoints)
-        queue = prefetch(batches, mesh)
-        for step in range(start + 1, run.steps + 1):
+        monitor = Monitor(config, start, checkpoints, writer, display, preview, probe)
+        _announce(display, start, notes, config, checkpoints)
+        queue = monitor.speed.waiting(prefetch(batches, mesh))
+        steps = range(start + 1, run.steps + 1)
+        for step in profiled(steps, run.profile_steps, output, monitor.paused):
             batch, place = next(queue)
+            monitor.speed.count(train_step, state, frozen, batch)
             state, metrics = train_step(state, frozen, batch)
-            if probe and (step % run.log_every == 0 or step == run.steps):
-                with monitor.paused():  # its first call compiles
-                    metrics = {**metrics, **probe(state, frozen, batch)}
-            monitor.settle()
-            monitor.pending = (step, metrics)
-            if step % run.checkpoint_every == 0 or step == run.steps:
+            monitor.watch(step, metrics, state, frozen, batch)
+            stop = requests.asked(step)
+            # Last, for what a saved step has not logged by then is never logged.
+            if stop or step % run.checkpoint_every == 0 or step == run.steps:
                 with monitor.paused():
                     checkpoints.save(step, state, place)
-            if preview and run.sample_every and step % run.sample_every == 0:
-                with monitor.paused():
-                    monitor.report(step, preview(step, combine(state.averaged, frozen)))
+            if stop:
+                break
+            requests.listen()
         monitor.settle()
         checkpoints.finish()
+    if stop and step < run.steps:
+        raise stop
     return state
 
 
@@ -121,6 +132,10 @@ def check_run(config: Config) -> None:
         raise InputError(
             f"train.sample_every={config.train.sample_every} must be at least 1, or none"
         )
+    if config.train.profile_steps is not None:
+        steps_to_profile(config.train.profile_steps)
+    if config.train.wandb is not None:
+        import_wandb(config.train.wandb)
 
 
 def resume(
@@ -129,17 +144,17 @@ def resume(
     """Go to the newest checkpoint, in the state and in the data.
 
     Returns:
-        (state, step, configuration values that changed since); as given, 0 and none without one.
+        (state, step, notes on what was read); as given, 0 and none without a checkpoint.
 
     Raises:
-        InputError: the checkpoint belongs to another run.
+        InputError: the checkpoint belongs to another run, or none is whole.
     """
     restored = checkpoints.restore(state)
     if restored is None:
         return state, 0, []
-    state, place, changes = restored
+    state, place, notes = restored
     batches.set_state(place)
-    return state, int(state.step), changes
+    return state, int(state.step), notes
 
 
 def prefetch(batches: Batches, mesh: Mesh) -> Iterator[tuple[dict[str, jax.Array], dict]]:
@@ -162,12 +177,35 @@ class Monitor:
         checkpoints: Checkpoints,
         writer: MetricsWriter,
         display: Display,
+        preview: Preview | None,
+        probe: Probe | None,
     ) -> None:
         """Log to `writer` and `display`; name `checkpoints` when the loss is not finite."""
+        self._preview, self._probe = preview, probe
         self._run = config.train
         self._checkpoints, self._writer, self._display = checkpoints, writer, display
-        self._stopwatch, self._first = Stopwatch(start), start + 1
-        self.pending: tuple[int, dict[str, jax.Array]] | None = None
+        accumulation = config.optimizer.accumulation
+        self.speed = Throughput(start, self._run.batch_size, accumulation)
+        self._first = start + 1
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+
+    def watch(
+        self, step: int, metrics: dict[str, jax.Array], state: TrainState, frozen: Any, batch: Any
+    ) -> None:
+        """Settle, and have this step, which is under way, settled next; probe and show it if due.
+
+        Args:
+            state: after the step.
+        """
+        if self._probe and self._logs(step):
+            with self.paused():  # its first call compiles
+                metrics = {**metrics, **self._probe(state, frozen, batch)}
+        self.settle()
+        self._pending = (step, metrics)
+        every = self._run.sample_every
+        if self._preview and every and step % every == 0:
+            with self.paused():
+                self._report(step, self._preview(step, combine(state.averaged, frozen)))
 
     def settle(self) -> None:
         """Wait for the pending step, and log it when it is due.
@@ -175,29 +213,21 @@ class Monitor:
         Raises:
             NonFiniteLoss: one of its numbers is not finite.
         """
-        if self.pending is None:
+        if self._pending is None:
             return
-        step, metrics = self.pending
-        self.pending = None
+        step, metrics = self._pending
+        self._pending = None
         values = {key: float(value) for key, value in jax.device_get(metrics).items()}
         self._require_finite(step, values)
         self._display.advance(step)
         if step == self._first:  # it compiles: it is no measure of the others
-            self._display.say(f"the first step, compiled, took {self._stopwatch.read(step):.0f} s")
-        if step % self._run.log_every == 0 or step == self._run.steps:
+            seconds = self.speed.read(step)["step_seconds"]
+            self._display.say(f"the first step, compiled, took {seconds:.0f} s")
+        if self._logs(step):
             if step != self._first:
-                seconds = self._stopwatch.read(step)
-                values["step_seconds"] = seconds
-                values["images_per_second"] = self._run.batch_size / seconds
+                values |= self.speed.read(step)
             self._writer.write(step, values)
             self._display.show(step, values)
-
-    def report(self, step: int, values: Mapping[str, float] | None) -> None:
-        """Log what a preview measured, if anything."""
-        if values:
-            self._writer.write(step, values)
-            numbers = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
-            self._display.say(f"step {step}/{self._run.steps}  {numbers}")
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -205,7 +235,17 @@ class Monitor:
         self.settle()
         began = time.perf_counter()
         yield
-        self._stopwatch.pause(time.perf_counter() - began)
+        self.speed.stopwatch.pause(time.perf_counter() - began)
+
+    def _logs(self, step: int) -> bool:
+        return step % self._run.log_every == 0 or step == self._run.steps
+
+    def _report(self, step: int, values: Mapping[str, float] | None) -> None:
+        """Log what a preview measured, if anything."""
+        if values:
+            self._writer.write(step, values)
+            numbers = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+            self._display.say(f"step {step}/{self._run.steps}  {numbers}")
 
     def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
         bad = [key for key, value in values.items() if not math.isfinite(value)]
@@ -225,12 +265,12 @@ class Monitor:
 
 
 def _announce(
-    display: Display, start: int, changes: list[str], config: Config, checkpoints: Checkpoints
+    display: Display, start: int, notes: list[str], config: Config, checkpoints: Checkpoints
 ) -> None:
     if start == 0:
         return
     display.say(f"resuming from step {start} of {checkpoints.folder}")
-    for change in changes:
-        display.say(f"  changed since: {change}")
+    for note in notes:
+        display.say(f"  {note}")
     if start >= config.train.steps:
         display.say(f"nothing left to train: train.steps={config.train.steps}")

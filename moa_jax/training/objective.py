@@ -112,7 +112,8 @@ def loss(
 
 def summarize(numbers: Numbers) -> Numbers:
     """Finish the numbers of all micro-batches; an empty region reads 0."""
-    metrics = {key: value for key, value in numbers.items() if key.startswith("loss/")}
+    whole = ("loss/", "routing/")
+    metrics = {key: value for key, value in numbers.items() if key.startswith(whole)}
     covered = numbers["covered"]
     metrics["routing/subject"] = numbers["inside"] / jnp.maximum(covered, 1e-6)
     metrics["routing/background"] = numbers["outside"] / jnp.maximum(1 - covered, 1e-6)
@@ -168,10 +169,17 @@ def _layers_of(blocks: tuple[str, ...], observed: Mapping[str, Array]) -> list[A
 
 
 def _routing_shares(seen: Observations, union: Float[Array, "B H W"]) -> Numbers:
-    """Weigh the personalized expert inside and outside the masks, for `summarize` to divide."""
+    """Weigh the prior in each layer; and the personalized expert inside and outside the masks.
+
+    The latter two are for `summarize` to divide.
+    """
     layers = [weights[..., PERSONALIZED] for weights in seen.routing.values()]
     personalized = jax.lax.stop_gradient(mean_routing(layers, union.shape[1:]))
-    return {
+    by_layer = {
+        f"routing/prior/{layer}": jax.lax.stop_gradient(jnp.mean(weights[..., PRIOR]))
+        for layer, weights in seen.routing.items()
+    }
+    return by_layer | {
         "inside": jnp.mean(personalized * union),
         "outside": jnp.mean(personalized * (1 - union)),
         "covered": jnp.mean(union),

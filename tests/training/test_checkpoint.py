@@ -11,6 +11,7 @@ import pytest
 from moa_jax.errors import InputError
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.loop import fit
+from moa_jax.training.throughput import MEASURED
 from tests.training.tiny import RandomBatches, leaves
 
 
@@ -22,9 +23,9 @@ def run_to(folder, steps, adamw, tiny, config, mesh, **train):
         return fit(adamw.step, *adamw.start(), RandomBatches(), checkpoints, mesh, config)
 
 
-def lines(folder, drop=("step_seconds", "images_per_second")):
+def lines(folder):
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: v for key, v in entry.items() if key not in drop} for entry in entries]
+    return [{key: v for key, v in entry.items() if key not in MEASURED} for entry in entries]
 
 
 @pytest.fixture(scope="module")
@@ -126,5 +127,5 @@ def test_a_harmless_change_is_told(whole, adamw, tiny, config):
     changed = dataclasses.replace(config, optimizer=other)
     with Checkpoints(whole[0] / "checkpoints", changed, tiny.identity) as checkpoints:
         _, place, changes = checkpoints.restore(adamw.start()[0])
-    assert "optimizer.learning_rate was 0.001, is 0.002" in changes
+    assert "changed since: optimizer.learning_rate was 0.001, is 0.002" in changes
     assert place == {"place": 6}

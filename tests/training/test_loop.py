@@ -31,6 +31,7 @@ def poisoned(step, at):
             metrics = metrics | {name: jnp.asarray(value) for name, value in bad.items()}
         return state, metrics
 
+    run.lower = step.lower
     return run
 
 

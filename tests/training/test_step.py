@@ -67,6 +67,9 @@ def test_routing_starts_at_the_configured_weight(config, three_steps):
     first = three_steps[4][0]
     np.testing.assert_allclose(first["routing/subject"], start, rtol=1e-4)
     np.testing.assert_allclose(first["routing/background"], start, rtol=1e-4)
+    prior = {key: value for key, value in first.items() if key.startswith("routing/prior/")}
+    assert any(key.endswith("attn1") for key in prior) and any("attn2" in key for key in prior)
+    np.testing.assert_allclose(list(prior.values()), 1 - start, rtol=1e-4)
     # Only pixels outside the masks are pulled to the prior, and the first loss says how far.
     assert 0 < first["loss/router"] < start**2
 

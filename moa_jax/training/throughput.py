@@ -1,0 +1,127 @@
+"""How fast a run goes: numbers for its log from the clock, the compiler and the devices.
+
+A "chip" is what jax calls a device. Knows no model: the work of a step is the compiler's own count.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import jax
+
+from moa_jax.training.log import Stopwatch
+
+Item = TypeVar("Item")
+
+# What differs between two runs of the same computation.
+MEASURED = frozenset(
+    "step_seconds images_per_second images_per_second_per_chip input_wait tflops_per_chip mfu "
+    "memory_peak_gib".split()
+)
+
+# Dense bfloat16 (float16 on V100) TFLOP/s of a device, from the vendors' data sheets, by the
+# longest beginning of jax's device_kind.
+PEAK_TFLOPS = {
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,  # v5e
+    "TPU v5e": 197.0,
+    "TPU v5": 459.0,  # v5p
+    "TPU v6": 918.0,  # v6e
+    "Tesla V100": 125.0,
+    "NVIDIA A100": 312.0,
+    "NVIDIA H100": 989.0,
+    "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA H200": 989.0,
+    "NVIDIA L4": 121.0,
+    "NVIDIA L40S": 362.0,
+    "NVIDIA GeForce RTX 3090": 71.0,
+    "NVIDIA GeForce RTX 4090": 165.0,
+}
+
+
+class Throughput:
+    """Measure the steps between two log entries."""
+
+    def __init__(self, step: int, batch_size: int, micro_batches: int) -> None:
+        """Start at `step`."""
+        self.stopwatch = Stopwatch(step)
+        self._batch_size, self._micro_batches = batch_size, micro_batches
+        self._step, self._counted = step, False
+        self._flops: float | None = None
+        self._waited = 0.0
+
+    def waiting(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Pass items on, and measure how long each is waited for."""
+        while True:
+            began = time.perf_counter()
+            item = next(items)
+            self._waited += time.perf_counter() - began
+            yield item
+
+    def count(self, train_step: Any, *arguments: Any) -> None:
+        """Compile the step, and take the compiler's count of its work; do nothing the next time.
+
+        The compiled step is kept by jax: the call that follows does not compile again.
+
+        Args:
+            train_step: jitted.
+        """
+        if self._counted:
+            return
+        self._counted = True
+        costs = train_step.lower(*arguments).compile().cost_analysis() or {}
+        if "flops" in costs:
+            # XLA counts one turn of the loop over micro-batches.
+            self._flops = costs["flops"] * self._micro_batches
+
+    def read(self, step: int) -> dict[str, float]:
+        """Give the numbers of the steps since the last reading, and start anew.
+
+        Returns:
+            step_seconds; images_per_second, over all chips and per chip; input_wait, the share of
+            the time in which the loop waited for a batch (the chips, still busy with the step
+            before, wait less); tflops_per_chip; and, where they are known, mfu, the share of the
+            chip's peak that this is, and memory_peak_gib of this host's fullest chip.
+        """
+        seconds = self.stopwatch.read(step)
+        numbers = speeds(seconds, self._batch_size, self._flops, jax.devices())
+        steps, self._step = step - self._step, step
+        numbers["input_wait"] = self._waited / (seconds * steps)
+        self._waited = 0.0
+        return numbers | memory_peak(jax.local_devices())
+
+
+def speeds(
+    seconds: float, batch_size: int, flops: float | None, devices: list[Any]
+) -> dict[str, float]:
+    """Relate the seconds of a step to what it did.
+
+    Args:
+        batch_size: pictures over all devices.
+        flops: of one device; None where the compiler does not count.
+    """
+    rate = batch_size / seconds
+    numbers = {
+        "step_seconds": seconds,
+        "images_per_second": rate,
+        "images_per_second_per_chip": rate / len(devices),
+    }
+    if flops is not None:
+        numbers["tflops_per_chip"] = flops / seconds / 1e12
+        peak = peak_tflops(devices[0].device_kind)
+        if peak is not None:
+            numbers["mfu"] = numbers["tflops_per_chip"] / peak
+    return numbers
+
+
+def peak_tflops(device_kind: str) -> float | None:
+    """Look up what a device can do at most; None for a CPU and for kinds that are not listed."""
+    kinds = [kind for kind in PEAK_TFLOPS if device_kind.startswith(kind)]
+    return PEAK_TFLOPS[max(kinds, key=len)] if kinds else None
+
+
+def memory_peak(devices: list[Any]) -> dict[str, float]:
+    """Give the most memory that was in use on any device, in GiB, where devices tell."""
+    stats = [device.memory_stats() or {} for device in devices]
+    peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
+    return {"memory_peak_gib": max(peaks) / 2**30} if peaks else {}
