@@ -1,10 +1,11 @@
 """What the command-line programs share: how they end, and where they write."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from moa_jax.errors import InputError, NonFiniteLoss
+from moa_jax.errors import InputError, LostHost, NonFiniteLoss
 
 
 def run(work: Callable[[], int | None], stopped: str = "stopped") -> int:
@@ -15,7 +16,8 @@ def run(work: Callable[[], int | None], stopped: str = "stopped") -> int:
         stopped: what Ctrl-C leaves to say.
 
     Returns:
-        The exit code: 0 done; 1 training diverged; 2 something must be changed; 130 Ctrl-C.
+        The exit code: 0 done; 1 training diverged; 2 something must be changed; 75 another
+        host is gone, start all again (EX_TEMPFAIL, for schedulers); 130 Ctrl-C.
     """
     try:
         return work() or 0
@@ -23,6 +25,8 @@ def run(work: Callable[[], int | None], stopped: str = "stopped") -> int:
         return _say(f"error: {error}", 2)
     except NonFiniteLoss as error:
         return _say(f"error: {error}", 1)
+    except LostHost as error:
+        return _say(f"error: {error}", os.EX_TEMPFAIL)
     except KeyboardInterrupt:
         return _say(stopped, 130)
 

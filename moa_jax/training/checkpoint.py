@@ -116,9 +116,10 @@ class Checkpoints:
         """Use as a context manager."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Close."""
-        self.close()
+    def __exit__(self, failure: object, *_: object) -> None:
+        """Close; after a failure on many hosts, whose others may be gone, without them."""
+        if failure is None or jax.process_count() == 1:
+            self.close()
 
     def _check(self, step: int, card: Mapping[str, Any]) -> list[str]:
         """Refuse a state of another shape or base; list the other values that differ."""

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from moa_jax.training.hosts import first
+
 METRICS_NAME = "metrics.jsonl"
 
 
@@ -41,6 +43,21 @@ class MetricsWriter:
         """Flush and close both."""
         self._file.close()
         self._board.close()
+
+
+class Unwritten:
+    """Stand for a MetricsWriter on the hosts that do not write: they have the same numbers."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Leave it to the first host."""
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+def open_writer(folder: Path, step: int) -> MetricsWriter | Unwritten:
+    """Open the metrics after `step`: on the first host alone."""
+    return MetricsWriter(folder, step) if first() else Unwritten()
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -22,7 +22,7 @@ from moa_jax.config import Config
 from moa_jax.errors import InputError, NonFiniteLoss
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.learning import combine, learning_rate
-from moa_jax.training.log import Display, MetricsWriter, Stopwatch
+from moa_jax.training.log import Display, MetricsWriter, Stopwatch, Unwritten, open_writer
 from moa_jax.training.mesh import place_batch
 from moa_jax.training.step import TrainState
 
@@ -82,7 +82,7 @@ def fit(
     run, output = config.train, Path(config.train.output)
     state, start, changes = resume(state, batches, checkpoints)
     with (
-        contextlib.closing(MetricsWriter(output, start)) as writer,
+        contextlib.closing(open_writer(output, start)) as writer,
         Display(run.steps, start) as display,
     ):
         monitor = Monitor(config, start, checkpoints, writer, display)
@@ -160,7 +160,7 @@ class Monitor:
         config: Config,
         start: int,
         checkpoints: Checkpoints,
-        writer: MetricsWriter,
+        writer: MetricsWriter | Unwritten,
         display: Display,
     ) -> None:
         """Log to `writer` and `display`; name `checkpoints` when the loss is not finite."""
