@@ -30,11 +30,20 @@ from moa_jax.errors import InputError
 from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import Identity, MoaCard, learning_mask, load_moa, save_moa
 from moa_jax.pipeline import Pipeline, choose_dtype
+from moa_jax.training import hosts
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.encoding import check_encoded, ensure_encoded
 from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import check_run, fit
-from moa_jax.training.mesh import check_batch, jit_step, make_mesh, place_weight, weight_shardings
+from moa_jax.training.mesh import (
+    check_batch,
+    gather_weights,
+    host_rows,
+    jit_step,
+    make_mesh,
+    place_weight,
+    place_weights,
+)
 from moa_jax.training.objective import make_objective, summarize
 from moa_jax.training.preview import SHOWN, make_preview
 from moa_jax.training.probe import make_probe
@@ -44,13 +53,15 @@ EXAMPLES = """\
 examples:
   python train.py configs/toy.py
   python train.py configs/sd15_imagefolder.py data.path=my_pictures train.output=runs/mine
-  python train.py configs/sd15_ffhq.py mesh.fsdp=8 optimizer.accumulation=2 --print-config
+  python train.py configs/sd15_ffhq.py mesh.preset=fsdp optimizer.accumulation=2 --print-config
   python train.py configs/sd15_ffhq.py --plan v5e:2x4 --plan-presets all
+
+On many hosts, start the same command on each, with one train.output that all of them see.
 
 A run resumes from the newest checkpoint in train.output. SIGTERM and Ctrl-C save the step in flight
 before they end it; Ctrl-C again stops at once. Exit codes: 0 trained; 1 the loss is not finite;
-2 something in the command, the files or the data must be changed; 75 (EX_TEMPFAIL) preempted: start
-it again to go on; 130 stopped by Ctrl-C.
+2 something in the command, the files or the data must be changed; 75 (EX_TEMPFAIL) preempted, or
+another host is gone: start it (all) again to go on; 130 stopped by Ctrl-C.
 """
 
 
@@ -65,6 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--print-config", action="store_true", help="print every value and stop")
     parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="fail without other hosts to join; unasked, they are joined where there are any",
+    )
+    parser.add_argument(
         "--plan",
         metavar="TOPOLOGY",
         help="compile the step for TPUs that are not here, e.g. v5e:4x4, say what it takes, and "
@@ -78,12 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         config = override(load_config(options.config), options.overrides)
+        if options.print_config:
+            return print_config(config)
         if options.plan:
-            plan(config, options.plan, options.plan_presets, options.plan_json)
-        else:
-            (print_config if options.print_config else train)(config)
+            return plan(config, options.plan, options.plan_presets, options.plan_json)
+        hosts.join(options.distributed)
+        with hosts.watching():
+            train(config)
 
-    return run(work, stopped="stopped: the same command resumes from the newest checkpoint")
+    stopped = "stopped: the same command resumes from the newest checkpoint"
+    return hosts.leave(run(work, stopped))
 
 
 def train(config: Config) -> None:
@@ -114,16 +134,15 @@ def train(config: Config) -> None:
     check_resolution(config.data.resolution, base)
     if config.data.encoded:
         ensure_encoded(config, model, params, identity, base.tokenizer, mesh)
-    batches = open_data(config, base)
+    batches = open_data(config, base, host_rows(mesh, config.train.batch_size))
 
     mask = learning_mask(params, config.method)
     announce(params, mask, mesh, dtype)
     optimizer = make_optimizer(config.optimizer, config.train.steps, mask)
     state, frozen = initial_state(params, mask, optimizer, config)
-    state = jax.device_put(state, weight_shardings(state, mesh))
-    frozen = jax.device_put(frozen, weight_shardings(frozen, mesh))
+    state, frozen = place_weights(state, mesh), place_weights(frozen, mesh)
     del params
-    objective = make_objective(model, schedule, config.method)
+    objective = gather_weights(make_objective(model, schedule, config.method), mesh)
     train_step = make_train_step(objective, config, optimizer, summarize)
     train_step = jit_step(train_step, mesh, state, frozen)
 
@@ -132,7 +151,9 @@ def train(config: Config) -> None:
     with Checkpoints(output / "checkpoints", config, identity) as checkpoints:
         state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview, probe)
     batches.close()
-    save_moa(output, state.averaged, MoaCard(config, identity, int(state.step)))
+    averaged = hosts.whole(state.averaged)
+    if hosts.first():
+        save_moa(output, averaged, MoaCard(config, identity, int(state.step)))
     print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")
 
 
@@ -159,6 +180,8 @@ def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:
     sizes = jax.tree.map(lambda leaf: leaf.size, params)
     trained = sum(jax.tree.leaves(jax.tree.map(lambda size, on: size * on, sizes, mask)))
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    if jax.process_count() > 1:
+        print(f"{jax.process_count()} hosts of {jax.local_device_count()} devices", flush=True)
     print(
         f"training {trained / 1e6:.2f} M of {sum(jax.tree.leaves(sizes)) / 1e6:.2f} M parameters "
         f"in {dtype.name} on {mesh.devices.flat[0].platform} devices: {axes}",
@@ -166,8 +189,8 @@ def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:
     )
 
 
-def open_data(config: Config, base: StableDiffusion) -> Loader:
-    """Stream the training data: this host's share of it."""
+def open_data(config: Config, base: StableDiffusion, rows: Sequence[int] | None = None) -> Loader:
+    """Stream the training data: all of each batch, or some rows of it."""
     return make_loader(
         config.data,
         base.tokenizer,
@@ -175,21 +198,23 @@ def open_data(config: Config, base: StableDiffusion) -> Loader:
         subject_resolution=base.image_encoder.module.config.image_size,
         batch_size=config.train.batch_size,
         seed=config.train.seed,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
+        rows=rows,
     )
 
 
 def open_preview(
     config: Config, base: StableDiffusion, model: MoA, folder: Path
 ) -> Callable[[int, Any], None] | None:
-    """Choose what the previews show: the data's first pictures, without augmentation or dropout."""
+    """Choose what the previews show: the data's first pictures, without augmentation or dropout.
+
+    All hosts draw the same ones together.
+    """
     if config.train.sample_every is None:
         return None
     plain = {"augment": False, "encoded": None, "condition_dropout": 0.0, "subject_dropout": 0.0}
     data = dataclasses.replace(config.data, **plain)
     # No more pictures are read than are shown: this is before the first step.
-    count = min(SHOWN * jax.process_count(), config.train.batch_size)
+    count = min(SHOWN, config.train.batch_size)
     run = dataclasses.replace(config.train, batch_size=count)
     loader = open_data(dataclasses.replace(config, data=data, train=run), base)
     examples = next(loader)

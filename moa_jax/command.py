@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from moa_jax.errors import InputError, NonFiniteLoss, Preempted
+from moa_jax.errors import InputError, LostHost, NonFiniteLoss, Preempted
 
 
 def run(work: Callable[[], int | None], stopped: str = "stopped") -> int:
@@ -16,8 +16,8 @@ def run(work: Callable[[], int | None], stopped: str = "stopped") -> int:
         stopped: what Ctrl-C leaves to say.
 
     Returns:
-        The exit code: 0 done; 1 training diverged; 2 something must be changed; 75 preempted, run
-        it again (EX_TEMPFAIL, for schedulers); 130 Ctrl-C.
+        The exit code: 0 done; 1 training diverged; 2 something must be changed; 75 preempted, or
+        another host is gone: run it again (EX_TEMPFAIL, for schedulers); 130 Ctrl-C.
     """
     try:
         return work() or 0
@@ -27,6 +27,8 @@ def run(work: Callable[[], int | None], stopped: str = "stopped") -> int:
         return _say(f"error: {error}", 1)
     except Preempted as preempted:
         return _say(f"{preempted}: {stopped}", os.EX_TEMPFAIL)
+    except LostHost as error:
+        return _say(f"error: {error}", os.EX_TEMPFAIL)
     except KeyboardInterrupt:
         return _say(stopped, 130)
 

@@ -105,11 +105,12 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh."""
+    """Devices along each axis of the mesh, or a preset that says which axis takes them all."""
 
-    data: int | None = None  # None: all devices that the other axes leave
-    fsdp: int = 1
-    tensor: int = 1
+    preset: Literal["dp", "fsdp", "fsdp+tp"] | None = None  # None: the axes as given
+    data: int | None = None  # None: all devices that the other axes leave, or as the preset has it
+    fsdp: int | None = None  # None: 1, or as the preset has it
+    tensor: int | None = None  # None: 1, or 2 with the preset fsdp+tp
 
 
 @dataclass(frozen=True)

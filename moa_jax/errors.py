@@ -10,6 +10,10 @@ class InputError(ValueError):
     """A wrong argument, file, configuration key or data set: say what, which, and what to do."""
 
 
+class LostHost(Exception):
+    """Another host of this run is gone: to be started again, all of them."""
+
+
 class NonFiniteLoss(ArithmeticError):
     """Training diverged: the message names the step, the term and the last good checkpoint."""
 

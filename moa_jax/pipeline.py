@@ -49,6 +49,7 @@ class Pipeline:
         base: the checkpoint: networks, tokenizer, scheduler's settings.
         model: the mixtures, or None for plain Stable Diffusion.
         params: a tree with an entry for each network; may be replaced by another of its shape.
+        fetch: brings what was drawn to numpy; may be replaced, for parameters on many hosts.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Pipeline:
         self.params = params or {name: network.params for name, network in networks.items()}
         self.max_subjects = max_subjects
         self.schedule = NoiseSchedule.from_config(base.scheduler_config)
+        self.fetch: Callable[[Any], Any] = jax.device_get
         self._on_step: Callable[[int], None] | None = None
         static = ("sampler", "num_inference_steps", "guided", "on_step")
         program = partial(generate, base, model, self.schedule)
@@ -210,10 +212,11 @@ class Pipeline:
             guided=guidance_scale > 1,
             on_step=on_step and self._report,
         )
-        images = [Image.fromarray(picture) for picture in np.asarray(pixels)]
+        pixels, routing = self.fetch((pixels, routing))
+        images = [Image.fromarray(picture) for picture in pixels]
         jax.effects_barrier()  # every on_step has been told
         plan = SAMPLERS[sampler](self.schedule, num_inference_steps)
-        return Result(images, jax.device_get(routing), plan.timesteps)
+        return Result(images, routing, plan.timesteps)
 
     def _report(self, step: int) -> None:
         """Tell whoever listens now; compiled once, whoever that is."""

@@ -7,8 +7,9 @@ Built on grain; knows nothing of devices.
 
 import copy
 import logging
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -69,13 +70,13 @@ class Loader(Iterator[Example]):
         stream: grain.MapDataset,
         batch_size: int,
         workers: int,
-        shard: tuple[int, int],
+        rows: Sequence[int],
         ledger: Ledger,
         records: int,
     ):
         self.records, self.ledger = records, ledger
         self._stream, self._batch_size, self._workers = stream, batch_size, workers
-        self._shard_index, self._shard_count = shard
+        self._rows = rows
         self._examples = 0
         self._batches: Any = None
 
@@ -110,11 +111,16 @@ class Loader(Iterator[Example]):
 
     def _read_ahead(self) -> Any:
         """Start the threads, at the present place; two batches are kept ready."""
-        here = slice(self._examples + self._shard_index, None, self._shard_count)
-        local = self._batch_size // self._shard_count
+        start, local = self._examples, len(self._rows)
+
+        def example(index: int) -> Example:
+            batch, row = divmod(index, local)
+            return self._stream[start + batch * self._batch_size + self._rows[row]]
+
         ahead = max(2 * local, self._workers) if self._workers else 0
         options = grain.ReadOptions(num_threads=self._workers, prefetch_buffer_size=ahead)
-        return iter(self._stream.slice(here).to_iter_dataset(options).batch(local))
+        mine = grain.MapDataset.range(sys.maxsize).map(example)
+        return iter(mine.to_iter_dataset(options).batch(local))
 
 
 def make_loader(
@@ -125,24 +131,24 @@ def make_loader(
     subject_resolution: int,
     batch_size: int,
     seed: int,
-    shard_index: int = 0,
-    shard_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> Loader:
     """Open a data set and stream it.
 
     Args:
-        batch_size: pictures a step over all shards; this shard's batches have its share of them.
-        shard_index: which host this is; all shards of a step together are the same batch whatever
-            their number.
+        batch_size: pictures a step, over all hosts.
+        rows: the places in each batch that this host reads, in their order; None: all. A row's
+            picture is the same whoever reads it.
 
     Raises:
-        InputError: what `open_records` raises; a batch size that the shards do not divide; when
-            batches are drawn, too many bad records.
+        InputError: what `open_records` raises; a batch size or rows that are none; when batches are
+            drawn, too many bad records.
     """
-    if batch_size < 1 or batch_size % shard_count:
+    rows = range(batch_size) if rows is None else rows
+    if not rows or not set(rows) <= set(range(batch_size)):
         raise InputError(
-            f"batch size {batch_size} cannot be shared by {shard_count} host(s); "
-            f"make it a multiple of {shard_count}"
+            f"rows={list(rows)} of batch size {batch_size}: there must be one or more, each from 0 "
+            f"to {batch_size - 1}"
         )
     if seed < 0 or config.workers < 0:
         raise InputError(f"seed={seed}, data.workers={config.workers}: neither may be negative")
@@ -175,5 +181,4 @@ def make_loader(
     order, draws = (int(part) for part in np.random.SeedSequence(seed).generate_state(2))
     stream = grain.MapDataset.range(len(records)).shuffle(order).repeat()
     stream = stream.random_map(example, seed=draws)
-    shard = (shard_index, shard_count)
-    return Loader(stream, batch_size, config.workers, shard, ledger, len(records))
+    return Loader(stream, batch_size, config.workers, rows, ledger, len(records))

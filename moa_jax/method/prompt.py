@@ -39,8 +39,11 @@ def replace_tokens(
     text: Float[Array, "B S D"], subjects: Float[Array, "B K D"], tokens: Int[Array, "B K"]
 ) -> Float[Array, "B S D"]:
     """Put each subject's embedding in the place of its word; a position of S is left out."""
-    rows = jnp.arange(text.shape[0])[:, None]
-    return text.at[rows, tokens].set(subjects.astype(text.dtype), mode="drop")
+    places = jnp.arange(text.shape[1])[None]
+    for subject in range(tokens.shape[1]):  # selects: a scatter would gather a batch that is split
+        here = (places == tokens[:, subject, None])[:, :, None]
+        text = jnp.where(here, subjects[:, subject, None].astype(text.dtype), text)
+    return text
 
 
 class MLP(nn.Module):

@@ -138,9 +138,10 @@ class Checkpoints:
         """Use as a context manager."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Close."""
-        self.close()
+    def __exit__(self, failure: object, *_: object) -> None:
+        """Close; after a failure on many hosts, whose others may be gone, without them."""
+        if failure is None or jax.process_count() == 1:
+            self.close()
 
     def _read(self, step: int, like: State) -> tuple[State, dict[str, Any], list[str]]:
         """Read one checkpoint, and hold it against its checksums."""

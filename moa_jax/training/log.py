@@ -16,6 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from moa_jax.config import Config
+from moa_jax.training.hosts import first
+from moa_jax.training.weights_and_biases import open_wandb
+
 METRICS_NAME = "metrics.jsonl"
 SLOW_INPUT = 0.1  # share of the time spent waiting for batches from which it is shown
 
@@ -53,6 +57,23 @@ class MetricsWriter:
         self._board.close()
         if self._wandb:
             self._wandb.finish()
+
+
+class Unwritten:
+    """Stand for a MetricsWriter on the hosts that do not write: they have the same numbers."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Leave it to the first host."""
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+def open_writer(config: Config, step: int) -> MetricsWriter | Unwritten:
+    """Open the metrics of a run after `step`: on the first host alone."""
+    if not first():
+        return Unwritten()
+    return MetricsWriter(Path(config.train.output), step, open_wandb(config))
 
 
 def _drop_after(path: Path, step: int) -> None:

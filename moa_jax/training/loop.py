@@ -23,13 +23,13 @@ from moa_jax.errors import InputError, NonFiniteLoss
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.disk import writing
 from moa_jax.training.learning import combine, learning_rate
-from moa_jax.training.log import Display, MetricsWriter
+from moa_jax.training.log import Display, MetricsWriter, Unwritten, open_writer
 from moa_jax.training.mesh import place_batch
 from moa_jax.training.preemption import StopRequests
 from moa_jax.training.profiling import profiled, steps_to_profile
 from moa_jax.training.step import TrainState
 from moa_jax.training.throughput import Throughput
-from moa_jax.training.weights_and_biases import import_wandb, open_wandb
+from moa_jax.training.weights_and_biases import import_wandb
 
 PREFETCH = 2  # batches on the device ahead of the step in flight
 
@@ -91,7 +91,7 @@ def fit(
     with (
         StopRequests(checkpoints.reached_preemption) as requests,
         writing(output),
-        contextlib.closing(MetricsWriter(output, start, open_wandb(config))) as writer,
+        contextlib.closing(open_writer(config, start)) as writer,
         Display(run.steps, start) as display,
     ):
         monitor = Monitor(config, start, checkpoints, writer, display, preview, probe)
@@ -175,7 +175,7 @@ class Monitor:
         config: Config,
         start: int,
         checkpoints: Checkpoints,
-        writer: MetricsWriter,
+        writer: MetricsWriter | Unwritten,
         display: Display,
         preview: Preview | None,
         probe: Probe | None,

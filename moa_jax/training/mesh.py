@@ -1,8 +1,16 @@
 """The device mesh, and where every array of a training step lives on it.
 
 Three axes: `data` splits the batch; `fsdp` splits the batch and the weights; `tensor` splits the
-heads of the attention layers. One table of rules gives every weight its place; what follows from a
-weight (gradient, moments, EMA) takes the same one. Knows nothing of what a step computes.
+heads of the attention layers. Every array of a step has its place:
+
+    inputs                 rows over data and fsdp; whole along tensor
+    trained weights        WEIGHT_RULES: fsdp, and tensor in attention; whole along data
+    optimizer state, EMA   as the weight they belong to; counters whole
+    frozen weights         WEIGHT_RULES, as the trained
+    key, step, metrics     whole on every device
+
+A step gathers a weight from fsdp where it uses it (`gather_weights`), and its state takes over the
+buffers of the one before it. Knows nothing of what a step computes.
 """
 
 import math
@@ -23,9 +31,11 @@ REPLICATED = PartitionSpec()
 
 # The first pattern found in the path ("." between its parts) gives the axis of each dimension.
 # An axis that does not divide its dimension is left out; LARGEST is fsdp on the largest dimension.
+# Vectors and routers stay whole: few numbers, not worth a message each.
 LARGEST = "largest"
 WEIGHT_RULES: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
     (r"\brouter\b", ()),  # a few thousand numbers, read in float32 by every pixel
+    (r"\bvae\..*\bkernel$", LARGEST),  # its attention has one head: nothing for tensor to split
     (r"\bto_[qkv]\.kernel$", ("fsdp", "tensor")),  # [features, heads * width]
     (r"\bto_out\.0\.kernel$", ("tensor", "fsdp")),  # [heads * width, features]
     (r"\b[qkv]_proj\.kernel$", ("fsdp", "tensor")),  # the CLIP towers' names of the same
@@ -35,29 +45,59 @@ WEIGHT_RULES: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
 )
 
 
+# By preset: the axis that takes all devices which the others leave, and the others.
+PRESETS: dict[str | None, tuple[str, dict[str, int]]] = {
+    None: ("data", {"fsdp": 1, "tensor": 1}),
+    "dp": ("data", {"fsdp": 1, "tensor": 1}),
+    "fsdp": ("fsdp", {"data": 1, "tensor": 1}),
+    "fsdp+tp": ("fsdp", {"data": 1, "tensor": 2}),
+}
+FREE = {None: AXES, "dp": (), "fsdp": (), "fsdp+tp": ("tensor",)}  # that the config may set
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arrange the devices along ("data", "fsdp", "tensor").
 
     Args:
-        devices: all there are when None.
+        devices: all there are, of all hosts, when None.
 
     Raises:
-        InputError: the axes do not multiply to the number of devices.
+        InputError: the axes do not multiply to the number of devices, or contradict the preset.
     """
     devices = jax.devices() if devices is None else devices
-    data = config.data
-    if min(config.fsdp, config.tensor, data or 1) < 1:
-        raise InputError(f"mesh axes must be at least 1: {config}")
-    if data is None:
-        data = max(1, len(devices) // (config.fsdp * config.tensor))
-    shape = (data, config.fsdp, config.tensor)
-    if math.prod(shape) != len(devices):
-        raise InputError(
-            f"mesh.data={config.data} x mesh.fsdp={config.fsdp} x mesh.tensor={config.tensor} does "
-            f"not fit {len(devices)} devices: their product must be {len(devices)}"
-        )
+    shape = axis_sizes(config, len(devices))
     # Mesh itself rather than jax.make_mesh, whose default axis type changed between versions.
     return Mesh(np.asarray(devices).reshape(shape), AXES)
+
+
+def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, int, int]:
+    """Give the devices along data, fsdp and tensor.
+
+    Raises:
+        InputError: as `make_mesh`.
+    """
+    given = {axis: getattr(config, axis) for axis in AXES}
+    given = {axis: size for axis, size in given.items() if size is not None}
+    if min(given.values(), default=1) < 1:
+        raise InputError(f"mesh axes must be at least 1: {config}")
+    filled, sizes = PRESETS[config.preset]
+    sizes = sizes | {axis: size for axis, size in given.items() if axis in FREE[config.preset]}
+    others = math.prod(size for axis, size in sizes.items() if axis != filled)
+    sizes = {filled: max(1, devices // others)} | sizes
+    for axis, size in given.items():
+        if size != sizes[axis]:
+            raise InputError(
+                f"mesh.{axis}={size} contradicts mesh.preset={config.preset}, which makes it "
+                f"{sizes[axis]} on {devices} devices: leave mesh.{axis} out, or set "
+                "mesh.preset=none and give the axes"
+            )
+    if math.prod(sizes.values()) != devices:
+        product = " x ".join(f"mesh.{axis}={sizes[axis]}" for axis in AXES)
+        raise InputError(
+            f"{product} (mesh.preset={config.preset}) does not fit {devices} devices: their "
+            f"product must be {devices}"
+        )
+    return tuple(sizes[axis] for axis in AXES)
 
 
 def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:
@@ -99,10 +139,23 @@ def weight_shardings(tree: Any, mesh: Mesh) -> Any:
     """
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        return NamedSharding(mesh, weight_spec(name, leaf.shape, mesh.shape))
+        return NamedSharding(mesh, weight_spec(_join(path), leaf.shape, mesh.shape))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def place_weights(tree: Any, mesh: Mesh) -> Any:
+    """Put every array of a tree in its place.
+
+    On many hosts, an array that each of them holds must be the same on all.
+    """
+
+    def place(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+        if leaf.is_fully_addressable and not sharding.is_fully_addressable:
+            return _slice_to(sharding, np.asarray(leaf))
+        return jax.device_put(leaf, sharding)
+
+    return jax.tree.map(place, tree, weight_shardings(tree, mesh))
 
 
 def place_weight(mesh: Mesh, dtype: Any, path: str, array: np.ndarray) -> jax.Array:
@@ -111,16 +164,65 @@ def place_weight(mesh: Mesh, dtype: Any, path: str, array: np.ndarray) -> jax.Ar
     Args:
         dtype: that it gets; frozen weights have the dtype of the computation.
     """
-    array = array.astype(dtype)
-    return jax.device_put(array, NamedSharding(mesh, weight_spec(path, array.shape, mesh.shape)))
+    sharding = NamedSharding(mesh, weight_spec(path, array.shape, mesh.shape))
+    return _slice_to(sharding, array.astype(dtype))
+
+
+def _slice_to(sharding: NamedSharding, array: np.ndarray) -> jax.Array:
+    """Give each of this host's devices its slice of an array that the host holds whole."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def host_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """List the rows of a batch that this host's devices hold: those it has to read.
+
+    Hosts that share rows (their devices differ along tensor alone) read them both.
+    """
+    places = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,))
+    return sorted({row for (part,) in places.values() for row in range(batch_size)[part]})
 
 
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Split a batch over the data axes; on many hosts, `batch` is this process's share of it."""
-    sharding = NamedSharding(mesh, BATCH)
-    return {
-        key: jax.make_array_from_process_local_data(sharding, array) for key, array in batch.items()
-    }
+    """Split a batch over the data axes.
+
+    Args:
+        batch: on many hosts, those rows of it that `host_rows` gives this one, in their order.
+    """
+    sharding, splits = NamedSharding(mesh, BATCH), mesh.shape["data"] * mesh.shape["fsdp"]
+    mine = len(host_rows(mesh, splits))
+
+    def place(array: np.ndarray) -> jax.Array:
+        rows = len(array) * splits // mine
+        local = {row: place for place, row in enumerate(host_rows(mesh, rows))}
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            first, last, _ = index[0].indices(rows)
+            return array[local[first] : local[last - 1] + 1]
+
+        return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)
+
+    return {key: place(array) for key, array in batch.items()}
+
+
+def gather_weights(objective: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Have an objective gather the weights that it uses from fsdp; tensor stays split.
+
+    Left to itself the compiler would rather split some activations by features, and move those.
+
+    Args:
+        objective: of (trained, frozen, batch, keys).
+    """
+
+    def whole(path: Any, leaf: jax.Array) -> jax.Array:
+        spec = weight_spec(_join(path), leaf.shape, mesh.shape)
+        spec = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+
+    def gathered(trained: Any, frozen: Any, *arguments: Any) -> Any:
+        trained, frozen = jax.tree_util.tree_map_with_path(whole, (trained, frozen))
+        return objective(trained, frozen, *arguments)
+
+    return gathered
 
 
 def jit_step(train_step: Callable[..., Any], mesh: Mesh, state: Any, frozen: Any) -> Any:
@@ -142,3 +244,7 @@ def jit_step(train_step: Callable[..., Any], mesh: Mesh, state: Any, frozen: Any
 def replicated(mesh: Mesh) -> NamedSharding:
     """The place of what every device holds whole."""
     return NamedSharding(mesh, REPLICATED)
+
+
+def _join(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

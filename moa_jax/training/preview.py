@@ -17,6 +17,7 @@ from moa_jax.data.captions import encode_caption
 from moa_jax.figures import Preview, mean_weights, preview_figure
 from moa_jax.pipeline import Pipeline
 from moa_jax.request import Request
+from moa_jax.training.hosts import first, whole
 
 SHOWN = 4  # pictures in a preview
 
@@ -29,6 +30,7 @@ def make_preview(
     Args:
         examples: a batch of the training data, of which the first SHOWN are drawn.
     """
+    pipeline.fetch = whole  # every host draws, for each holds a part of the weights
     shown = {key: array[:SHOWN] for key, array in examples.items()}
     request = _request(pipeline.base.tokenizer, shown)
     keys = jax.random.split(jax.random.key(config.seed), len(shown["image"]))
@@ -50,6 +52,8 @@ def make_preview(
             )
             for row, picture in enumerate(result.images)
         ]
+        if not first():
+            return
         folder.mkdir(parents=True, exist_ok=True)
         preview_figure(rows, title=f"step {step}").save(folder / f"step_{step:06d}.png")
 

@@ -3,12 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from moa_jax.config import MeshConfig
 from moa_jax.errors import InputError
 from moa_jax.training.mesh import (
     check_batch,
+    host_rows,
     make_mesh,
     place_batch,
     place_weight,
@@ -31,6 +33,7 @@ SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
         ("image_encoder.layers.0.self_attn.out_proj.kernel", (32, 32), P("tensor", "fsdp")),
         ("unet.conv_in.kernel", (3, 3, 4, 320), P(None, None, None, "fsdp")),
         ("text_encoder.token_embedding.embedding", (49408, 768), P("fsdp", None)),
+        ("vae.encoder.mid_block.attentions.0.to_q.kernel", (512, 512), P("fsdp", None)),
         ("unet.conv_in.bias", (320,), P()),
         ("step", (), P()),
     ],
@@ -51,6 +54,68 @@ def test_axes_that_do_not_fit_the_devices_are_refused_with_the_numbers():
         make_mesh(MeshConfig(fsdp=3))
     with pytest.raises(InputError, match="at least 1"):
         make_mesh(MeshConfig(tensor=0))
+
+
+@pytest.mark.parametrize(
+    ("axes", "sizes"),
+    [
+        (MeshConfig(preset="dp"), (8, 1, 1)),
+        (MeshConfig(preset="fsdp"), (1, 8, 1)),
+        (MeshConfig(preset="fsdp", fsdp=8), (1, 8, 1)),
+        (MeshConfig(preset="fsdp+tp"), (1, 4, 2)),
+        (MeshConfig(preset="fsdp+tp", tensor=4), (1, 2, 4)),
+        (MeshConfig(), (8, 1, 1)),
+        (MeshConfig(data=2, fsdp=2, tensor=2), (2, 2, 2)),
+    ],
+)
+def test_a_preset_gives_the_devices_to_its_axis(axes, sizes):
+    assert tuple(make_mesh(axes).shape.values()) == sizes
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (MeshConfig(preset="dp", fsdp=2), "mesh.fsdp=2 contradicts mesh.preset=dp.* 1 on 8"),
+        (MeshConfig(preset="fsdp", tensor=2), "mesh.tensor=2 contradicts mesh.preset=fsdp"),
+        (MeshConfig(preset="fsdp+tp", data=2), "mesh.data=2 .*mesh.preset=none"),
+        (MeshConfig(preset="fsdp+tp", tensor=3), "mesh.tensor=3 .*does not fit 8 devices"),
+    ],
+)
+def test_axes_that_contradict_the_preset_are_refused(axes, message):
+    with pytest.raises(InputError, match=message):
+        make_mesh(axes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "places", "rows"),
+    [
+        ({"fsdp": 8}, [0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7]),
+        ({"fsdp": 8}, [0, 1, 4, 5], [0, 1, 2, 3, 8, 9, 10, 11]),  # as a v5e host's chips lie
+        ({"fsdp": 4, "tensor": 2}, [0, 2, 4, 6], list(range(16))),  # shares all rows
+        ({"fsdp": 4, "tensor": 2}, [0, 1, 6, 7], [0, 1, 2, 3, 12, 13, 14, 15]),
+    ],
+)
+def test_a_host_reads_the_rows_that_its_devices_hold(monkeypatch, shape, places, rows):
+    mesh = make_mesh(MeshConfig(**shape))
+    mine = {mesh.devices.flat[place] for place in places}
+    everywhere = NamedSharding.devices_indices_map
+    monkeypatch.setattr(
+        NamedSharding,
+        "addressable_devices_indices_map",
+        lambda self, size: {d: i for d, i in everywhere(self, size).items() if d in mine},
+    )
+    assert host_rows(mesh, 16) == rows
+    placed, whole = {}, np.arange(16) * 10
+
+    def from_callback(size, sharding, part):
+        for device, index in sharding.addressable_devices_indices_map(size).items():
+            placed[device] = part(index)
+            np.testing.assert_array_equal(placed[device], whole[index])
+        return jax.numpy.zeros(size)
+
+    monkeypatch.setattr(jax, "make_array_from_callback", from_callback)
+    place_batch(mesh, {"image": whole[rows]})
+    assert placed.keys() == mine
 
 
 def test_data_takes_the_devices_that_the_other_axes_leave():

@@ -12,7 +12,7 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.method.model import MoA
 from moa_jax.method.weights import Identity
 from moa_jax.training.learning import make_optimizer
-from moa_jax.training.mesh import jit_step, weight_shardings
+from moa_jax.training.mesh import gather_weights, jit_step, place_weights
 from moa_jax.training.objective import make_objective, summarize
 from moa_jax.training.step import initial_state, make_train_step
 
@@ -79,10 +79,10 @@ def make_run(tiny, config, mesh, optimizer=None, mask=None) -> Run:
 
     def start():
         state, frozen = initial_state(tiny.params, mask, optimizer, config)
-        state = jax.device_put(state, weight_shardings(state, mesh))
-        return state, jax.device_put(frozen, weight_shardings(frozen, mesh))
+        return place_weights(state, mesh), place_weights(frozen, mesh)
 
     objective = make_objective(tiny.model, tiny.schedule, config.method)
+    objective = gather_weights(objective, mesh)
     step = make_train_step(objective, config, optimizer, summarize)
     return Run(jit_step(step, mesh, *start()), start)
 

@@ -1,0 +1,150 @@
+"""Many hosts: how a process joins the others, which of them speaks, and how it leaves.
+
+Every host runs the same command. The first (process 0) prints and writes; checkpoints alone are
+written by all, into one folder that all of them see. A host that is lost ends the others, so that
+a scheduler can start all again. Knows no model and no mesh.
+
+The numbers of a run depend on the batch, the devices and the mesh, not on how many hosts these are
+in. Two things are a host's own: it reports and counts (`data.max_bad_fraction`) the bad records of
+its rows, and another number of devices, or another preset, sums in another order.
+"""
+
+import contextlib
+import inspect
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from moa_jax.errors import InputError, LostHost
+
+# For launches by hand; jax itself reads the first of them, and finds clusters by theirs.
+ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+# Seconds. A version of jax that does not know one keeps its own.
+LIMITS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
+GRACE = 5.0  # seconds that the first host, which serves the others, waits for them to leave
+
+# What the libraries say when it is another host that is gone.
+LOST = re.compile(
+    r"gloo|nccl|heartbeat|coordination service|connection (reset|closed|refused)|socket closed"
+    r"|UNAVAILABLE|DEADLINE_EXCEEDED|DATA_LOSS|Barrier (timed out|failed)|shut ?down",
+    re.IGNORECASE,
+)
+
+
+def join(asked: bool) -> bool:
+    """Join the other hosts before the first use of a device; all but the first fall silent.
+
+    Args:
+        asked: to fail where nothing says who the others are; otherwise this is then a run of its
+            own.
+
+    Returns:
+        Whether there are others to join: by the variables above, or by what jax knows of Cloud TPU,
+        GKE, Slurm and Open MPI.
+
+    Raises:
+        InputError: only some of the variables are set or one is no number, or the others are not to
+            be found.
+    """
+    given = _variables()
+    if not (asked or given or _in_cluster()):
+        return False
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    known = inspect.signature(jax.distributed.initialize).parameters
+    limits = {key: value for key, value in LIMITS.items() if key in known}
+    try:
+        jax.distributed.initialize(**given, **limits)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the other hosts cannot be joined ({error}): start this command on every host, under "
+            f"Slurm, Open MPI or on a Cloud TPU slice, or set {ADDRESS}=HOST:PORT of the first "
+            f"host, {COUNT} and {NUMBER} (0, 1, ...) on each"
+        ) from error
+    if jax.process_index() > 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (as long as we run)
+    return True
+
+
+def _variables() -> dict[str, Any]:
+    """Read the variables of a launch by hand."""
+    found = {name: os.environ[name] for name in (ADDRESS, COUNT, NUMBER) if name in os.environ}
+    if not found.keys() & {COUNT, NUMBER}:
+        return {}  # with the address alone, a cluster tells the rest
+    missing = [name for name in (ADDRESS, COUNT, NUMBER) if name not in found]
+    if missing:
+        raise InputError(f"{', '.join(found)} is set, but {', '.join(missing)} is not: set it too")
+    for name in (COUNT, NUMBER):
+        if not found[name].isdecimal():
+            raise InputError(f"{name}={found[name]!r} must be a whole number")
+    count, number = int(found[COUNT]), int(found[NUMBER])
+    if number >= count:
+        raise InputError(f"{NUMBER}={number} must be 0 to {COUNT}-1={count - 1}")
+    return {"coordinator_address": found[ADDRESS], "num_processes": count, "process_id": number}
+
+
+def _in_cluster() -> bool:
+    """Ask jax's own detection whether this is one of several processes of a cluster's job."""
+    from jax._src.clusters import ClusterEnv  # no public name has it
+
+    kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
+    kind = next((kind for kind in kinds if kind.is_env_present()), None)
+    return kind is not None and kind.get_process_count() > 1
+
+
+def first() -> bool:
+    """Tell whether this host is the one that prints and writes."""
+    return jax.process_index() == 0
+
+
+def whole(tree: Any) -> Any:
+    """Give arrays that are split over hosts to each of them, as numpy; all must call it."""
+
+    def fetch(array: Any) -> np.ndarray:
+        if getattr(array, "is_fully_addressable", True) or array.is_fully_replicated:
+            return np.asarray(array)
+        return multihost_utils.process_allgather(array, tiled=True)
+
+    return jax.tree.map(fetch, tree)
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+    """Say that a host is lost, where the libraries fail because of it.
+
+    Raises:
+        LostHost: with what they say.
+    """
+    try:
+        yield
+    except (InputError, LostHost):
+        raise
+    except (RuntimeError, ValueError, OSError) as error:
+        if jax.process_count() == 1 or not LOST.search(str(error)):
+            raise
+        line = str(error).strip().splitlines()[0]
+        raise LostHost(
+            f"host {jax.process_index()} of {jax.process_count()}: another host is gone ({line}); "
+            "start all hosts again, and the run goes on from its newest checkpoint"
+        ) from error
+
+
+def leave(code: int) -> int:
+    """End this host's part with an exit code.
+
+    After a failure nobody is waited for, as jax would at exit: others may never come.
+    """
+    if code == 0 or not jax.distributed.is_initialized():
+        return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if first():
+        time.sleep(GRACE)
+    os._exit(code)

@@ -1,0 +1,168 @@
+"""Several real processes over loopback: one run, one writer, and no hang when one is killed."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moa_jax.errors import InputError
+from moa_jax.training import hosts
+from tests.training import several
+
+ROOT = Path(__file__).parents[2]
+DEVICES = 8  # over all processes, as in this one
+TIMES = ("step_seconds", "images_per_second")
+
+
+def start(processes, folder, preset, steps, pause=0.0):
+    """Start `several` in processes that find each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    started = []
+    for number in range(processes):
+        variables = {hosts.ADDRESS: address, hosts.COUNT: processes, hosts.NUMBER: number}
+        variables["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES // processes}"
+        with (folder / f"log{number}").open("w") as log:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.training.several"]
+                    + [str(value) for value in (folder, preset, steps, pause)],
+                    cwd=ROOT,
+                    env=os.environ | {name: str(value) for name, value in variables.items()},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return started
+
+
+def wait(started, seconds=300):
+    """Exit codes of all."""
+    try:
+        return [process.wait(seconds) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+
+
+def kill_and_resume(processes, folder):
+    """(codes and logs of a run whose last process is killed, its newest checkpoint, next logs)."""
+    started = start(processes, folder, "fsdp", steps=10_000, pause=0.2)
+    deadline = time.monotonic() + 300
+    while not (folder / "checkpoints" / "4").exists():
+        assert time.monotonic() < deadline and started[0].poll() is None, logs(folder)
+        time.sleep(0.05)
+    started[-1].send_signal(signal.SIGKILL)
+    codes, killed = wait(started, seconds=60), logs(folder)
+    step = newest(folder)
+    again = start(processes, folder, "fsdp", steps=step + 3)
+    assert wait(again) == [0] * processes, logs(folder)
+    return codes, killed, step, logs(folder)
+
+
+def logs(folder):
+    return [path.read_text() for path in sorted(folder.glob("log*"))]
+
+
+def newest(folder):
+    return max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def curve(folder):
+    """(steps, the numbers of each), times aside."""
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    numbers = [[entry[key] for key in sorted(entry) if key not in TIMES] for entry in entries]
+    return [entry["step"] for entry in entries], np.array(numbers)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    return folder, *kill_and_resume(2, folder)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, two):
+    """The same run in this process, without a stop and with another preset."""
+    folder = tmp_path_factory.mktemp("alone")
+    several.train(folder, "dp", two[3] + 3)
+    return folder
+
+
+def test_when_one_is_killed_the_other_stops_with_a_clear_message(two):
+    _, codes, killed, _, _ = two
+    assert codes == [os.EX_TEMPFAIL, -signal.SIGKILL]
+    assert re.search(r"error: host 0 of 2: another host is gone \(.*newest checkpoint", killed[0])
+
+
+def test_started_again_they_go_on_from_the_newest_checkpoint(two):
+    folder, _, _, step, again = two
+    assert f"resuming from step {step} of" in again[0]
+    assert curve(folder)[0] == list(range(1, step + 4))
+
+
+def test_the_first_alone_speaks_and_writes(two):
+    folder, _, killed, _, again = two
+    for log in (killed[1], again[1]):
+        assert not re.search(r"step \d|resuming", log)
+    assert len(list((folder / "tensorboard").iterdir())) == 2  # one for each start
+
+
+def test_two_hosts_train_as_one_does(two, alone):
+    np.testing.assert_allclose(curve(two[0])[1], curve(alone)[1], rtol=1e-5)
+    for preview in alone.glob("preview*.npy"):
+        np.testing.assert_allclose(np.load(two[0] / preview.name), np.load(preview), rtol=1e-5)
+
+
+def test_a_checkpoint_goes_on_with_another_number_of_hosts_and_preset(two, alone, tmp_path):
+    end = two[3] + 6
+    for name, (saved, preset) in {"one": (two[0], "fsdp+tp"), "same": (alone, "dp")}.items():
+        shutil.copytree(saved, tmp_path / name)
+        several.train(tmp_path / name, preset, end)
+    shutil.copytree(alone, tmp_path / "two")
+    assert wait(start(2, tmp_path / "two", "fsdp", end)) == [0, 0], logs(tmp_path / "two")
+    for name in ("one", "two"):
+        np.testing.assert_allclose(
+            curve(tmp_path / name)[1], curve(tmp_path / "same")[1], rtol=1e-5, err_msg=name
+        )
+
+
+@pytest.mark.slow
+def test_four_hosts(tmp_path):
+    codes, _, step, _ = kill_and_resume(4, tmp_path)
+    assert codes[-1] == -signal.SIGKILL
+    # jax itself may end those that leave after the first, which serves them.
+    assert set(codes[:-1]) <= {os.EX_TEMPFAIL, -signal.SIGABRT} and os.EX_TEMPFAIL in codes
+    (tmp_path / "alone").mkdir()
+    several.train(tmp_path / "alone", "fsdp", step + 3)
+    np.testing.assert_allclose(curve(tmp_path)[1], curve(tmp_path / "alone")[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({hosts.COUNT: "2"}, f"{hosts.ADDRESS}, {hosts.NUMBER} is not: set it too"),
+        ({hosts.ADDRESS: "a:1", hosts.COUNT: "two", hosts.NUMBER: "0"}, f"{hosts.COUNT}='two'"),
+        ({hosts.ADDRESS: "a:1", hosts.COUNT: "2", hosts.NUMBER: "2"}, f"{hosts.NUMBER}=2 must be"),
+    ],
+)
+def test_a_launch_that_is_half_described_is_refused(monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=re.escape(message)):
+        hosts.join(False)
+
+
+def test_alone_there_is_nobody_to_join():
+    assert not hosts.join(False)
+    assert hosts.first() and hosts.leave(3) == 3
