@@ -1,7 +1,6 @@
 """What accelerators can do at most, from their makers' published figures.
 
-A "device" is what JAX counts: a chip, or on TPU v4 (as the compiler's topologies have it) and TPU7x
-one of its two cores.
+A "chip" is what JAX counts as a device of a running program; of TPU7x that is one of two cores.
 """
 
 from dataclasses import dataclass
@@ -12,38 +11,43 @@ class Chip:
     """One device of a kind.
 
     Attributes:
-        flops: of bfloat16 with float32 sums, FLOP/s.
-        memory_bandwidth: of its HBM, bytes/s.
-        memory: of its HBM that a TPU program may use, as libtpu says, bytes; None: not known.
+        flops: dense, of bfloat16 (float16 on V100 and T4) with float32 sums, FLOP/s.
+        memory_bandwidth: of its own memory, bytes/s.
         link_bandwidth: of all its links to other chips together, one way, bytes/s.
+        memory: that a TPU program may use, as libtpu says, bytes; None: not known.
     """
 
     name: str
     flops: float
     memory_bandwidth: float
-    memory: float | None
     link_bandwidth: float
+    memory: float | None = None
 
 
 _GIB = 2.0**30
 
-# By the beginning of `jax.Device.device_kind`, the longest first that fits.
+# By the beginning of `jax.Device.device_kind`; the longest that fits counts.
 CHIPS: dict[str, Chip] = {
-    "TPU v4": Chip("v4 core", 138e12, 614e9, 15.75 * _GIB, 150e9),
-    "TPU v5 lite": Chip("v5e", 197e12, 819e9, 15.75 * _GIB, 200e9),
-    "TPU v5e": Chip("v5e", 197e12, 819e9, 15.75 * _GIB, 200e9),
-    "TPU v5": Chip("v5p", 459e12, 2765e9, 95.74 * _GIB, 600e9),
-    "TPU v6": Chip("v6e", 918e12, 1640e9, 31.24 * _GIB, 448e9),
-    "TPU7x": Chip("tpu7x core", 1153e12, 3690e9, 94.74 * _GIB, 600e9),
-    "NVIDIA A100": Chip("A100", 312e12, 2039e9, None, 300e9),
-    "NVIDIA H100": Chip("H100", 989e12, 3350e9, None, 450e9),
-    "NVIDIA H200": Chip("H200", 989e12, 4800e9, None, 450e9),
-    "NVIDIA L4": Chip("L4", 121e12, 300e9, None, 32e9),
-    "Tesla T4": Chip("T4", 65e12, 320e9, None, 16e9),
+    "TPU v4": Chip("v4", 275e12, 1228e9, 300e9, 30.75 * _GIB),
+    "TPU v5 lite": Chip("v5e", 197e12, 819e9, 200e9, 15.75 * _GIB),
+    "TPU v5e": Chip("v5e", 197e12, 819e9, 200e9, 15.75 * _GIB),
+    "TPU v5": Chip("v5p", 459e12, 2765e9, 600e9, 95.7 * _GIB),
+    "TPU v6": Chip("v6e", 918e12, 1640e9, 448e9, 31.24 * _GIB),
+    "TPU7x": Chip("tpu7x core", 1153e12, 3690e9, 600e9, 94.7 * _GIB),
+    "Tesla V100": Chip("V100", 125e12, 900e9, 150e9),
+    "Tesla T4": Chip("T4", 65e12, 320e9, 16e9),
+    "NVIDIA A100": Chip("A100", 312e12, 2039e9, 300e9),
+    "NVIDIA H100": Chip("H100", 989e12, 3350e9, 450e9),
+    "NVIDIA H100 PCIe": Chip("H100 PCIe", 756e12, 2000e9, 64e9),
+    "NVIDIA H200": Chip("H200", 989e12, 4800e9, 450e9),
+    "NVIDIA L4": Chip("L4", 121e12, 300e9, 32e9),
+    "NVIDIA L40S": Chip("L40S", 362e12, 864e9, 32e9),
+    "NVIDIA GeForce RTX 3090": Chip("RTX 3090", 71e12, 936e9, 32e9),
+    "NVIDIA GeForce RTX 4090": Chip("RTX 4090", 165e12, 1008e9, 32e9),
 }
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """Look a device up by what JAX calls it; None for one that is not listed, as a CPU."""
+    """Look a device up by what JAX calls it; None for a CPU and for kinds that are not listed."""
     fitting = [kind for kind in CHIPS if device_kind.startswith(kind)]
     return CHIPS[max(fitting, key=len)] if fitting else None

@@ -15,30 +15,15 @@ from typing import Any
 import jax
 
 from moa_jax.chips import Chip
+from moa_jax.training.collectives import Collective, array_bytes, array_types, collectives
 
 GIB = 2.0**30
 
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 KERNEL = 'custom_call_target="tpu_custom_call"'
 
 # "%name = type operation(operands), attributes": what stands left of the operands.
-_OPERATION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (.*?) ([a-z][\w-]*)\(")
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%(\S+) \(")
-_ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+)\[([\d,]*)\]")
+_OPERATION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (.*?) [a-z][\w-]*\(")
 _NEEDED = re.compile(r"\(([\d.]+)G\)|Used ([\d.]+)G of")
-
-
-@dataclass(frozen=True)
-class Collective:
-    """All operations of one kind in a program; one inside a loop counts once.
-
-    Attributes:
-        count: how many.
-        bytes: of their results on one device.
-    """
-
-    count: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -53,6 +38,7 @@ class Usage:
         flops: as the compiler counts them, without Pallas kernels.
         bytes: read and written, with the operands and results of Pallas kernels.
         pallas_bytes: the latter alone.
+        collectives: one inside a loop stands once.
     """
 
     parts: Mapping[str, int]
@@ -61,7 +47,7 @@ class Usage:
     flops: float = 0.0
     bytes: float = 0.0
     pallas_bytes: int = 0
-    collectives: Mapping[str, Collective] | None = None
+    collectives: Sequence[Collective] = ()
 
     @property
     def memory(self) -> int:
@@ -70,7 +56,7 @@ class Usage:
 
     def times(self, chip: Chip) -> dict[str, float]:
         """Bound the seconds of one run from below, by what takes them; the largest bounds it."""
-        moved = sum(collective.bytes for collective in (self.collectives or {}).values())
+        moved = sum(collective.bytes for collective in self.collectives)
         return {
             "arithmetic": self.flops / chip.flops,
             "memory": self.bytes / chip.memory_bandwidth,
@@ -127,59 +113,16 @@ def shard_bytes(tree: Any) -> int:
     )
 
 
-def collectives(text: str) -> dict[str, Collective]:
-    """Count the collectives of a compiled program's text, by kind.
-
-    A TPU program writes a reduce-scatter as a fusion of that name around an all-reduce, and an
-    asynchronous collective as a start and a done.
-    """
-    found: dict[str, Collective] = {}
-    scattering = False
-    for line in text.splitlines():
-        if line.startswith(("%", "ENTRY")):
-            computation = _COMPUTATION.match(line)
-            scattering = bool(computation and computation[1].startswith("all-reduce-scatter"))
-        elif (operation := _operation(line, KINDS)) and not operation[2].endswith("-done"):
-            kind = "reduce-scatter" if scattering else operation[2].removesuffix("-start")
-            sizes = _sizes(operation[1])
-            # A start's tuple holds the operand too: the result is the larger.
-            size = max(sizes) if operation[2].endswith("-start") else sum(sizes)
-            known = found.get(kind, Collective(0, 0))
-            found[kind] = Collective(known.count + 1, known.bytes + size)
-    return found
-
-
 def kernel_bytes(text: str) -> int:
     """Sum operands and results of the Pallas kernels in a compiled program's text."""
-    types, total = {}, 0
+    sizes, total = {}, 0
     for line in text.splitlines():
         operation = _OPERATION.match(line)
         if operation is None:
             continue
-        types[operation[1]] = operation[2]
+        sizes[operation[1]] = sum(array_bytes(*array) for array in array_types(operation[2]))
         if KERNEL in line:
             operands = line[operation.end() :].split(")", 1)[0]
-            named = re.findall(r"%([\w.-]+)", operands)
-            total += sum(_sizes(operation[2]))
-            total += sum(sum(_sizes(types.get(name, ""))) for name in named)
+            total += sizes[operation[1]]
+            total += sum(sizes.get(name, 0) for name in re.findall(r"%([\w.-]+)", operands))
     return total
-
-
-def _operation(line: str, kinds: Sequence[str]) -> tuple[str, str, str] | None:
-    """Read name, type and kind of an operation, if it is of one of some kinds."""
-    if not any(f" {kind}" in line for kind in kinds):
-        return None
-    operation = _OPERATION.match(line)
-    if operation is None or not operation[3].startswith(tuple(kinds)):
-        return None
-    return operation[1], operation[2], operation[3]
-
-
-def _sizes(type_text: str) -> list[int]:
-    """Give the bytes of each array of a type."""
-    return [
-        math.prod(int(side) for side in shape.split(",") if side)
-        * (8 if kind == "pred" else int(re.sub(r"\D", "", kind)))
-        // 8
-        for kind, shape in _ARRAY.findall(type_text)
-    ]

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moa_jax.chips import Chip, find_chip
+from moa_jax.chips import Chip
 from moa_jax.config import Config, MeshConfig
 from moa_jax.errors import InputError
 from moa_jax.planning.compiled import Usage, measure
 from moa_jax.planning.programs import Program, training_program
-from moa_jax.planning.topology import topology_devices
+from moa_jax.planning.topology import topology_chip, topology_devices
 from moa_jax.training.mesh import PRESETS, make_mesh
 
 OnCompile = Callable[[str], None]  # told what is compiled next: it takes minutes at full size
@@ -106,7 +106,7 @@ def _plan_step(config: Config, devices: Sequence[Any], title: str, on_compile: O
         return measure(*training_program(dataclasses.replace(config, train=run), mesh))
 
     usage = use(config.train.batch_size)
-    chip = find_chip(devices[0].device_kind)
+    chip = topology_chip(devices[0])
     plan = Plan(title, usage, len(devices), config.train.batch_size, config.train.steps, chip)
     smaller = rows // 2 // config.optimizer.accumulation * config.optimizer.accumulation
     if chip is None or chip.memory is None or smaller < 1:
@@ -147,4 +147,4 @@ def check_presets(names: str) -> list[str | None]:
 
 def plan_sampling(program: Program, device: Any, images: int) -> Plan:
     """Compile the drawing of some pictures for one device."""
-    return Plan("one device", measure(*program), 1, images, 1, find_chip(device.device_kind))
+    return Plan("one device", measure(*program), 1, images, 1, topology_chip(device))

@@ -24,7 +24,14 @@ from moa_jax.method.weights import learning_mask
 from moa_jax.pipeline import check_choice, latent_shape
 from moa_jax.request import Request
 from moa_jax.training.learning import make_optimizer, partition
-from moa_jax.training.mesh import BATCH, check_batch, jit_step, replicated, weight_shardings
+from moa_jax.training.mesh import (
+    BATCH,
+    check_batch,
+    gather_weights,
+    jit_step,
+    replicated,
+    weight_shardings,
+)
 from moa_jax.training.objective import make_objective, summarize
 from moa_jax.training.step import initial_state, make_train_step
 
@@ -65,7 +72,7 @@ def training_program(config: Config, mesh: Mesh) -> Program:
     batch = batch_shapes(config, base)
     batch = jax.tree.map(partial(_place, NamedSharding(mesh, BATCH)), batch)
     schedule = NoiseSchedule.from_config(base.scheduler_config)
-    objective = make_objective(model, schedule, config.method)
+    objective = gather_weights(make_objective(model, schedule, config.method), mesh)
     step = make_train_step(objective, config, optimizer, summarize)
     parts = {
         "frozen": frozen,

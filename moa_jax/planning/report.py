@@ -51,9 +51,6 @@ def notes(plans: Sequence[Plan]) -> list[str]:
 def as_json(plan: Plan) -> dict[str, Any]:
     """Write a plan as JSON holds it."""
     usage = plan.usage
-    collectives = {
-        kind: [c.count, c.bytes] for kind, c in sorted((usage.collectives or {}).items())
-    }
     return {
         "title": plan.title,
         "chip": plan.chip.name if plan.chip else None,
@@ -65,7 +62,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "flops": usage.flops,
         "bytes": usage.bytes,
         "pallas_bytes": usage.pallas_bytes,
-        "collectives": collectives,
+        "collectives": _by_kind(plan),
         "seconds": plan.seconds,
         "largest": plan.largest,
     }
@@ -89,9 +86,18 @@ def _column(plan: Plan, remat: bool) -> dict[str, str]:
     found["moved a picture, GB"] = f"{usage.bytes / 1e9 / rows:.3g}"
     if usage.pallas_bytes:
         found["of that by Pallas kernels, GB"] = f"{usage.pallas_bytes / 1e9:.3g}"
-    for kind, collective in sorted((usage.collectives or {}).items()):
-        found[kind] = f"{collective.count} of {collective.bytes / 1e9:.3g} GB in all"
+    for kind, (count, size) in _by_kind(plan).items():
+        found[kind] = f"{count} of {size / 1e9:.3g} GB in all"
     return found | _bounds(plan)
+
+
+def _by_kind(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Count the collectives of each kind, and sum their bytes."""
+    found: dict[str, tuple[int, int]] = {}
+    for one in sorted(plan.usage.collectives, key=lambda one: one.kind):
+        count, size = found.get(one.kind, (0, 0))
+        found[one.kind] = (count + 1, size + one.bytes)
+    return found
 
 
 def _bounds(plan: Plan) -> dict[str, str]:

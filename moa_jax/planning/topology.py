@@ -4,10 +4,12 @@ import importlib.util
 import math
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 import jax
 
+from moa_jax.chips import Chip, find_chip
 from moa_jax.errors import InputError
 
 INSTALL = "pip install 'moa_jax[tpu]'"
@@ -53,3 +55,15 @@ def topology_devices(name: str) -> list[Any]:
             f"--plan {name}: libtpu knows no such topology ({reason}); e.g. v5e:1x1, v5e:4x4, "
             "v6e:2x4, v5p:2x2x2"
         ) from error
+
+
+def topology_chip(device: Any) -> Chip | None:
+    """Say what a device of a topology can do.
+
+    Of v4 the compiler's topologies count the two cores, which a running program has as one device.
+    """
+    chip = find_chip(device.device_kind)
+    if chip is None or chip.name != "v4":
+        return chip
+    halved = {name: getattr(chip, name) / 2 for name in ("flops", "memory_bandwidth", "memory")}
+    return replace(chip, name="v4 core", link_bandwidth=chip.link_bandwidth / 2, **halved)

@@ -11,7 +11,11 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 
 _CALL = re.compile(rf"= (\(?[^=]*?) ({'|'.join(KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b([a-z]+[0-9]+[a-z0-9]*|pred)\[([0-9,]*)\]")
+_COMMENT = re.compile(r"/\*.*?\*/")
 _NAME = re.compile(r'op_name="([^"]*)"')
+
+
+ArrayTypes = tuple[tuple[str, tuple[int, ...]], ...]  # dtype as XLA names it, and shape
 
 
 @dataclass(frozen=True)
@@ -20,13 +24,12 @@ class Collective:
 
     Attributes:
         kind: one of KINDS.
-        arrays: (dtype, shape) of each result, as one device holds it. An asynchronous one may list
-            its operands before them.
+        arrays: (dtype, shape) of each result, as one device holds it.
         name: of the operation that it comes from; the compiler may have joined several.
     """
 
     kind: str
-    arrays: tuple[tuple[str, tuple[int, ...]], ...]
+    arrays: ArrayTypes
     name: str
 
     @property
@@ -34,20 +37,49 @@ class Collective:
         """How many there are in its arrays."""
         return sum(math.prod(shape) for _, shape in self.arrays)
 
+    @property
+    def bytes(self) -> int:
+        """How much they take."""
+        return sum(array_bytes(dtype, shape) for dtype, shape in self.arrays)
+
 
 def collectives(text: str) -> list[Collective]:
     """List the collectives of a program; one in a loop's body stands once.
 
+    A TPU program writes a reduce-scatter as a fusion of that name around an all-reduce.
+
     Args:
         text: `compiled.as_text()`.
     """
-    found = []
+    found, scattering = [], False
     for line in text.splitlines():
-        if call := _CALL.search(re.sub(r"/\*.*?\*/", "", line)):
+        if line.startswith(("%", "ENTRY")):  # a computation begins
+            scattering = line.startswith("%all-reduce-scatter")
+        # The text of a large program is long: few of its lines are looked at closely.
+        elif any(kind in line for kind in KINDS) and (call := _CALL.search(_COMMENT.sub("", line))):
             name = _NAME.search(line)
-            arrays = (
-                (dtype, tuple(int(size) for size in sizes.split(",") if size))
-                for dtype, sizes in _ARRAY.findall(call[1])
-            )
-            found.append(Collective(call[2], tuple(arrays), name[1] if name else ""))
+            kind = "reduce-scatter" if scattering else call[2]
+            arrays = _results(call[2] + (call[3] or ""), array_types(call[1]))
+            found.append(Collective(kind, arrays, name[1] if name else ""))
     return found
+
+
+def array_types(text: str) -> ArrayTypes:
+    """Read a type, an array's or a tuple's: the dtype and shape of each array."""
+    return tuple(
+        (dtype, tuple(int(size) for size in sizes.split(",") if size))
+        for dtype, sizes in _ARRAY.findall(text)
+    )
+
+
+def array_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Say how much an array takes, by XLA's name of its dtype."""
+    bits = 8 if dtype == "pred" else int(re.match(r"[a-z]+(\d+)", dtype)[1])
+    return math.prod(shape) * bits // 8
+
+
+def _results(operation: str, arrays: ArrayTypes) -> ArrayTypes:
+    """Leave out the operands that some asynchronous operations list before their results."""
+    if operation == "all-gather-start":
+        return arrays[len(arrays) // 2 :]
+    return arrays[1:2] if operation == "collective-permute-start" else arrays

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from moa_jax.chips import find_chip
 from moa_jax.training.log import Stopwatch
 
 Item = TypeVar("Item")
@@ -18,25 +19,6 @@ MEASURED = frozenset(
     "step_seconds images_per_second images_per_second_per_chip input_wait tflops_per_chip mfu "
     "memory_peak_gib".split()
 )
-
-# Dense bfloat16 (float16 on V100) TFLOP/s of a device, from the vendors' data sheets, by the
-# longest beginning of jax's device_kind.
-PEAK_TFLOPS = {
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,  # v5e
-    "TPU v5e": 197.0,
-    "TPU v5": 459.0,  # v5p
-    "TPU v6": 918.0,  # v6e
-    "Tesla V100": 125.0,
-    "NVIDIA A100": 312.0,
-    "NVIDIA H100": 989.0,
-    "NVIDIA H100 PCIe": 756.0,
-    "NVIDIA H200": 989.0,
-    "NVIDIA L4": 121.0,
-    "NVIDIA L40S": 362.0,
-    "NVIDIA GeForce RTX 3090": 71.0,
-    "NVIDIA GeForce RTX 4090": 165.0,
-}
 
 
 class Throughput:
@@ -108,16 +90,9 @@ def speeds(
     }
     if flops is not None:
         numbers["tflops_per_chip"] = flops / seconds / 1e12
-        peak = peak_tflops(devices[0].device_kind)
-        if peak is not None:
-            numbers["mfu"] = numbers["tflops_per_chip"] / peak
+        if chip := find_chip(devices[0].device_kind):
+            numbers["mfu"] = flops / seconds / chip.flops
     return numbers
-
-
-def peak_tflops(device_kind: str) -> float | None:
-    """Look up what a device can do at most; None for a CPU and for kinds that are not listed."""
-    kinds = [kind for kind in PEAK_TFLOPS if device_kind.startswith(kind)]
-    return PEAK_TFLOPS[max(kinds, key=len)] if kinds else None
 
 
 def memory_peak(devices: list[Any]) -> dict[str, float]:

@@ -18,7 +18,6 @@ from moa_jax.training.throughput import (
     MEASURED,
     Throughput,
     memory_peak,
-    peak_tflops,
     speeds,
 )
 from tests.training.small_run import small_config, small_fit
@@ -44,25 +43,6 @@ def test_rates_are_per_step_and_per_chip():
         "mfu": 0.5,
     }
     assert "tflops_per_chip" not in speeds(2.0, 64, None, chips)
-
-
-@pytest.mark.parametrize(
-    ("kind", "peak"),
-    [
-        ("TPU v4", 275),
-        ("TPU v5 lite", 197),
-        ("TPU v5", 459),
-        ("TPU v6 lite", 918),
-        ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA L4", 121),
-        ("NVIDIA L40S", 362),
-        ("cpu", None),
-        ("TPU v9", None),
-    ],
-)
-def test_the_peak_is_of_the_kind_and_none_where_it_is_not_known(kind, peak):
-    assert peak_tflops(kind) == peak
 
 
 def test_the_compiler_counts_the_work_of_a_step():
