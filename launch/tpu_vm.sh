@@ -18,7 +18,8 @@ fi
 name=$1 zone=$2
 shift 2
 
-again=75 # train.py: preempted, or another host is gone; it saved what it could
+# train.py was preempted and saved what it could, or another host is gone (134: jax noticed first).
+again='75|134'
 commit=$(git rev-parse HEAD)
 repository=${REPOSITORY:-$(git remote get-url origin 2>/dev/null || true)}
 if [ -z "$repository" ]; then
@@ -52,7 +53,7 @@ on_all "cd moa_jax
     while true; do
         code=0
         .venv/bin/python train.py $arguments || code=\$?
-        [ \$code -eq $again ] || exit \$code
+        case \$code in $again) ;; *) exit \$code ;; esac
         echo 'preempted: starting again in 30 s' >&2
         sleep 30
     done"

@@ -113,5 +113,5 @@ def _bounds(plan: Plan) -> dict[str, str]:
     return found
 
 
-def _gib(size: float) -> str:
+def _gib(size: int | float) -> str:
     return f"{size / GIB:.2f} GiB"
