@@ -26,13 +26,13 @@ NEEDS = {
 # (query "B L N d", key "B S N d", value "B S N d") -> "B L N d", with scale 1/sqrt(d)
 Attend = Callable[[Array, Array, Array], Array]
 
-# Scores of one head that are held at once. On 2 CPU cores, float32, 8 heads, forward + backward:
-# 1024 x 1024 scores 575 ms and 131 MiB by xla, 365 to 455 ms and 27 to 77 MiB blocked; at 256 x 256
-# and 1024 x 77 the two are equal; at 4096 x 4096 10.1 s and 2,053 MiB, 8.1 s and 84 MiB.
+# Scores of one head that are held at once. Forward + backward of 8 heads in float32 on 2 busy CPU
+# cores: 1024 x 1024 took 575 ms and 131 MiB by xla, 455 ms and 77 MiB blocked; 4096 x 4096 10.1 s
+# and 2,053 MiB, 8.1 s and 84 MiB; at 256 x 256 and 1024 x 77 blocks gained nothing.
 SCORES = 2**19
-# Below this many tokens on either side splash saves nothing. What the compiler says a v5e moves,
-# forward + backward: 256 x 256 scores 30 MiB by xla, 23 by splash; 1024 x 1024 270 and 50; and
-# 4096 x 77 103 and 109, for kernels pad a width of 40 to 128 lanes.
+# Below this many tokens on either side splash saves little. What the compiler counts for a v5e,
+# forward + backward, bfloat16, 8 heads, MiB moved a picture of 8, by xla and by splash: 4096 x 4096
+# 3,943 and 206; 1024 x 1024 278 and 53; 256 x 256 32 and 22; 4096 x 77 103 and 146.
 SPLASH_TOKENS = 512
 SPLASH_BLOCK, SPLASH_LANES = 512, 128  # tokens of a block at most; what lengths are padded to
 SPLASH_WIDTH = 512  # the widest head that was compiled: that of the VAE

@@ -105,6 +105,18 @@ def test_an_expert_of_its_own_name_joins_the_mixture(scene):
     np.testing.assert_allclose(mixed, alone, atol=1e-6)
 
 
+def test_every_expert_attends_by_the_function_that_is_handed_in(scene):
+    calls = []
+
+    def attend(query, key, value):
+        calls.append(key.shape[1])
+        return query
+
+    layer = MixtureOfAttention(heads=2, head_dim=8, cross=True, attend=attend)
+    jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((2, 4, 3, 16)), scene.prompt)
+    assert calls == [7, 7]
+
+
 def test_a_context_for_another_number_of_experts_is_refused(scene):
     layer = MixtureOfAttention(heads=2, head_dim=8, cross=True, added=("personalized", "style"))
     hidden = jnp.zeros((2, 4, 3, 16))
