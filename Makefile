@@ -4,6 +4,9 @@
 PYTHON ?= python3
 DEMO_DIR ?= .demo
 RUN := .venv/bin/python
+# Processes that test side by side: each compiles on about one core.
+WORKERS ?= 2
+PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help demo test slow test-all lint format clean
 
@@ -19,13 +22,13 @@ demo: .venv/.installed
 	$(RUN) -m moa_jax.toyworld.demo $(DEMO_DIR)
 
 test: lint
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 slow: .venv/.installed-test
-	$(RUN) -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-all: lint
-	$(RUN) -m pytest
+	$(PYTEST)
 
 lint: .venv/.installed-test
 	$(RUN) -m ruff check .
