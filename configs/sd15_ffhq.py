@@ -3,7 +3,8 @@
 Command:  python train.py configs/sd15_ffhq.py data.path=FFHQ
           FFHQ holds FastComposer's layout: <id[:5]>/<id>.{jpg,json,npy} and image_ids_train.txt.
 Hardware: 8 accelerators; the batch of 128 is 16 pictures on each.
-          Less memory: mesh.fsdp=8, model.remat=true, optimizer.accumulation=2 (or 4, 8).
+          Less memory: mesh.preset=fsdp, model.remat=true, optimizer.accumulation=2 (or 4, 8);
+          --plan v5e:2x4 says what that needs.
 Time:     150,000 steps; not yet measured.
 Result:   identity and prompt scores of FastComposer's protocol; not yet measured.
 """
