@@ -18,8 +18,9 @@ fi
 name=$1 zone=$2
 shift 2
 
-# train.py was preempted and saved what it could, or another host is gone (134: jax noticed first).
-again='75|134'
+# train.py was preempted (143: before its first step), or another host is gone (134: jax noticed
+# it first).
+again='75|134|143'
 commit=$(git rev-parse HEAD)
 repository=${REPOSITORY:-$(git remote get-url origin 2>/dev/null || true)}
 if [ -z "$repository" ]; then

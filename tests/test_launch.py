@@ -67,7 +67,7 @@ def test_a_tpu_vm_gets_this_commit_and_the_arguments_as_they_were_given(tmp_path
     assert r"train.py configs/toy.py data.path=/my\ data/x" in train
 
 
-@pytest.mark.parametrize(("codes", "starts", "ends"), [("75 134 0", 3, 0), ("75 2", 2, 2)])
+@pytest.mark.parametrize(("codes", "starts", "ends"), [("75 134 143 0", 4, 0), ("75 2", 2, 2)])
 def test_a_worker_starts_again_only_when_it_was_preempted(tmp_path, codes, starts, ends):
     launch(tmp_path, "tpu_vm.sh", "pod", "zone-a", "configs/toy.py")
     command = remote(calls(tmp_path, "gcloud")[1]).replace("sleep 30", "true")
@@ -83,7 +83,7 @@ def test_a_worker_starts_again_only_when_it_was_preempted(tmp_path, codes, start
     assert (tmp_path / "moa_jax/starts").read_text().count("start") == starts
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (75, True), (134, True), (2, False)])
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (75, True), (134, True), (143, True), (2, False)])
 def test_slurm_requeues_what_was_preempted(tmp_path, code, requeued):
     run = launch(tmp_path, "slurm.sbatch", "configs/toy.py", "a=b c", SRUN_CODE=str(code))
     assert run.returncode == code, run.stderr
@@ -117,7 +117,7 @@ def test_the_jobset_restarts_all_but_what_would_fail_again():
     (worker,) = job["spec"]["replicatedJobs"]
     work = worker["template"]["spec"]
     (rule,) = work["podFailurePolicy"]["rules"]
-    assert not {75, 134} & set(rule["onExitCodes"]["values"])
+    assert not {75, 134, 143} & set(rule["onExitCodes"]["values"])
     pod = work["template"]["spec"]
     (train,) = pod["containers"]
     assert train["name"] == rule["onExitCodes"]["containerName"]
