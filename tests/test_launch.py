@@ -83,7 +83,9 @@ def test_a_worker_starts_again_only_when_it_was_preempted(tmp_path, codes, start
     assert (tmp_path / "moa_jax/starts").read_text().count("start") == starts
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (75, True), (134, True), (143, True), (2, False)])
+@pytest.mark.parametrize(
+    ("code", "requeued"), [(0, False), (75, True), (134, True), (143, True), (2, False)]
+)
 def test_slurm_requeues_what_was_preempted(tmp_path, code, requeued):
     run = launch(tmp_path, "slurm.sbatch", "configs/toy.py", "a=b c", SRUN_CODE=str(code))
     assert run.returncode == code, run.stderr
