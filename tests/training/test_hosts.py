@@ -16,11 +16,11 @@ import pytest
 
 from moa_jax.errors import InputError
 from moa_jax.training import hosts
+from moa_jax.training.throughput import MEASURED
 from tests.training import several
 
 ROOT = Path(__file__).parents[2]
 DEVICES = 8  # over all processes, as in this one
-TIMES = ("step_seconds", "images_per_second")
 
 
 def start(processes, folder, preset, steps, pause=0.0):
@@ -81,7 +81,7 @@ def newest(folder):
 def curve(folder):
     """(steps, the numbers of each), times aside."""
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    numbers = [[entry[key] for key in sorted(entry) if key not in TIMES] for entry in entries]
+    numbers = [[entry[key] for key in sorted(entry) if key not in MEASURED] for entry in entries]
     return [entry["step"] for entry in entries], np.array(numbers)
 
 
