@@ -42,7 +42,7 @@ def test_a_run_may_move_to_the_packed_folder_and_resumes_on_the_next_record(both
 def test_hosts_share_a_packed_folder_without_overlap(both, tokenizer):
     source, folder = both
     whole = take(open_loader(source, tokenizer, 4), 3)
-    hosts = [take(open_loader(folder, tokenizer, 4, shard=(i, 2)), 3) for i in range(2)]
+    hosts = [take(open_loader(folder, tokenizer, 4, rows=range(i, 4, 2)), 3) for i in range(2)]
     for batch, *halves in zip(whole, *hosts, strict=True):
         for key in batch:
             woven = np.stack([half[key] for half in halves], axis=1)
