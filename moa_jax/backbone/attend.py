@@ -184,10 +184,11 @@ def select(
     return wanted if serves.get(wanted) else "xla" if length * context <= SCORES else "blocked"
 
 
-def choose_attend(name: Name, platform: str, mesh: Mesh | None = None) -> Attend:
+def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:
     """Give the function that the layers of a network attend with.
 
     Args:
+        name: one of `Name`.
         platform: of the devices: "cpu", "gpu" or "tpu".
         mesh: the devices that a program is split over, with the axes data, fsdp and tensor.
 
