@@ -13,7 +13,7 @@ PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 help:
 	@echo "make demo      install, then train and sample on a small world; pictures in $(DEMO_DIR)/"
 	@echo "make test      install the test extras, lint, run all but the slow tests"
-	@echo "make slow      run the slow tests (full-size models)"
+	@echo "make slow      run the slow tests (full-size models, many starts, TPU compilations)"
 	@echo "make test-all  lint, run every test"
 	@echo "make lint      check style and format;  make format mends both"
 	@echo "make clean     remove what these made, .venv too"
