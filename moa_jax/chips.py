@@ -24,16 +24,16 @@ class Chip:
     memory: float | None = None
 
 
-_GIB = 2.0**30
+GIB = 2.0**30
 
 # By the beginning of `jax.Device.device_kind`; the longest that fits counts.
 CHIPS: dict[str, Chip] = {
-    "TPU v4": Chip("v4", 275e12, 1228e9, 300e9, 30.75 * _GIB),
-    "TPU v5 lite": Chip("v5e", 197e12, 819e9, 200e9, 15.75 * _GIB),
-    "TPU v5e": Chip("v5e", 197e12, 819e9, 200e9, 15.75 * _GIB),
-    "TPU v5": Chip("v5p", 459e12, 2765e9, 600e9, 95.7 * _GIB),
-    "TPU v6": Chip("v6e", 918e12, 1640e9, 448e9, 31.24 * _GIB),
-    "TPU7x": Chip("tpu7x core", 1153e12, 3690e9, 600e9, 94.7 * _GIB),
+    "TPU v4": Chip("v4", 275e12, 1228e9, 300e9, 30.75 * GIB),
+    "TPU v5 lite": Chip("v5e", 197e12, 819e9, 200e9, 15.75 * GIB),
+    "TPU v5e": Chip("v5e", 197e12, 819e9, 200e9, 15.75 * GIB),
+    "TPU v5": Chip("v5p", 459e12, 2765e9, 600e9, 95.7 * GIB),
+    "TPU v6": Chip("v6e", 918e12, 1640e9, 448e9, 31.24 * GIB),
+    "TPU7x": Chip("tpu7x core", 1153e12, 3690e9, 600e9, 94.7 * GIB),
     "Tesla V100": Chip("V100", 125e12, 900e9, 150e9),
     "Tesla T4": Chip("T4", 65e12, 320e9, 16e9),
     "NVIDIA A100": Chip("A100", 312e12, 2039e9, 300e9),

@@ -14,10 +14,8 @@ from typing import Any
 
 import jax
 
-from moa_jax.chips import Chip
+from moa_jax.chips import GIB, Chip
 from moa_jax.training.collectives import Collective, array_bytes, array_types, collectives
-
-GIB = 2.0**30
 
 KERNEL = 'custom_call_target="tpu_custom_call"'
 

@@ -1,4 +1,4 @@
-"""The plan of a run: a row for each way to lay it over the chips, and what it would cost.
+"""The plan of a run: a column for each way to lay it over the chips, and what it would cost.
 
 A time here is what arithmetic, memory traffic and links need at least, each at its maker's peak;
 the largest of them bounds the speed from above. Real runs are slower. Nothing was measured on

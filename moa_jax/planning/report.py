@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Column, Table
 
-from moa_jax.planning.compiled import GIB
+from moa_jax.chips import GIB
 from moa_jax.planning.plan import Plan
 
 NOTE = (

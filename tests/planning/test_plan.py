@@ -8,10 +8,10 @@ import pytest
 
 import sample
 import train
-from moa_jax.chips import CHIPS
+from moa_jax.chips import CHIPS, GIB
 from moa_jax.errors import InputError
 from moa_jax.planning import topology
-from moa_jax.planning.compiled import GIB, Usage
+from moa_jax.planning.compiled import Usage
 from moa_jax.planning.plan import Plan, check_presets, largest_batch
 from moa_jax.planning.report import as_json, notes, table
 from moa_jax.training.collectives import Collective
