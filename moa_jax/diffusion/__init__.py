@@ -1,12 +1,16 @@
 """Diffusion as functions of a denoiser: noise schedule, samplers, guidance. Knows no networks."""
 
 from moa_jax.diffusion.ddim import ddim
-from moa_jax.diffusion.guidance import classifier_free_guidance
+from moa_jax.diffusion.ddpm import ddpm
+from moa_jax.diffusion.dpm_solver import dpm_solver_pp_2m
+from moa_jax.diffusion.euler import euler
+from moa_jax.diffusion.euler_ancestral import euler_ancestral
+from moa_jax.diffusion.guidance import classifier_free_guidance, over_steps
+from moa_jax.diffusion.inversion import ddim_inversion, ends_of_steps
+from moa_jax.diffusion.plans import SAMPLERS, make_plan, sampler_of
 from moa_jax.diffusion.sampling import Denoiser, Sampler, sample
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
-
-# A sampler's name on the command line -> (schedule, num_inference_steps, ...) -> Sampler.
-SAMPLERS = {"ddim": ddim}
+from moa_jax.diffusion.unipc import unipc
 
 __all__ = [
     "SAMPLERS",
@@ -16,6 +20,16 @@ __all__ = [
     "add_noise",
     "classifier_free_guidance",
     "ddim",
+    "ddim_inversion",
+    "ddpm",
+    "dpm_solver_pp_2m",
+    "ends_of_steps",
+    "euler",
+    "euler_ancestral",
+    "make_plan",
+    "over_steps",
     "sample",
+    "sampler_of",
     "training_target",
+    "unipc",
 ]

@@ -1,18 +1,22 @@
 """DDIM (Song et al., 2010.02502): first-order steps, deterministic at eta 0, DDPM's noise at eta 1.
 
 Every quantity of Eq. 12 is linear in the latents, the prediction and fresh noise, whatever the
-network predicts; so a step is three coefficients, worked out in float64 beforehand.
+network predicts; so a step is three coefficients, worked out in float64 beforehand. DDPM, Euler
+and ancestral Euler are the same formula between other levels: `steps_between`.
 """
 
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from moa_jax.diffusion.levels import Levels, ddim_levels
 from moa_jax.diffusion.sampling import Sampler, normal_like
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.errors import InputError
 
 
-def ddim(schedule: NoiseSchedule, num_inference_steps: int, eta: float = 0.0) -> Sampler:
+def ddim(
+    schedule: NoiseSchedule, num_inference_steps: int, eta: float = 0.0, *, skip: int = 0
+) -> Sampler:
     """Plan DDIM steps.
 
     Each step leads to the timestep that really comes next. diffusers' DDIMScheduler subtracts a
@@ -22,24 +26,38 @@ def ddim(schedule: NoiseSchedule, num_inference_steps: int, eta: float = 0.0) ->
     Args:
         num_inference_steps: 1 to the schedule's length.
         eta: share of DDPM's noise put back at each step, 0 to 1.
+        skip: how many of the first steps to leave out.
 
     Raises:
-        InputError: `num_inference_steps` or `eta` out of range.
+        InputError: an argument out of range.
     """
     if not 0.0 <= eta <= 1.0:
         raise InputError(f"eta={eta} must lie between 0 (deterministic) and 1 (DDPM)")
-    timesteps = schedule.inference_timesteps(num_inference_steps)
-    alphas = schedule.alphas_cumprod[timesteps]
-    following = np.append(alphas[1:], schedule.final_alpha_cumprod)
+    levels = ddim_levels(schedule, num_inference_steps, schedule.final_alpha_cumprod)
+    return steps_between(schedule, levels.without_first(skip), eta)
+
+
+def steps_between(
+    schedule: NoiseSchedule, levels: Levels, eta: float, init_noise_sigma: float = 1.0
+) -> Sampler:
+    """Plan first-order steps from each level to the next.
+
+    Args:
+        eta: 0 follows the probability-flow ODE, 1 the ancestral process.
+    """
+    signals, alphas = levels.signals[:-1], levels.signals[:-1] ** 2
+    following = levels.signals[1:] ** 2
     # Source: DDIM, Eq. 16 (sigma) and Eq. 12 (the step).
     variance = eta**2 * (1.0 - following) / (1.0 - alphas) * (1.0 - alphas / following)
     direction = np.sqrt(np.maximum(1.0 - following - variance, 0.0))
-    clean, noise = schedule.clean_and_noise(timesteps)
-    latents, prediction = np.sqrt(following) * clean + direction * noise
+    clean, noise = schedule.clean_and_noise(levels.timesteps, signals)
+    latents, prediction = levels.signals[1:] * clean + direction * noise
     coefficients = {"latents": latents, "prediction": prediction}
     if eta > 0.0:
         coefficients["fresh_noise"] = np.sqrt(variance)
-    return Sampler(timesteps, coefficients, _step)
+    return Sampler(
+        levels.timesteps, levels.signals, coefficients, _step, init_noise_sigma=init_noise_sigma
+    )
 
 
 def _step(

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from moa_jax.errors import InputError
 
@@ -28,14 +28,15 @@ class NoiseSchedule:
     Attributes:
         alphas_cumprod: share of the picture's variance that is left at each timestep, in [0, 1].
         prediction_type: what the network gives, one of PREDICTION_TYPES.
-        spacing: how inference timesteps are laid over the schedule, one of SPACINGS.
+        spacing: how inference timesteps are laid over the schedule, one of SPACINGS; None: as each
+            sampler has it by default.
         steps_offset: added to the timesteps of leading spacing.
         set_alpha_to_one: whether sampling ends at the clean picture, or at timestep 0's noise.
     """
 
     alphas_cumprod: Float[np.ndarray, " T"]
     prediction_type: str = "epsilon"
-    spacing: str = "leading"
+    spacing: str | None = None
     steps_offset: int = 0
     set_alpha_to_one: bool = True
 
@@ -60,7 +61,8 @@ class NoiseSchedule:
         return cls(
             alphas_cumprod,
             prediction_type=_choice(config, "prediction_type", PREDICTION_TYPES, "epsilon"),
-            spacing=_choice(config, "timestep_spacing", SPACINGS, "leading"),
+            spacing=config.get("timestep_spacing")
+            and _choice(config, "timestep_spacing", SPACINGS, "leading"),
             steps_offset=_number(config, "steps_offset", 0, 0, len(alphas_cumprod) - 1, int),
             set_alpha_to_one=bool(config.get("set_alpha_to_one", True)),
         )
@@ -75,13 +77,32 @@ class NoiseSchedule:
         """`alphas_cumprod` of the picture that sampling ends with."""
         return 1.0 if self.set_alpha_to_one else float(self.alphas_cumprod[0])
 
-    def inference_timesteps(self, num_inference_steps: int) -> Int[np.ndarray, " n"]:
+    @property
+    def sigmas(self) -> Float[np.ndarray, " T"]:
+        """Noise to signal at each timestep: sigma of `x_0 + sigma * noise`.
+
+        Finite at zero signal-to-noise too, where samplers that work in sigmas need a number: they
+        take a share of 2^-24 of the variance for none, as diffusers' do.
+        """
+        alphas = np.where(self.alphas_cumprod == 0.0, 2.0**-24, self.alphas_cumprod)
+        return np.sqrt((1.0 - alphas) / alphas)
+
+    def inference_timesteps(
+        self, num_inference_steps: int, spacing: str = "leading", leave_cleanest: bool = False
+    ) -> Int[np.ndarray, " n"]:
         """Choose the timesteps to sample at, from the noisiest down, all different.
 
-        Two corners differ from diffusers on purpose: a single linspace step is at the last
-        timestep, not at 0, and where `steps_offset` would lead past the last timestep it gives way.
+        Three corners differ from diffusers on purpose: a single linspace step is at the last
+        timestep, not at 0; where `steps_offset` would lead past the last timestep it gives way; and
+        `leave_cleanest` does nothing where as many steps are asked for as the schedule has.
 
         Source: Common Diffusion Noise Schedules and Sample Steps are Flawed (2305.08891), Table 2.
+
+        Args:
+            num_inference_steps: 1 to the schedule's length.
+            spacing: one of SPACINGS, for a schedule that has none of its own.
+            leave_cleanest: leading and linspace spacing lay one point more, and leave out the
+                cleanest: the steps of DPM-Solver end before timestep 0.
 
         Raises:
             InputError: fewer than 1 step or more than the schedule has.
@@ -91,17 +112,25 @@ class NoiseSchedule:
             raise InputError(
                 f"num_inference_steps={n} must lie between 1 and {last + 1}, the schedule's length"
             )
-        if self.spacing == "linspace":
-            return np.linspace(last, 0, n).round().astype(np.int64)
-        if self.spacing == "trailing":
-            return np.round((last + 1) * (1.0 - np.arange(n) / n)).astype(np.int64) - 1
-        timesteps = np.arange(n)[::-1] * ((last + 1) // n)
+        spacing, points = self.spacing or spacing, min(n + leave_cleanest, last + 1)
+        # Written so that halves are rounded as in diffusers, whose pictures are to come out.
+        if spacing == "linspace":
+            timesteps = np.linspace(0, last, points) if points > 1 else np.array([last])
+            return timesteps.round().astype(np.int64)[::-1][:n]
+        if spacing == "trailing":  # the range may give one too many, at 0
+            return np.arange(last + 1, 0, -(last + 1) / n).round().astype(np.int64)[:n] - 1
+        timesteps = np.arange(points)[::-1][:n] * ((last + 1) // points)
         return timesteps + min(self.steps_offset, last - int(timesteps[0]))
 
     def clean_and_noise(
-        self, timesteps: Int[np.ndarray, " n"]
+        self, timesteps: Num[np.ndarray, " n"], signals: Float[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, "2 n"], Float[np.ndarray, "2 n"]]:
         """Express the clean picture and the noise by what a sampler has at hand.
+
+        Args:
+            timesteps: what the network is asked.
+            signals: share of the picture in its latents; the schedule's own, or what a sampler
+                takes for it between two timesteps.
 
         Returns:
             `(a, b)` and `(c, d)` such that at each timestep `clean = a * latents + b * prediction`
@@ -110,20 +139,19 @@ class NoiseSchedule:
         Raises:
             InputError: the network predicts noise at a timestep that has nothing but noise.
         """
-        alphas = self.alphas_cumprod[timesteps]
-        signal, sigma = np.sqrt(alphas), np.sqrt(1.0 - alphas)
-        zero, one = np.zeros_like(signal), np.ones_like(signal)
+        sigma = np.sqrt(1.0 - signals**2)
+        zero, one = np.zeros_like(signals), np.ones_like(signals)
         if self.prediction_type == "v_prediction":
-            return np.stack([signal, -sigma]), np.stack([sigma, signal])
+            return np.stack([signals, -sigma]), np.stack([sigma, signals])
         if self.prediction_type == "sample":
-            return np.stack([zero, one]), np.stack([1.0 / sigma, -signal / sigma])
-        if (alphas == 0.0).any():
+            return np.stack([zero, one]), np.stack([1.0 / sigma, -signals / sigma])
+        if (self.alphas_cumprod[np.floor(timesteps).astype(np.int64)] == 0.0).any():
             raise InputError(
                 "prediction_type='epsilon' cannot start at zero signal-to-noise, where "
-                f"rescale_betas_zero_snr and timestep_spacing={self.spacing!r} lead: "
-                "use 'leading' spacing or a v_prediction checkpoint"
+                "rescale_betas_zero_snr leads with this sampler's timesteps: "
+                "use timestep_spacing='leading' or a v_prediction checkpoint"
             )
-        return np.stack([1.0 / signal, -sigma / signal]), np.stack([zero, one])
+        return np.stack([1.0 / signals, -sigma / signals]), np.stack([zero, one])
 
 
 def add_noise(

@@ -35,7 +35,7 @@ CONFIGS = {
 def test_base_models_load():
     sd15, sd21 = NoiseSchedule.from_config(SD15), NoiseSchedule.from_config(SD21)
     assert (sd15.prediction_type, sd21.prediction_type) == ("epsilon", "v_prediction")
-    assert sd15.spacing == "leading" and sd15.steps_offset == 1
+    assert sd15.spacing is None and sd15.steps_offset == 1
     assert sd15.final_alpha_cumprod == sd15.alphas_cumprod[0]
     # 1 - beta_start, and the product's end as the models' papers have it: sqrt of it is 0.0683.
     assert sd15.alphas_cumprod[0] == pytest.approx(1 - 0.00085)
@@ -116,7 +116,9 @@ def test_the_target_gives_back_the_clean_latents_and_the_noise(prediction_type):
     arguments = [jnp.asarray(array) for array in (clean, noise, timesteps)]
     noisy = np.asarray(add_noise(schedule, *arguments))
     target = np.asarray(training_target(schedule, *arguments))
-    for expected, (a, b) in zip((clean, noise), schedule.clean_and_noise(timesteps), strict=True):
+    signals = np.sqrt(schedule.alphas_cumprod[timesteps])
+    weights = schedule.clean_and_noise(timesteps, signals)
+    for expected, (a, b) in zip((clean, noise), weights, strict=True):
         found = a[:, None, None, None] * noisy + b[:, None, None, None] * target
         # float32 noisy latents over sqrt(alphas_cumprod[999]) = 0.07 or sigma_1 = 0.04.
         np.testing.assert_allclose(found, expected, atol=2e-5)

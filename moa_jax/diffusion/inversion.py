@@ -1,0 +1,82 @@
+"""DDIM inversion: a clean picture's latents led back to the noise that DDIM draws them from.
+
+DDIM's deterministic steps read backwards (Song et al., 2010.02502, Sec. 4.3; Dhariwal and Nichol,
+2105.05233, Sec. F). A step `y = a x + b f(x, t)` asks the network at the very point x that is
+looked for, so `x = (y - b f(x, t)) / a` is solved by fixed-point iteration (AIDI, 2309.04907,
+Sec. 3; ReNoise, 2403.14602, Sec. 3).
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from moa_jax.diffusion.ddim import ddim
+from moa_jax.diffusion.sampling import Sampler
+from moa_jax.diffusion.schedule import NoiseSchedule
+from moa_jax.errors import InputError
+
+
+def ddim_inversion(
+    schedule: NoiseSchedule, num_inference_steps: int, iterations: int = 3
+) -> Sampler:
+    """Plan the steps of `ddim(schedule, num_inference_steps)` backwards, from the picture to noise.
+
+    A step is `iterations` rows, all at the timestep it leads to; `ends_of_steps` tells which row is
+    a step's last. The first guess of a step is the point it starts from, so one iteration is what
+    is usually called DDIM inversion. Each further one multiplies what is left of the error by about
+    |b / a| times the network's slope in x: it shrinks with shorter steps, and does not converge
+    where that product is over 1, as strong guidance can make it.
+
+    Args:
+        num_inference_steps: 1 to the schedule's length.
+        iterations: how often the network is asked in each step.
+
+    Raises:
+        InputError: an argument out of range, or a checkpoint whose steps have no way back.
+    """
+    if iterations < 1:
+        raise InputError(f"iterations={iterations}: each step asks the network once or more")
+    if schedule.prediction_type == "sample":
+        # Near the clean picture such a step is nearly its prediction, and b / a has no bound.
+        raise InputError(
+            "prediction_type='sample' cannot be inverted, the iteration diverges: use an epsilon "
+            "or v_prediction checkpoint"
+        )
+    forwards = ddim(schedule, num_inference_steps)
+    shrink, push = (forwards.coefficients[name][::-1] for name in ("latents", "prediction"))
+    if (np.abs(shrink) < 1e-6).any():
+        raise InputError(
+            f"num_inference_steps={num_inference_steps}: one step from nothing but noise to the "
+            "clean picture forgets where it came from, so there is no way back; take 2 or more"
+        )
+    tables = {
+        "start": 1.0 / shrink,
+        "prediction": -push / shrink,
+        "timesteps": forwards.timesteps[::-1],
+        "signals": forwards.signals[-2::-1],
+    }
+    rows = {name: np.repeat(table, iterations) for name, table in tables.items()}
+    timesteps, signals = rows.pop("timesteps"), rows.pop("signals")
+    rows["ends"] = np.tile(np.arange(iterations) == iterations - 1, num_inference_steps) * 1.0
+    # A guess has the noise level of the step's end, whichever iteration it is.
+    return Sampler(timesteps, np.append(forwards.signals[-1], signals), rows, _step, lambda x: x)
+
+
+def ends_of_steps(inversion: Sampler) -> Int[np.ndarray, " n"]:
+    """Give the rows of a `ddim_inversion` after which the latents are a finished step's.
+
+    They lie at the plan's timesteps of these rows, which are DDIM's own from the last to the first.
+    """
+    return np.flatnonzero(inversion.coefficients["ends"])
+
+
+def _step(
+    latents: Float[Array, "B H W C"],
+    prediction: Float[Array, "B H W C"],
+    carry: Float[Array, "B H W C"],
+    row: dict[str, Float[Array, ""]],
+    keys: Key[Array, " B"],
+) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W C"]]:
+    """Guess anew from the point that the step starts from, which the carry keeps."""
+    guess = row["start"] * carry + row["prediction"] * prediction
+    return guess, jnp.where(row["ends"] > 0.0, guess, carry)

@@ -1,0 +1,142 @@
+"""Samplers by name: the names a command line takes, and those that diffusers' files give them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from moa_jax.diffusion.ddim import ddim
+from moa_jax.diffusion.ddpm import ddpm
+from moa_jax.diffusion.dpm_solver import dpm_solver_pp_2m
+from moa_jax.diffusion.euler import euler
+from moa_jax.diffusion.euler_ancestral import euler_ancestral
+from moa_jax.diffusion.sampling import Sampler
+from moa_jax.diffusion.schedule import NoiseSchedule
+from moa_jax.diffusion.unipc import unipc
+from moa_jax.errors import InputError
+
+# A sampler's name on the command line -> (schedule, num_inference_steps, *, skip, ...) -> Sampler.
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "euler": euler,
+    "euler_a": euler_ancestral,
+    "dpm++2m": dpm_solver_pp_2m,
+    "unipc": unipc,
+}
+
+# diffusers' class -> our name, and the settings of its file that we have, where it has a choice.
+_TO_CLEAN = {"final_sigmas_type": ("zero",)}
+_OWN_SPREAD = {"use_exponential_sigmas": (False, None), "use_beta_sigmas": (False, None)}
+_WHOLE_RANGE = {"sigma_min": (None,), "sigma_max": (None,)}
+_CLASSES: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
+    "DDIMScheduler": ("ddim", {}),
+    "DDPMScheduler": ("ddpm", {"variance_type": ("fixed_small",)}),
+    "EulerDiscreteScheduler": (
+        "euler",
+        {"interpolation_type": ("linear",), "timestep_type": ("discrete",)}
+        | (_TO_CLEAN | _OWN_SPREAD | _WHOLE_RANGE),
+    ),
+    "EulerAncestralDiscreteScheduler": ("euler_a", {}),
+    "DPMSolverMultistepScheduler": (
+        "dpm++2m",
+        # "deis" and the like are what diffusers itself reads as these two.
+        {"algorithm_type": ("dpmsolver++", "deis"), "solver_order": (2,)}
+        | {"solver_type": ("midpoint", "logrho", "bh1", "bh2"), "use_lu_lambdas": (False, None)}
+        | (_TO_CLEAN | _OWN_SPREAD),
+    ),
+    "UniPCMultistepScheduler": (
+        "unipc",
+        {"solver_order": (2,), "solver_type": ("bh2", "midpoint", "heun", "logrho")}
+        | {"predict_x0": (True,), "lower_order_final": (True,), "disable_corrector": ([], None)}
+        | {"solver_p": (None,)}
+        | (_TO_CLEAN | _OWN_SPREAD | _WHOLE_RANGE),
+    ),
+}
+# diffusers' classes that have no counterpart here -> the sampler that is most like them.
+_NEAREST = {
+    "CMStochasticIterativeScheduler": "euler_a",
+    "DDIMInverseScheduler": "ddim",
+    "DDIMParallelScheduler": "ddim",
+    "DDPMParallelScheduler": "ddpm",
+    "DEISMultistepScheduler": "dpm++2m",
+    "DPMSolverMultistepInverseScheduler": "dpm++2m",
+    "DPMSolverSDEScheduler": "euler_a",
+    "DPMSolverSinglestepScheduler": "dpm++2m",
+    "EDMDPMSolverMultistepScheduler": "dpm++2m",
+    "EDMEulerScheduler": "euler",
+    "HeunDiscreteScheduler": "dpm++2m",
+    "IPNDMScheduler": "dpm++2m",
+    "KDPM2AncestralDiscreteScheduler": "euler_a",
+    "KDPM2DiscreteScheduler": "dpm++2m",
+    "LCMScheduler": "euler_a",
+    "LMSDiscreteScheduler": "dpm++2m",
+    "PNDMScheduler": "unipc",
+    "SASolverScheduler": "unipc",
+    "TCDScheduler": "ddim",
+}
+
+
+def make_plan(
+    name: str,
+    schedule: NoiseSchedule,
+    num_inference_steps: int,
+    *,
+    skip: int = 0,
+    karras: bool = False,
+    eta: float | None = None,
+) -> Sampler:
+    """Plan the steps of a sampler of SAMPLERS.
+
+    Args:
+        num_inference_steps: 1 to the schedule's length.
+        skip: how many of the first steps to leave out.
+        karras: spread the noise levels as Karras et al. (2206.00364) do.
+        eta: share of DDPM's noise put back at each step, 0 to 1; None: the sampler's own.
+
+    Raises:
+        InputError: no such sampler, an option it does not have, or a value out of range.
+    """
+    if name not in SAMPLERS:
+        raise InputError(f"sampler={name!r}: must be one of {', '.join(SAMPLERS)}")
+    given = {"karras": karras or None, "eta": eta}
+    options = {option: value for option, value in given.items() if value is not None}
+    for option, value in options.items():
+        takers = [each for each in SAMPLERS if _takes(each, option)]
+        if name not in takers:
+            raise InputError(
+                f"sampler={name!r} does not take {option}={value}; {', '.join(takers)} "
+                f"{'do' if len(takers) > 1 else 'does'}"
+            )
+    return SAMPLERS[name](schedule, num_inference_steps, skip=skip, **options)
+
+
+def sampler_of(config: Mapping[str, Any]) -> tuple[str, bool]:
+    """Tell which sampler a diffusers `scheduler_config.json` names, and whether with `karras`.
+
+    Raises:
+        InputError: none that is here, with the one that is most like it.
+    """
+    found = config.get("_class_name")
+    if found in _NEAREST:
+        raise InputError(
+            f"scheduler_config: {found} is not supported; the nearest sampler that is: "
+            f"{_NEAREST[found]}"
+        )
+    if found not in _CLASSES:
+        raise InputError(
+            f"scheduler_config: _class_name={found!r} is not a known scheduler; supported are "
+            f"{', '.join(_CLASSES)}: choose one of {', '.join(SAMPLERS)} by name"
+        )
+    name, settings = _CLASSES[found]
+    for key, supported in settings.items():
+        if key in config and config[key] not in supported:
+            raise InputError(
+                f"scheduler_config: {found} with {key}={config[key]!r} is not supported; only "
+                f"{supported[0]!r} is, which --sampler {name} takes"
+            )
+    karras = bool(config.get("use_karras_sigmas"))
+    return name, karras and _takes(name, "karras")
+
+
+def _takes(name: str, option: str) -> bool:
+    return option in inspect.signature(SAMPLERS[name]).parameters
