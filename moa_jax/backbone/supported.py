@@ -9,6 +9,9 @@ from typing import Any
 
 from moa_jax.errors import InputError
 
+# Which kind of Stable Diffusion attends to a context (text) of this width.
+STABLE_DIFFUSION_OF_WIDTH = {768: "1.x", 1024: "2.x", 2048: "XL"}
+
 
 def require_supported(
     network: str,

@@ -1,4 +1,4 @@
-"""`config.json` of Stable Diffusion 1.5 and 2.1 and of CLIP ViT-L/14, as their folders hold it.
+"""`config.json` of Stable Diffusion 1.5 and 2.1, their ControlNets and CLIP ViT-L/14, as published.
 
 Keys that an older library wrote, and those it did not know yet, are part of the test.
 """
@@ -51,6 +51,42 @@ UNET_SD21 = {
     "only_cross_attention": False,
     "out_channels": 4,
     "sample_size": 96,
+    "upcast_attention": True,
+    "use_linear_projection": True,
+}
+
+CONTROLNET_SD15 = {
+    "_class_name": "ControlNetModel",
+    "_diffusers_version": "0.14.0.dev0",
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    **_LEVELS,
+    "class_embed_type": None,
+    "conditioning_embedding_out_channels": [16, 32, 96, 256],
+    "controlnet_conditioning_channel_order": "rgb",
+    "cross_attention_dim": 768,
+    "down_block_types": _UNET_BLOCKS["down_block_types"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "projection_class_embeddings_input_dim": None,
+    "resnet_time_scale_shift": "default",
+    "upcast_attention": False,
+    "use_linear_projection": False,
+}
+
+CONTROLNET_SD21 = {
+    **CONTROLNET_SD15,
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "global_pool_conditions": False,
     "upcast_attention": True,
     "use_linear_projection": True,
 }

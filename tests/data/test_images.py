@@ -4,7 +4,7 @@ import skimage.data
 from PIL import Image
 
 from moa_jax.data import images
-from moa_jax.data.images import load_image, load_mask
+from moa_jax.data.images import load_image, load_mask, prepare_control_image
 from moa_jax.errors import InputError
 
 
@@ -109,3 +109,24 @@ def test_masks_of_every_kind(tmp_path, draw):
 def test_a_black_mask_is_empty(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "mask.png")
     assert not load_mask(tmp_path / "mask.png").any()
+
+
+def test_a_control_picture_is_resized_as_diffusers_does(tmp_path):
+    torch = pytest.importorskip("torch")
+    from diffusers.image_processor import VaeImageProcessor
+
+    values = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
+    picture = Image.fromarray(values)
+    processor = VaeImageProcessor(do_convert_rgb=True, do_normalize=False)
+    expected = processor.preprocess(picture, height=24, width=64)
+    ours = prepare_control_image(picture, width=64, height=24)
+    assert (ours.shape, ours.dtype) == ((24, 64, 3), np.float32)
+    assert torch.equal(torch.tensor(ours).movedim(-1, 0)[None], expected)
+    picture.save(tmp_path / "edges.png")
+    for file in (str(tmp_path / "edges.png"), tmp_path / "edges.png"):
+        np.testing.assert_array_equal(prepare_control_image(file, 64, 24), ours)
+
+
+def test_a_control_picture_lies_on_white():
+    black = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    np.testing.assert_array_equal(prepare_control_image(black, 4, 4), np.ones((4, 4, 3)))
