@@ -27,9 +27,10 @@ from moa_jax.data.loader import Loader, make_loader
 from moa_jax.data.records import open_records
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.errors import InputError
+from moa_jax.loading import choose_dtype
 from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import Identity, MoaCard, learning_mask, load_moa, save_moa
-from moa_jax.pipeline import Pipeline, choose_dtype
+from moa_jax.pipeline import Pipeline
 from moa_jax.training import hosts
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.encoding import check_encoded, ensure_encoded

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -28,12 +29,17 @@ class Request(NamedTuple):
         negative_ids: "B S" int32, what guidance leads away from.
         subject_images: "B K h w 3" uint8, at the image encoder's size.
         subject_tokens: "B K" int32, position of each subject's word; S for no subject.
+        subject_features: "B K F", the subjects' image features, in whose place no picture is then
+            looked at; None: those of `subject_images`.
+        text: "B S D", the prompts' embeddings; None: those of `input_ids`.
     """
 
     input_ids: Any
     negative_ids: Any
     subject_images: Any
     subject_tokens: Any
+    subject_features: Any = None
+    text: Any = None
 
 
 def make_request(
@@ -68,7 +74,12 @@ def make_request(
 
 def repeat(request: Request, count: int) -> Request:
     """Ask for every row `count` times."""
-    return Request(*(np.repeat(array, count, axis=0) for array in request))
+    return jax.tree.map(lambda array: np.repeat(array, count, axis=0), request)
+
+
+def stack(requests: Sequence[Request]) -> Request:
+    """Join requests of one shape to a batch, a row after the other."""
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *requests)
 
 
 def _check_subjects(markers: int, subjects: int, max_subjects: int) -> None:

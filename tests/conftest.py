@@ -19,9 +19,11 @@ import pytest
 
 from moa_jax.toyworld.tokenizer import write_tokenizer
 from tests.backbone.parity import randomize
+from tests.personal import moa_folder, personal, plain
 from tests.photographs import ffhq, imagefolder, photographs, save_rows, small, tokenizer
 
 __all__ = ["ffhq", "imagefolder", "photographs", "save_rows", "small", "tokenizer"]  # fixtures
+__all__ += ["moa_folder", "personal", "plain"]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))

@@ -6,58 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from moa_jax import Pipeline
-from moa_jax.config import Config, MethodConfig
+from moa_jax.control import Control
 from moa_jax.data.captions import IMAGE_MARKER
 from moa_jax.errors import InputError
-from moa_jax.generation import denoiser
-from moa_jax.method.model import build
-from moa_jax.method.weights import Identity, MoaCard, learning_mask, save_moa
+from moa_jax.generation import Networks, denoiser
 from moa_jax.request import make_request
-
-PROMPT = "a man in the snow"
-MARKED = f"a man {IMAGE_MARKER} and a woman {IMAGE_MARKER} in the snow"
-
-
-def portrait(seed, size=(40, 56)):
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    return Image.fromarray(noise)
-
-
-@pytest.fixture(scope="module")
-def plain(tiny_folder):
-    return Pipeline.from_pretrained(tiny_folder)
-
-
-@pytest.fixture(scope="module")
-def moa_folder(plain, tmp_path_factory):
-    """MoA weights with routers and experts drawn at random, as training might have left them."""
-    method = MethodConfig(image_encoder_layers=1, fourier_features=8, max_subjects=2)
-    _, params = build(plain.base, method, dtype=jnp.float32, key=jax.random.key(1))
-    mask = learning_mask(params, method)
-    random = np.random.default_rng(0)
-    trained = jax.tree.map(
-        lambda leaf, learns: (
-            leaf + 0.3 * random.standard_normal(leaf.shape, np.float32) if learns else None
-        ),
-        params,
-        mask,
-    )
-    folder = tmp_path_factory.mktemp("moa")
-    card = MoaCard(Config(method=method), Identity.of(plain.base), step=7)
-    save_moa(folder, trained, card)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def personal(tiny_folder, moa_folder):
-    return Pipeline.from_pretrained(tiny_folder, moa_folder)
-
-
-def pixels(result):
-    return np.stack([np.asarray(image, np.int16) for image in result.images])
+from moa_jax.settings import Steering
+from tests.personal import MARKED, PROMPT, pixels, portrait
 
 
 @pytest.mark.parametrize(
@@ -97,6 +54,7 @@ def test_text_to_image_is_diffusers(folder, guidance, size, negative, request):
         height=size[0],
         width=size[1],
         latents=latents,
+        sampler="ddim",
     )
     assert np.asarray(expected.images[0]).std() > 5, "a flat picture would prove nothing"
     difference = np.abs(pixels(drawn) - pixels(expected))
@@ -153,9 +111,9 @@ def test_guidance_leads_away_from_a_prompt_without_subjects(personal):
 
     @jax.jit
     def predict(request):
-        arguments = (personal.base, personal.model, personal.params, request)
-        prediction, _ = denoiser(*arguments, guided=True)(latents, jnp.array([500, 500]))
-        return prediction
+        networks, steering = Networks(personal.base, personal.model), Steering(jnp.full(1, 5.0))
+        denoise = denoiser(networks, personal.params, request, steering)
+        return denoise(latents, jnp.array([500, 500]), 0)[0]
 
     def halves(*subjects):
         options = {"image_size": 32, "max_subjects": 2}
@@ -220,7 +178,12 @@ def test_a_prompt_too_long_is_a_warning_that_quotes_what_is_lost(plain):
         ({"width": 0}, "width=0"),
         ({"num_inference_steps": 0}, "num_inference_steps=0"),
         ({"num_images": 0}, "num_images=0"),
-        ({"sampler": "euler"}, "sampler='euler': must be one of ddim"),
+        ({"sampler": "heun"}, "sampler='heun': must be one of ddim"),
+        ({"karras": True, "sampler": "ddim"}, "does not take karras=True"),
+        ({"guidance_rescale": 2.0}, "guidance_rescale=2.0"),
+        ({"guidance_interval": (0.5, 0.2)}, "needs 0 <= start < end <= 1"),
+        ({"moa_strength": -1.0}, "moa_strength=-1.0"),
+        ({"controls": [Control("nowhere.png")]}, "1 control(s) are given and 0 ControlNet(s)"),
         ({"latents": np.zeros((1, 4, 4, 4), np.float32)}, "need (1, 8, 8, 4)"),
         ({"prompt": f"a man {IMAGE_MARKER}", "subjects": ["nowhere.png"]}, "nowhere.png"),
     ],

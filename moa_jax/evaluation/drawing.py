@@ -14,11 +14,13 @@ from PIL import Image
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.evaluation.protocol import Protocol, Trial, references
-from moa_jax.generation import decode
+from moa_jax.generation import decode, encode
 from moa_jax.pipeline import Pipeline
-from moa_jax.request import Request, make_request
+from moa_jax.request import Request, make_request, stack
+from moa_jax.settings import Settings
 
 BATCH = 24  # pictures a call
+SAMPLER = "ddim"
 MAX_PEOPLE = 2
 
 Pictures = UInt8[np.ndarray, "n 64 64 3"]
@@ -53,16 +55,17 @@ def _draw(
     side = pipeline.base.unet.config["sample_size"]
     shape = (side, side, pipeline.base.vae.module.config.latent_channels)
     start = jax.random.key(protocol.seed)
+    settings = Settings(protocol.steps, SAMPLER, protocol.guidance_scale)
     pictures = []
     for first in range(0, len(trials), BATCH):
         batch = trials[first : first + BATCH]
         padded = batch + batch[-1:] * (BATCH - len(batch))
         rows = [_request(pipeline, trial) for trial in padded]
-        request = Request(*(np.concatenate(arrays) for arrays in zip(*rows, strict=True)))
+        request = stack(rows)
         noises = jnp.array([trial.noise for trial in padded])
         keys = jax.vmap(partial(jax.random.fold_in, start))(noises)
         latents = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        result = pipeline.draw(request, latents, keys, protocol.steps, protocol.guidance_scale)
+        result = pipeline.draw(request, latents, keys, settings)
         pictures += [np.asarray(image) for image in result.images[: len(batch)]]
         if on_batch:
             on_batch(len(pictures), len(trials))
@@ -96,9 +99,7 @@ def through_vae(base: StableDiffusion, pictures: Pictures) -> Pictures:
 
     @jax.jit
     def once(batch: jax.Array) -> jax.Array:
-        pixels = batch.astype(jnp.float32) / 127.5 - 1
-        latents, _ = base.vae.module.apply({"params": base.vae.params}, pixels, method="encode")
-        return decode(base, params, latents * base.vae.module.config.scaling_factor)
+        return decode(base, params, encode(base, params, batch))
 
     padded = np.concatenate([pictures, np.repeat(pictures[-1:], -len(pictures) % BATCH, axis=0)])
     batches = [once(padded[i : i + BATCH]) for i in range(0, len(padded), BATCH)]

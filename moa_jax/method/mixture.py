@@ -23,6 +23,7 @@ class ExpertContext(Protocol):
     """What a mixture's cross-attention needs of its context."""
 
     tokens: Int[Array, "B K"]
+    strength: Float[Array, " blocks"] | None  # see `turn`, for each transformer block
 
     def for_experts(self, block: int) -> Sequence[Float[Array, "B S D"]]:
         """Give each expert, prior first, what it attends to in a transformer block."""
@@ -48,6 +49,25 @@ def mix(
         for expert, output in enumerate(outputs)
     ]
     return sum(weighted[1:], weighted[0]).astype(outputs[0].dtype)
+
+
+def turn(
+    routing: Float[Array, "B H W E"], strength: float | Float[Array, ""]
+) -> Float[Array, "B H W E"]:
+    """Turn the added experts up or down; the prior takes what they leave.
+
+    Ours, not the paper's: a dial for whoever draws.
+
+    Args:
+        routing: weights in [0, 1] that sum to one over the experts.
+        strength: what the added experts' weights are multiplied by, at least 0: 0 is the prior
+            alone, exactly; 1 what the router chose; beyond it, up to their taking all.
+    """
+    added = routing[..., 1:]
+    limit = 1.0 / jnp.sum(added, axis=-1, keepdims=True)  # infinite where nothing can grow
+    added = added * jnp.minimum(strength, limit)
+    prior = 1.0 - jnp.sum(added, axis=-1, keepdims=True)
+    return jnp.concatenate([prior, added], axis=-1)
 
 
 def initial_logits(experts: int, personalized_weight: float) -> Float[Array, " E"]:
@@ -176,5 +196,7 @@ class MixtureOfAttention(Attention):
             outputs.append(expert(hidden, attended, context.tokens if self.cross else None))
         router = self.router(experts=experts, block=self.block, name="router")
         routing = router(hidden, context)
+        if context.strength is not None:
+            routing = turn(routing, context.strength[self.block])
         self.sow("intermediates", "routing", routing)
         return mix(outputs, routing)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from moa_jax.backbone.clip import normalize_pixels
 from moa_jax.backbone.stable_diffusion import StableDiffusion
-from moa_jax.backbone.unet import UNet, UNetConfig, transformer_blocks
+from moa_jax.backbone.unet import Residuals, UNet, UNetConfig, transformer_blocks
 from moa_jax.config import MethodConfig
 from moa_jax.errors import InputError
 from moa_jax.method.mixture import ROUTERS, MixtureOfAttention
@@ -75,6 +75,8 @@ class MoA:
         text: Float[Array, "B S D"],
         features: Float[Array, "B K F"],
         tokens: Int[Array, "B K"],
+        residuals: Residuals | None = None,
+        strength: Float[Array, " blocks"] | None = None,
     ) -> tuple[Float[Array, "B H W C"], Observations]:
         """Predict the noise (or velocity) of pictures of subjects.
 
@@ -82,13 +84,20 @@ class MoA:
             text: from `encode_text`.
             features: from `encode_subjects`.
             tokens: position of each subject's word in the text; S for no subject.
+            residuals: what ControlNets add; both experts see their effect.
+            strength: of the personalized expert in each block, see `turn`.
 
         Returns:
             The prediction, and what the mixtures did.
         """
         prompt = self.prompt.apply({"params": params["prompt"]}, text, features, tokens, timesteps)
         prediction, state = self.unet.apply(
-            {"params": params["unet"]}, latents, timesteps, prompt, mutable=["intermediates"]
+            {"params": params["unet"]},
+            latents,
+            timesteps,
+            prompt._replace(strength=strength),
+            residuals,
+            mutable=["intermediates"],
         )
         return prediction, _observe(state["intermediates"])
 

@@ -23,12 +23,15 @@ class Prompt(NamedTuple):
         subjects: "B blocks K D", what stands in for the subjects' words in each transformer block.
         tokens: "B K", each subject's position in the text; S for no subject.
         timesteps: "B", for routers that want the time.
+        strength: "blocks", how strongly the personalized expert takes part, see `turn`; None as
+            the router chooses.
     """
 
     text: Array
     subjects: Array
     tokens: Array
     timesteps: Array
+    strength: Array | None = None
 
     def for_experts(self, block: int) -> tuple[Float[Array, "B S D"], Float[Array, "B S D"]]:
         """Give the prior the text and the personalized expert the multimodal prompt."""

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -164,12 +165,18 @@ def read_moa_card(folder: str | Path) -> MoaCard:
         raise InputError(f"{str(path)!r} is damaged ({error!r}): export it again") from error
 
 
-def load_moa(folder: str | Path, params: Mapping[str, Any], identity: Identity) -> Any:
+def load_moa(
+    folder: str | Path,
+    params: Mapping[str, Any],
+    identity: Identity,
+    allow_other_base: bool = False,
+) -> Any:
     """Put the trained weights of `folder` into `params`.
 
     Args:
         params: of the model built with `read_moa_card(folder).config`; gives shapes and dtypes.
         identity: of the networks that `params` was built on.
+        allow_other_base: warn of another U-Net or text encoder instead of refusing it.
 
     Returns:
         `params` with every leaf that learns replaced, in its dtype and on its devices.
@@ -180,7 +187,7 @@ def load_moa(folder: str | Path, params: Mapping[str, Any], identity: Identity) 
     """
     path = Path(folder) / WEIGHTS_NAME
     card = read_moa_card(folder)
-    card.identity.require(identity, str(path))
+    _require(card.identity, identity, str(path), allow_other_base)
     mask = leaf_paths(learning_mask(params, card.config.method))
     expected = {key: leaf for key, leaf in leaf_paths(params).items() if mask[key]}
     arrays = _read_arrays(path)
@@ -192,6 +199,18 @@ def load_moa(folder: str | Path, params: Mapping[str, Any], identity: Identity) 
         return jax.device_put(arrays[key].astype(leaf.dtype), getattr(leaf, "sharding", None))
 
     return _map_paths(replace, params)
+
+
+def _require(trained_on: Identity, loaded: Identity, what: str, allow_other_base: bool) -> None:
+    try:
+        trained_on.require(loaded, what)
+    except InputError as error:
+        if not allow_other_base:
+            raise InputError(
+                f"{error}; a checkpoint that was fine-tuned from it can be tried with "
+                "allow_other_base=True (--allow-other-base)"
+            ) from None
+        warnings.warn(f"drawing all the same: {error}", stacklevel=4)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -17,12 +17,13 @@ from jax.sharding import Mesh, NamedSharding
 from moa_jax.backbone.attend import choose_attend
 from moa_jax.backbone.stable_diffusion import StableDiffusion, describe_stable_diffusion
 from moa_jax.config import Config, MethodConfig
-from moa_jax.diffusion import SAMPLERS, NoiseSchedule
-from moa_jax.generation import generate
+from moa_jax.diffusion import NoiseSchedule
+from moa_jax.generation import Networks, generate
 from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import learning_mask
-from moa_jax.pipeline import check_choice, latent_shape
+from moa_jax.noise import latent_shape
 from moa_jax.request import Request
+from moa_jax.settings import Settings
 from moa_jax.training.learning import make_optimizer, partition
 from moa_jax.training.mesh import (
     BATCH,
@@ -92,9 +93,7 @@ def sampling_program(
     num_images: int,
     height: int | None = None,
     width: int | None = None,
-    num_inference_steps: int,
-    guided: bool,
-    sampler: str,
+    settings: Settings,
 ) -> Program:
     """Lower the drawing of a batch of pictures on one device, as the pipeline runs it.
 
@@ -108,7 +107,6 @@ def sampling_program(
     Raises:
         InputError: a side that the VAE cannot draw, or no such sampler.
     """
-    check_choice("sampler", sampler, SAMPLERS)
     dtype = base.unet.module.dtype
     if method is None:
         model, subjects, image_size = None, 1, 1
@@ -132,17 +130,11 @@ def sampling_program(
     params, request, noise, keys = jax.tree.map(
         partial(_place, place), (params, request, shape(latents, jnp.float32), keys)
     )
-    draw = partial(
-        generate,
-        base,
-        model,
-        NoiseSchedule.from_config(base.scheduler_config),
-        guidance_scale=5.0,
-        sampler=sampler,
-        num_inference_steps=num_inference_steps,
-        guided=guided,
-    )
-    lowered = jax.jit(draw, out_shardings=place).lower(params, request, noise, keys)
+    settings = settings.resolved(base.scheduler_config)
+    plan = settings.plan(NoiseSchedule.from_config(base.scheduler_config))
+    steering = settings.steering(model.blocks if model else ())
+    draw = jax.jit(partial(generate, Networks(base, model)), out_shardings=place)
+    lowered = draw.lower(params, request, noise, keys, plan, steering)
     return Program(lowered, {"weights": params, "request": (request, noise)})
 
 

@@ -27,7 +27,7 @@ SHORT = (
     f"train.steps={STEPS} train.batch_size=8 train.log_every=5 train.sample_every=10 "
     "train.checkpoint_every=10 optimizer.warmup_steps=5 optimizer.router_start=0"
 ).split()
-SAMPLER = {"num_inference_steps": 25, "guidance_scale": 2.5}
+SAMPLER = {"sampler": "ddim", "num_inference_steps": 25, "guidance_scale": 2.5}
 WORD = "woman"
 PEOPLE = 4  # rows of the grid
 CONTEXTS = (  # its columns
@@ -57,6 +57,7 @@ def main(folder: Path) -> int:
     sample = ["sample.py", "--model", f"{BASE}", "--moa", f"{MOA}", "--prompt", prompt]
     sample += ["--subject", f"{man}", "--subject", f"{women[0]}"]
     sample += ["--steps", f"{SAMPLER['num_inference_steps']}"]
+    sample += ["--sampler", SAMPLER["sampler"]]
     sample += ["--guidance-scale", f"{SAMPLER['guidance_scale']}", "--out", f"{out / 'two'}"]
     train = ["train.py", "configs/toy.py", f"model.moa={MOA}", *SHORT]
     train += [f"data.path={data}", f"data.encoded={encoded}", f"train.output={run}"]

@@ -10,26 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Int32, UInt8
-from rich.progress import track
 
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion
 from moa_jax.backbone.vae import VAE
-from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
+from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.figures import image_grid
 from moa_jax.pipeline import Pipeline
 from moa_jax.request import Request
+from moa_jax.settings import Settings
 from moa_jax.toyworld.arrays import create
-from moa_jax.toyworld.autoencoder import to_pixels
+from moa_jax.toyworld.denoising import denoising_objective, encode_pictures
 from moa_jax.toyworld.recipe import UNetRecipe
-from moa_jax.training.learning import combine
-from moa_jax.training.mesh import place_batch
-from moa_jax.training.step import Batch, Numbers, Objective
+from moa_jax.training.step import Batch, Objective
 
-CHUNK = 256  # pictures encoded at once
 CAPTIONS, SEEDS = 8, 3  # of a preview
 LATENTS, CARD = "latents.npy", "latents.json"
 
@@ -51,17 +47,10 @@ def write_latents(folder: Path, vae: Component, mesh: Mesh) -> None:
     unfinished = folder / f"{LATENTS}.unfinished"
     latents = create(unfinished, (*shape, 2 * module.config.latent_channels), np.float16)
 
-    @jax.jit
-    def encode(params: Any, batch: Batch) -> Array:
-        pixels = to_pixels(batch["pictures"])
-        mean, log_variance = module.apply({"params": params}, pixels, method="encode")
-        return card["scale"] * jnp.concatenate([mean, jnp.exp(0.5 * log_variance)], axis=-1)
-
-    for first in track(range(0, len(pictures), CHUNK), "encoding the pictures"):
-        part = np.asarray(pictures[first : first + CHUNK])
-        padded = np.pad(part, [(0, CHUNK - len(part)), (0, 0), (0, 0), (0, 0)])
-        encoded = encode(vae.params, place_batch(mesh, {"pictures": padded}))
-        latents[first : first + len(part)] = np.asarray(encoded)[: len(part)]
+    first = 0
+    for encoded in encode_pictures(vae, pictures, mesh):
+        latents[first : first + len(encoded)] = encoded
+        first += len(encoded)
     latents.flush()
     unfinished.rename(folder / LATENTS)
     path.write_text(json.dumps(card) + "\n", encoding="utf-8")
@@ -86,32 +75,13 @@ def unet_objective(
         base: whose U-Net and text tower compute; its parameters are not read.
         empty: token ids of no caption.
     """
-    text, unet = base.text_encoder.module, base.unet.module
+    unet = base.unet.module
 
-    def objective(trained: Any, frozen: Any, batch: Batch, keys: Array) -> tuple[Array, Numbers]:
-        params = combine(trained, frozen)
-        mean, deviation = jnp.split(batch["latents"].astype(jnp.float32), 2, axis=-1)
+    def predict(params: Any, batch: Batch, *inputs: Array) -> Array:
+        return unet.apply({"params": params["unet"]}, *inputs)
 
-        def draw(key: Array) -> tuple[Array, Array, Array, Array]:
-            encoding, noise, time, coin = jax.random.split(key, 4)
-            return (
-                jax.random.normal(encoding, mean.shape[1:]),
-                jax.random.normal(noise, mean.shape[1:]),
-                jax.random.randint(time, (), 0, schedule.num_train_timesteps),
-                jax.random.bernoulli(coin, recipe.condition_dropout),
-            )
-
-        encoding, noise, timesteps, dropped = jax.vmap(draw)(keys)
-        latents = mean + deviation * encoding
-        ids = jnp.where(dropped[:, None], jnp.asarray(empty)[None], batch["input_ids"])
-        context = text.apply({"params": params["text_encoder"]}, ids)
-        noisy = add_noise(schedule, latents, noise, timesteps)
-        prediction = unet.apply({"params": params["unet"]}, noisy, timesteps, context)
-        target = training_target(schedule, latents, noise, timesteps)
-        loss = jnp.mean(jnp.square(prediction - target))
-        return loss, {"loss/total": loss}
-
-    return objective
+    text, dropout = base.text_encoder.module, recipe.condition_dropout
+    return denoising_objective(text, predict, schedule, dropout, empty)
 
 
 def unet_preview(
@@ -139,12 +109,11 @@ def unet_preview(
     keys = jax.random.split(jax.random.key(recipe.seed), count)
     latents = jax.vmap(lambda key: jax.random.normal(key, (size, size, channels)))(keys)
     pipeline = Pipeline(base)
+    settings = Settings(recipe.sample_steps, guidance_scale=recipe.guidance_scale)
 
     def preview(step: int, params: Any) -> None:
         pipeline.params = params
-        drawn = pipeline.draw(
-            request, np.asarray(latents), keys, recipe.sample_steps, recipe.guidance_scale
-        )
+        drawn = pipeline.draw(request, np.asarray(latents), keys, settings)
         folder.mkdir(parents=True, exist_ok=True)
         grid = image_grid([*real, *drawn.images], columns=len(ids))
         grid.resize((grid.width * 2, grid.height * 2)).save(folder / f"step_{step:06d}.png")

@@ -17,6 +17,7 @@ from moa_jax.data.captions import encode_caption
 from moa_jax.figures import Preview, mean_weights, preview_figure
 from moa_jax.pipeline import Pipeline
 from moa_jax.request import Request
+from moa_jax.settings import Settings
 from moa_jax.training.hosts import first, whole
 
 SHOWN = 4  # pictures in a preview
@@ -41,7 +42,7 @@ def make_preview(
 
     def preview(step: int, params: Any) -> None:
         pipeline.params = params
-        result = pipeline.draw(request, latents, keys, config.sample_steps)
+        result = pipeline.draw(request, latents, keys, Settings(config.sample_steps))
         rows = [
             Preview(
                 target=Image.fromarray(shown["image"][row]),

@@ -18,6 +18,7 @@ from moa_jax.method.mixture import (
     PersonalizedRouter,
     initial_logits,
     mix,
+    turn,
 )
 from moa_jax.method.model import add_experts
 
@@ -36,6 +37,18 @@ def test_mix_weighs_pixel_by_pixel():
     routing = jnp.array([[[[1.0, 0.0], [0.25, 0.75]]]])
     expected = [[[[2.0] * 3, [8.0] * 3]]]
     np.testing.assert_array_equal(mix([prior, personalized], routing), expected)
+
+
+def test_turning_multiplies_what_is_added_and_leaves_the_rest_to_the_prior():
+    routing = jnp.array([[[[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]]])
+    for strength, expected in (
+        (0.0, [[1.0, 0.0, 0.0]] * 3),
+        (0.5, [[0.75, 0.15, 0.1], [1.0, 0.0, 0.0], [0.5, 0.25, 0.25]]),
+        (1.0, routing[0, 0]),
+        (1.5, [[0.25, 0.45, 0.3], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]),
+        (9.0, [[0.0, 0.6, 0.4], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]),
+    ):
+        np.testing.assert_allclose(turn(routing, strength)[0, 0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -85,7 +98,7 @@ def test_an_expert_of_its_own_name_joins_the_mixture(scene):
     """Three experts, a context and a weight for each: the third alone gives its own answer."""
 
     class ThreeContexts:
-        tokens = scene.tokens
+        tokens, strength = scene.tokens, None
 
         def for_experts(self, block):
             return (*scene.prompt.for_experts(block), 2 * scene.text)

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from moa_jax.backbone.clip import VisionConfig
 from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
-from moa_jax.backbone.unet import UNet, UNetConfig, transformer_blocks
+from moa_jax.backbone.unet import Residuals, UNet, UNetConfig, transformer_blocks
 from moa_jax.config import MethodConfig
 from moa_jax.method.mixture import MixtureOfAttention
 from moa_jax.method.model import build
@@ -66,15 +66,31 @@ def test_training_starts_at_stable_diffusion(built):
     features = jax.random.normal(jax.random.key(1), (1, 2, 32))
     latents = jax.random.normal(jax.random.key(2), (1, 8, 6, 4))
 
+    mixed, plain = compare(base, model, params, ids, times, features, latents)
+    assert np.abs(plain).max() > 0.1
+    np.testing.assert_allclose(mixed, plain, rtol=1e-4, atol=1e-5)
+    # What a ControlNet adds reaches both experts, wherever the router leads.
+    sizes = [(8, 6, 32), (8, 6, 32), (4, 3, 32), (4, 3, 64)]
+    skips = tuple(jax.random.normal(jax.random.key(3), (1, *size)) for size in sizes)
+    residuals = Residuals(skips, jax.random.normal(jax.random.key(4), (1, 4, 3, 64)))
+    arguments = (base, model, params, ids, times, features, latents, residuals)
+    mixed_led, plain_led = compare(*arguments)
+    assert np.abs(plain_led - plain).max() > 0.1
+    np.testing.assert_allclose(mixed_led, plain_led, rtol=1e-4, atol=1e-5)
+
+
+def compare(base, model, params, ids, times, features, latents, residuals=None):
+    """Predict with MoA and with the U-Net it was built on."""
+
     @jax.jit
     def both(params):
         text = model.encode_text(params, ids)
-        mixed, _ = model.denoise(params, latents, times, text, features, jnp.array([[2, 5]]))
-        return mixed, base.unet.module.apply({"params": base.unet.params}, latents, times, text)
+        tokens = jnp.array([[2, 5]])
+        mixed, _ = model.denoise(params, latents, times, text, features, tokens, residuals)
+        prior = {"params": base.unet.params}
+        return mixed, base.unet.module.apply(prior, latents, times, text, residuals)
 
-    mixed, plain = both(params)
-    assert np.abs(plain).max() > 0.1
-    np.testing.assert_allclose(mixed, plain, rtol=1e-4, atol=1e-5)
+    return both(params)
 
 
 def test_losses_read_the_layers_of_the_paper_and_of_fastcomposer(built):

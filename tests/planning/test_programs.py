@@ -19,6 +19,7 @@ from moa_jax.planning.programs import (
     sampling_program,
     training_program,
 )
+from moa_jax.settings import Settings
 from moa_jax.training.mesh import make_mesh
 
 
@@ -104,9 +105,9 @@ def test_the_training_step_is_lowered_for_devices(config):
 @pytest.mark.parametrize("method", [None, MethodConfig(max_subjects=2)])
 def test_drawing_is_lowered_for_one_device(described, method):
     mesh = make_mesh(Config().mesh, jax.devices()[:1])
-    options = {"num_images": 2, "height": 64, "width": 48, "num_inference_steps": 3, "guided": True}
-    program = sampling_program(described, method, mesh, sampler="ddim", **options)
+    options = {"num_images": 2, "height": 64, "width": 48}
+    program = sampling_program(described, method, mesh, settings=Settings(3), **options)
     pixels = jax.tree.leaves(program.lowered.out_info)[0]
     assert pixels.shape == (2, 64, 48, 3) and pixels.dtype == jnp.uint8
     with pytest.raises(InputError, match="sampler='nonsense'"):
-        sampling_program(described, method, mesh, sampler="nonsense", **options)
+        sampling_program(described, method, mesh, settings=Settings(sampler="nonsense"), **options)

@@ -1,0 +1,98 @@
+"""Read all that a pipeline draws with: a checkpoint, MoA weights, ControlNets."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from moa_jax.backbone.attend import choose_attend
+from moa_jax.backbone.controlnet import load_controlnet, require_fits
+from moa_jax.backbone.stable_diffusion import Component, StableDiffusion, load_stable_diffusion
+from moa_jax.backbone.unet import UNetConfig
+from moa_jax.method.model import MoA, build
+from moa_jax.method.weights import Identity, load_moa, read_moa_card
+
+
+class Loaded(NamedTuple):
+    """What `Engine` is made of, in its order."""
+
+    base: StableDiffusion
+    model: MoA | None
+    params: Any
+    max_subjects: int
+    controlnets: Sequence[Component]
+
+
+def load(
+    model: str | Path,
+    moa: str | Path | None = None,
+    dtype: Any = None,
+    *,
+    variant: str | None = None,
+    image_encoder: str | Path | None = None,
+    attention: str = "auto",
+    controlnets: Sequence[str | Path] = (),
+    allow_other_base: bool = False,
+) -> Loaded:
+    """Load a diffusers folder, and MoA weights trained on it.
+
+    Args:
+        model: the folder of a Stable Diffusion 1.x or 2.x checkpoint, or its hub id.
+        moa: the folder with `moa.safetensors` and `moa.json`.
+        dtype: of the computation and the weights, e.g. "bfloat16"; by default bfloat16 on TPU
+            and GPU, float32 on a CPU.
+        variant: "fp16" reads `*.fp16.safetensors`.
+        image_encoder: a CLIP folder or hub id; by default what the MoA weights were trained
+            with.
+        attention: "auto", or one of the implementations in `moa_jax.backbone.attend`.
+        controlnets: folders or hub ids of ControlNets, which a call then gives pictures.
+        allow_other_base: whether MoA weights may be put on another checkpoint than the one they
+            were trained on, such as one fine-tuned from it; then a warning says so.
+
+    Raises:
+        InputError: something is missing, damaged, unsupported or does not belong together.
+    """
+    dtype = choose_dtype(dtype)
+    attend = choose_attend(attention, jax.default_backend())
+    read = partial(load_stable_diffusion, model, dtype, variant, attend=attend)
+    options = (dtype, variant, attend)
+    if moa is None:
+        base = read(image_encoder)
+        return Loaded(base, None, None, 0, _load_controlnets(controlnets, base, *options))
+    card = read_moa_card(moa)
+    trained_with = card.config.model.image_encoder
+    encoder = image_encoder or trained_with
+    base = read(encoder)
+    controls = _load_controlnets(controlnets, base, *options)
+    mixed, params = build(base, card.config.method, dtype=dtype, key=jax.random.key(0))
+    identity = Identity.of(base, encoder and str(encoder))
+    params = load_moa(moa, params, identity, allow_other_base)
+    params = jax.tree_util.tree_map_with_path(partial(_to_dtype, dtype), params)
+    return Loaded(base, mixed, params, card.config.method.max_subjects, controls)
+
+
+def choose_dtype(dtype: Any = None) -> np.dtype:
+    """Take the dtype asked for, or bfloat16 where the hardware computes in it: not on a CPU."""
+    if dtype is None:
+        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(dtype)
+
+
+def _to_dtype(dtype: Any, path: Any, leaf: Array) -> Array:
+    """Store what is computed in `dtype` in it; routers compute in float32."""
+    return leaf if "router" in jax.tree_util.keystr(path) else leaf.astype(dtype)
+
+
+def _load_controlnets(
+    names: Sequence[str | Path], base: StableDiffusion, *options: Any
+) -> list[Component]:
+    loaded = [load_controlnet(name, *options) for name in names]
+    unet = UNetConfig.from_dict(base.unet.config)
+    for name, controlnet in zip(names, loaded, strict=True):
+        require_fits(controlnet, str(name), unet, base.vae.module.config.downscale)
+    return loaded

@@ -1,0 +1,88 @@
+"""What the trainings on the toy world's latents share: pictures to latents, and the objective.
+
+Plain Stable Diffusion training: noise at a random timestep, and the schedule's target. Knows
+neither which network predicts nor what of it learns.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int32, UInt8
+from rich.progress import track
+
+from moa_jax.backbone.stable_diffusion import Component
+from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
+from moa_jax.toyworld.autoencoder import to_pixels
+from moa_jax.training.learning import combine
+from moa_jax.training.mesh import place_batch
+from moa_jax.training.step import Batch, Numbers, Objective
+
+CHUNK = 256  # pictures encoded at once
+
+# (parameters, batch, noisy latents, timesteps, text) -> what predicts the schedule's target
+Predict = Callable[[Any, Batch, Array, Array, Array], Array]
+
+
+def encode_pictures(
+    vae: Component, pictures: UInt8[np.ndarray, "n H W 3"], mesh: Mesh
+) -> Iterator[np.ndarray]:
+    """Give, chunk by chunk, latents "m h w 2C": means and deviations, at the U-Net's scale."""
+    scale = vae.config["scaling_factor"]
+
+    @jax.jit
+    def encode(params: Any, batch: Batch) -> Array:
+        pixels = to_pixels(batch["pictures"])
+        mean, log_variance = vae.module.apply({"params": params}, pixels, method="encode")
+        return scale * jnp.concatenate([mean, jnp.exp(0.5 * log_variance)], axis=-1)
+
+    for first in track(range(0, len(pictures), CHUNK), "encoding the pictures"):
+        part = np.asarray(pictures[first : first + CHUNK])
+        padded = np.pad(part, [(0, CHUNK - len(part)), (0, 0), (0, 0), (0, 0)])
+        encoded = encode(vae.params, place_batch(mesh, {"pictures": padded}))
+        yield np.asarray(encoded)[: len(part)]
+
+
+def denoising_objective(
+    text: nn.Module,
+    predict: Predict,
+    schedule: NoiseSchedule,
+    condition_dropout: float,
+    empty: Int32[np.ndarray, " S"],
+) -> Objective:
+    """Predict the schedule's target from noisy latents and the caption.
+
+    Args:
+        text: the text tower, whose parameters are "text_encoder".
+        condition_dropout: share of the captions that are left out, for guidance.
+        empty: token ids of no caption.
+    """
+
+    def objective(trained: Any, frozen: Any, batch: Batch, keys: Array) -> tuple[Array, Numbers]:
+        params = combine(trained, frozen)
+        mean, deviation = jnp.split(batch["latents"].astype(jnp.float32), 2, axis=-1)
+
+        def draw(key: Array) -> tuple[Array, Array, Array, Array]:
+            encoding, noise, time, coin = jax.random.split(key, 4)
+            return (
+                jax.random.normal(encoding, mean.shape[1:]),
+                jax.random.normal(noise, mean.shape[1:]),
+                jax.random.randint(time, (), 0, schedule.num_train_timesteps),
+                jax.random.bernoulli(coin, condition_dropout),
+            )
+
+        encoding, noise, timesteps, dropped = jax.vmap(draw)(keys)
+        latents = mean + deviation * encoding
+        ids = jnp.where(dropped[:, None], jnp.asarray(empty)[None], batch["input_ids"])
+        context = text.apply({"params": params["text_encoder"]}, ids)
+        noisy = add_noise(schedule, latents, noise, timesteps)
+        prediction = predict(params, batch, noisy, timesteps, context)
+        target = training_target(schedule, latents, noise, timesteps)
+        loss = jnp.mean(jnp.square(prediction - target))
+        return loss, {"loss/total": loss}
+
+    return objective

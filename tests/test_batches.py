@@ -1,0 +1,50 @@
+"""Rows in batches: the same as all at once, and fewer at once where the memory is out."""
+
+import jax
+import numpy as np
+import pytest
+
+from moa_jax.batches import in_batches
+
+ROWS = {"a": np.arange(7), "b": np.arange(14).reshape(7, 2)}
+
+
+def run(rows):
+    return rows["a"] * 2, {"sum": rows["b"].sum(axis=1)}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100, None])
+def test_every_row_is_drawn_once_in_order_by_one_shape_of_program(size):
+    shapes = set()
+
+    def watched(rows):
+        shapes.add(rows["a"].shape)
+        return run(rows)
+
+    batches = in_batches(watched, ROWS, size)
+    doubled, sums = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+    np.testing.assert_array_equal(doubled, 2 * ROWS["a"])
+    np.testing.assert_array_equal(sums["sum"], ROWS["b"].sum(axis=1))
+    assert len(shapes) == 1
+
+
+def limited(most, message="RESOURCE_EXHAUSTED: out of memory"):
+    def attempt(rows):
+        if len(rows["a"]) > most:
+            raise jax.errors.JaxRuntimeError(message)
+        return run(rows)
+
+    return attempt
+
+
+def test_memory_that_is_out_halves_the_batch_and_says_so():
+    with pytest.warns(UserWarning, match=r"going on with [24] picture\(s\) at once"):
+        batches = in_batches(limited(2), ROWS)
+    assert [len(doubled) for doubled, _ in batches] == [2, 2, 2, 1]
+
+
+def test_one_row_that_is_too_large_and_other_errors_are_not_hidden():
+    with pytest.raises(jax.errors.JaxRuntimeError), pytest.warns(UserWarning):
+        in_batches(limited(0), ROWS)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        in_batches(limited(0, "INTERNAL: something else"), ROWS)
