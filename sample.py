@@ -1,11 +1,7 @@
-r"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion.
-
-python sample.py --model DIR_OR_HUB_ID --moa DIR --subject a.jpg --subject b.jpg \
-      --prompt "a man <|image|> and a woman <|image|> reading in the snow" --out out/
-"""
+"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion; `--help` tells how."""
 
 import argparse
-import json
+import dataclasses
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,57 +13,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from moa_jax import __version__
 from moa_jax.command import make_folder, run
+from moa_jax.options import parse_arguments, read_control, read_lora_option, read_settings
 
 
 def main(command: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is returned."""
-    arguments = parse_arguments(command)
+    arguments = parse_arguments(sys.argv[1:] if command is None else command)
 
     def work() -> None:
         if arguments.plan:
             return plan(arguments)
         out = make_folder("--out", arguments.out)
-        save(out, arguments, *draw(arguments))
+        pipe = load(arguments)
+        save(out, arguments, pipe, *DRAW[arguments.mode](arguments, pipe))
 
     return run(work)
 
 
-def parse_arguments(command: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; what it says wrongly ends the program with exit code 2."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--model", required=True, help="Stable Diffusion 1.x or 2.x: diffusers folder or hub id")
-    add("--moa", help="folder with moa.safetensors and moa.json; without it, plain SD")
-    add(
-        "--prompt", required=True, help="with <|image|> after each word that a subject personalizes"
-    )
-    add("--subject", action="append", default=[], help="picture of a subject; once for each marker")
-    add("--negative-prompt", default="", help="what to lead away from")
-    add("--num-images", type=int, default=4, help="pictures to draw (%(default)s)")
-    add("--steps", type=int, default=50, help="sampler steps (%(default)s)")
-    add("--guidance-scale", type=float, default=5.0, help="1 switches guidance off (%(default)s)")
-    add("--sampler", default="ddim", help="how to sample (%(default)s)")
-    add("--height", type=int, help="in pixels; default: the checkpoint's own size")
-    add("--width", type=int, help="in pixels; default: the checkpoint's own size")
-    add("--dtype", choices=("bfloat16", "float32"), help="default: bfloat16, or float32 on a CPU")
-    add("--attention", default="auto", help="auto, xla, blocked, splash or cudnn (%(default)s)")
-    add("--seed", type=int, default=0, help="(%(default)s)")
-    add("--variant", help='which weights of the folder to read, e.g. "fp16"')
-    add("--image-encoder", help="CLIP folder or hub id; default: the one MoA was trained with")
-    add("--out", default="out", help="folder to write to (%(default)s/)")
-    add(
-        "--plan",
-        metavar="TOPOLOGY",
-        help="compile for a TPU that is not here, e.g. v5e:1x1, say what drawing takes, and stop; "
-        "reads no weights",
-    )
-    return parser.parse_args(command)
-
-
-def draw(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """Load the pipeline and draw, with a progress bar over the sampler's steps."""
+def load(arguments: argparse.Namespace) -> Any:
+    """Load the pipeline, saying so."""
     from moa_jax.pipeline import Pipeline  # slow to import: not for --help or a typo
 
     console = Console(stderr=True)
@@ -80,33 +44,134 @@ def draw(arguments: argparse.Namespace) -> tuple[Any, Any]:
             variant=arguments.variant,
             image_encoder=arguments.image_encoder,
             attention=arguments.attention,
+            controlnets=arguments.controlnet,
+            allow_other_base=arguments.allow_other_base,
         )
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("compiling", total=arguments.steps)
+        for lora in arguments.lora:
+            pipe.add_lora(*read_lora_option(lora))
+    return pipe
 
-        def on_step(_: int) -> None:
-            progress.update(task, description="drawing", advance=1)
 
+class Steps:
+    """A progress bar over the steps of the sampler, with their speed."""
+
+    def __init__(self, total: int) -> None:
+        """Start."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.progress.add_task("compiling", total=total, speed="")
+
+    def __enter__(self) -> "Steps":
+        """Show it."""
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Take it away."""
+        self.progress.stop()
+
+    def __call__(self, _: int) -> None:
+        """Count a step."""
+        speed = self.progress.tasks[self.task].speed
+        shown = "" if speed is None else f"{speed:.2f} steps/s"
+        self.progress.update(self.task, description="drawing", advance=1, speed=shown)
+
+
+def draw(arguments: argparse.Namespace, pipe: Any) -> tuple[Any, dict[str, Any]]:
+    """Draw pictures of a prompt."""
+    batches = -(-arguments.num_images // (arguments.batch_size or arguments.num_images or 1))
+    with Steps(arguments.steps * batches) as on_step:
         result = pipe(
             arguments.prompt,
             arguments.subject,
             negative_prompt=arguments.negative_prompt,
             num_images=arguments.num_images,
-            num_inference_steps=arguments.steps,
-            guidance_scale=arguments.guidance_scale,
-            sampler=arguments.sampler,
-            seed=arguments.seed,
-            height=arguments.height,
-            width=arguments.width,
-            on_step=on_step,
+            image=arguments.image,
+            mask=arguments.mask,
+            strength=arguments.strength,
+            controls=[read_control(each) for each in arguments.control],
+            watch=arguments.look,
+            **shared(arguments, on_step),
         )
-    return pipe, result
+    return result, {}
+
+
+def morph(arguments: argparse.Namespace, pipe: Any) -> tuple[Any, dict[str, Any]]:
+    """Draw one subject becoming another."""
+    from moa_jax.applications import morph
+
+    with Steps(arguments.steps) as on_step:
+        result = morph(
+            pipe,
+            arguments.prompt,
+            arguments.subject,
+            arguments.to,
+            arguments.frames,
+            which=arguments.which,
+            spherical=arguments.spherical,
+            negative_prompt=arguments.negative_prompt,
+            **shared(arguments, on_step),
+        )
+    return result, {}
+
+
+def timelapse(arguments: argparse.Namespace, pipe: Any) -> tuple[Any, dict[str, Any]]:
+    """Draw the way from word to word."""
+    from moa_jax.applications import timelapse
+
+    with Steps(arguments.steps) as on_step:
+        result = timelapse(
+            pipe,
+            arguments.prompt,
+            arguments.words,
+            arguments.subject,
+            arguments.frames,
+            negative_prompt=arguments.negative_prompt,
+            **shared(arguments, on_step),
+        )
+    return result, {}
+
+
+def edit(arguments: argparse.Namespace, pipe: Any) -> tuple[Any, dict[str, Any]]:
+    """Draw a photo again with other people in it."""
+    from moa_jax.applications import edit
+
+    options = shared(arguments, None)
+    for name in ("seed", "batch_size"):
+        del options[name]
+    with Steps(arguments.steps * (arguments.iterations + 2)) as on_step:
+        edited = edit(
+            pipe,
+            arguments.image,
+            arguments.prompt,
+            arguments.subject,
+            source_prompt=arguments.source_prompt,
+            source_subjects=arguments.source_subject,
+            mask=arguments.mask,
+            strength=arguments.strength,
+            negative_prompt=arguments.negative_prompt,
+            iterations=arguments.iterations,
+            **{**options, "on_step": on_step},
+        )
+    print(f"the photo drawn again from its noise: {edited.error:.1f} dB")
+    return edited.result, {"photo": edited.photo, "reconstruction": edited.reconstruction}
+
+
+DRAW = {"draw": draw, "morph": morph, "timelapse": timelapse, "edit": edit}
+
+
+def shared(arguments: argparse.Namespace, on_step: Any) -> dict[str, Any]:
+    """Gather the options that every mode takes."""
+    settings = read_settings(arguments)
+    fields = {each.name: getattr(settings, each.name) for each in dataclasses.fields(settings)}
+    names = ("seed", "height", "width", "batch_size")
+    return {**fields, **{name: getattr(arguments, name) for name in names}, "on_step": on_step}
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -139,9 +204,7 @@ def plan(arguments: argparse.Namespace) -> None:
             num_images=arguments.num_images,
             height=arguments.height,
             width=arguments.width,
-            num_inference_steps=arguments.steps,
-            guided=arguments.guidance_scale > 1,
-            sampler=arguments.sampler,
+            settings=read_settings(arguments),
         )
         planned = plan_sampling(program, device, arguments.num_images)
     what = f"{arguments.num_images} picture(s) on one device of {arguments.plan}"
@@ -149,35 +212,76 @@ def plan(arguments: argparse.Namespace) -> None:
     console.print(rendered([planned]), highlight=False)
 
 
-def save(out: Path, arguments: argparse.Namespace, pipe: Any, result: Any) -> None:
-    """Write the pictures, the routing figures, and what it takes to draw them again."""
+def save(
+    out: Path, arguments: argparse.Namespace, pipe: Any, result: Any, others: dict[str, Any]
+) -> None:
+    """Write the pictures, the figures of who drew where, and what it takes to draw them again.
+
+    Args:
+        others: pictures beside the results, by name.
+    """
+    from moa_jax.animation import save_animation
+    from moa_jax.figures import image_grid
+    from moa_jax.metadata import write_json, write_png
+
+    stem, images = f"{arguments.seed:05d}", result.images
+    record = make_record(arguments, pipe, images)
+    for index, image in enumerate(images):
+        write_png(image, out / f"{stem}-{index:02d}.png", {**record, "image_index": index})
+    if arguments.mode in ("morph", "timelapse"):
+        image_grid(images, columns=len(images)).save(out / f"{stem}-frames.png")
+        save_animation(images, out / f"{stem}.{arguments.animation}", bounce=True)
+    elif len(images) > 1:
+        image_grid(images).save(out / f"{stem}-grid.png")
+    for name, picture in others.items():
+        picture.save(out / f"{stem}-{name}.png")
+    if result.routing:
+        save_figures(out, stem, arguments, result)
+    write_json(out / f"{stem}.json", record)
+    width, height = images[0].size
+    print(f"wrote {len(images)} picture(s) of {width}x{height} pixels to {out}/")
+
+
+WHERE = ("out", "from_json", "plan")  # options that say nothing about the pictures
+
+
+def make_record(arguments: argparse.Namespace, pipe: Any, images: list[Any]) -> dict[str, Any]:
+    """Gather what it takes to draw the pictures again."""
     import jax
 
-    from moa_jax.figures import image_grid, routing_figure
     from moa_jax.method.weights import Identity
 
-    names = []
-    for index, image in enumerate(result.images):
-        names.append(f"{arguments.seed:05d}-{index:02d}.png")
-        image.save(out / names[-1])
-        if result.routing:
-            routing_figure(image, result.routing, index).save(
-                out / f"{arguments.seed:05d}-{index:02d}-routing.png"
-            )
-    if len(result.images) > 1:
-        image_grid(result.images).save(out / f"{arguments.seed:05d}-grid.png")
-    width, height = result.images[0].size
-    record = {
-        **vars(arguments),
-        "height": height,
+    width, height = images[0].size
+    return {
+        **{name: value for name, value in vars(arguments).items() if name not in WHERE},
         "width": width,
+        "height": height,
         "dtype": pipe.dtype.name,
         "fingerprints": Identity.of(pipe.base).fingerprints,
-        "images": names,
         "versions": {"moa_jax": __version__, "jax": jax.__version__},
     }
-    (out / f"{arguments.seed:05d}.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(f"wrote {len(names)} picture(s) of {width}x{height} pixels to {out}/")
+
+
+def save_figures(out: Path, stem: str, arguments: argparse.Namespace, result: Any) -> None:
+    """Write where the personalized expert drew each picture; with --look all there is to see."""
+    from moa_jax.animation import save_animation
+    from moa_jax.figures import attention_figure, routing_figure, routing_frames, share_figure
+    from moa_jax.inside import save_arrays
+
+    for index, image in enumerate(result.images):
+        name = f"{stem}-{index:02d}"
+        routing_figure(image, result.routing, index).save(out / f"{name}-routing.png")
+        if not arguments.look:
+            continue
+        frames = routing_frames(image, result.routing, index)
+        save_animation(frames, out / f"{name}-routing.gif")
+        subjects = [Path(each).stem for each in arguments.subject]
+        if subjects and result.attention:
+            seen = (result.attention, index, subjects)
+            share_figure(result.routing, *seen).save(out / f"{name}-share.png")
+            attention_figure(image, *seen).save(out / f"{name}-attention.png")
+    if arguments.look:
+        save_arrays(out / f"{stem}.npz", result.routing, result.attention, result.timesteps)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""Edit a real photo: find the noise it would be drawn from, then draw with other people in it.
+
+Source: DDIM inversion (2010.02502, Sec. 4.3). What the new subjects do not need stays as in the
+photo, for MoA leaves it to the prior.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from moa_jax.errors import InputError
+from moa_jax.noise import skipped_steps
+from moa_jax.photo import coarse_mask, paste, psnr
+from moa_jax.pipeline import Pipeline, Result
+from moa_jax.request import Picture
+from moa_jax.settings import Known, Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """An edited photo.
+
+    Attributes:
+        result: the picture, where it was drawn, and by whom.
+        photo: the photo, cut to size.
+        reconstruction: the photo drawn again from its noise, without a swap.
+        error: how near that is to the photo through the VAE, PSNR in dB: under 30, the edit will
+            lose what the reconstruction lost.
+    """
+
+    result: Result
+    photo: Image.Image
+    reconstruction: Image.Image
+    error: float
+
+
+def edit(
+    pipe: Pipeline,
+    image: Picture,
+    prompt: str,
+    subjects: Sequence[Picture] = (),
+    *,
+    source_prompt: str,
+    source_subjects: Sequence[Picture] = (),
+    mask: Picture | None = None,
+    strength: float = 1.0,
+    negative_prompt: str = "",
+    height: int | None = None,
+    width: int | None = None,
+    iterations: int = 5,
+    on_step: Callable[[int], None] | None = None,
+    **settings: Any,
+) -> Edit:
+    """Draw a photo again with other people in it.
+
+    Args:
+        image: the photo.
+        prompt: what to draw; `<|image|>` after each word that one of `subjects` personalizes.
+        subjects: a picture of each. One that is in `source_subjects` too is kept.
+        source_prompt: what the photo shows; likewise with `source_subjects`.
+        mask: bright where the photo may change; the rest is kept, to the pixel.
+        strength: how far back to lead the photo, 0 to 1: less keeps more of it.
+        iterations: passes through the network for each step of the way back.
+        **settings: of `Settings`; the sampler is DDIM, and without guidance unless it is given.
+
+    Raises:
+        InputError: an argument that cannot be served, named with its value and the remedy.
+    """
+    chosen = Settings(**{"sampler": "ddim", "guidance_scale": 1.0, **settings})
+    if chosen.sampler != "ddim" or chosen.karras or chosen.eta:
+        raise InputError(
+            f"sampler={chosen.sampler!r}, karras={chosen.karras}, eta={chosen.eta}: only DDIM "
+            "without noise of its own leads back; leave them out"
+        )
+    skip = skipped_steps(chosen.num_inference_steps, strength, inpainting=False)
+    photo = pipe.photo(image, mask, height, width)
+    clean = pipe.encode(photo)
+    source = pipe.request(source_prompt, source_subjects)
+    asked = pipe.request(prompt, subjects, negative_prompt)
+    unguided = replace(chosen, guidance_scale=1.0)
+    path = pipe.invert(source, clean, unguided, iterations, on_step)
+    keys, noise = jax.random.key(0)[None], np.zeros(clean.shape, np.float32)
+    options = {"skip": skip, "start": path[:, skip], "on_step": on_step}
+    again = pipe.draw(source, noise, keys, unguided, **options)
+    known = None
+    if photo.mask is not None:
+        known = Known(coarse_mask(photo.mask, pipe.downscale), path[:, skip + 1 :])
+    result = pipe.draw(asked, noise, keys, chosen, known=known, **options)
+    result = replace(result, images=[paste(picture, photo) for picture in result.images])
+    (through_vae,), (reconstruction,) = pipe.decode(clean), again.images
+    error = psnr(np.asarray(reconstruction), np.asarray(through_vae))
+    return Edit(result, Image.fromarray(photo.pixels), reconstruction, error)

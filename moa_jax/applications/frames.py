@@ -1,0 +1,65 @@
+"""What a sequence of frames has in common: one noise for all of them, so that little else moves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from moa_jax.errors import InputError
+from moa_jax.noise import latent_shape, picture_keys, standard_noise
+from moa_jax.pipeline import Pipeline, Result
+from moa_jax.request import Request
+from moa_jax.settings import Settings
+
+
+@dataclass(frozen=True)
+class Frames:
+    """How frames are drawn, whatever changes from one to the next.
+
+    Attributes:
+        seed: of the noise; a frame is what the pipeline draws first of this seed.
+        height: in pixels; None: the checkpoint's own.
+        width: likewise.
+        batch_size: frames at once; None: as many as the memory holds.
+        on_step: told the index of each step when it is done.
+    """
+
+    seed: int = 0
+    height: int | None = None
+    width: int | None = None
+    batch_size: int | None = None
+    on_step: Callable[[int], None] | None = None
+
+    def draw(self, pipe: Pipeline, request: Request, settings: Settings) -> Result:
+        """Draw a request whose rows are the frames."""
+        count = len(request.input_ids)
+        keys = picture_keys(self.seed, 1)
+        noise = standard_noise(keys, latent_shape(pipe.base, self.height, self.width, 1))
+        return pipe.draw(
+            request,
+            jnp.repeat(noise, count, axis=0),
+            jnp.repeat(keys, count),
+            settings,
+            batch_size=self.batch_size,
+            on_step=self.on_step,
+        )
+
+
+def shares(frames: int) -> Float[np.ndarray, " frames"]:
+    """Divide the way from 0 to 1 into frames, both ends included.
+
+    Raises:
+        InputError: fewer than 2.
+    """
+    if frames < 2:
+        raise InputError(f"frames={frames}: must be 2 or more, one for each end")
+    return np.linspace(0.0, 1.0, frames)
+
+
+def settings_of(options: dict[str, Any]) -> tuple[Frames, Settings]:
+    """Part the options of an application: what `Frames` knows, and the rest for `Settings`."""
+    known = {name: options.pop(name) for name in Frames.__dataclass_fields__ if name in options}
+    return Frames(**known), Settings(**options)

@@ -1,0 +1,82 @@
+"""Morph: one subject becomes another, in the space of the image encoder's features.
+
+Source: MoA (arXiv 2404.11565), applications. The context, the noise and every other subject stay.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from moa_jax.applications.frames import settings_of, shares
+from moa_jax.errors import InputError
+from moa_jax.pipeline import Pipeline, Result
+from moa_jax.request import Picture, repeat
+
+
+def interpolate(
+    start: Float[np.ndarray, "*batch F"],
+    end: Float[np.ndarray, "*batch F"],
+    share: float,
+    spherical: bool = False,
+) -> Float[np.ndarray, "*batch F"]:
+    """Go from one feature vector towards another.
+
+    Args:
+        share: of the way, 0 to 1.
+        spherical: turn the direction at constant speed, and the length apart from it.
+    """
+    if not spherical:
+        return (1.0 - share) * start + share * end
+    lengths = [np.linalg.norm(each, axis=-1, keepdims=True) for each in (start, end)]
+    one, other = start / lengths[0], end / lengths[1]
+    angle = np.arccos(np.clip(np.sum(one * other, axis=-1, keepdims=True), -1.0, 1.0))
+    near = angle < 1e-4  # where the formula divides by nothing, the chord is the arc
+    safe = np.where(near, 1.0, angle)
+    first = np.where(near, 1.0 - share, np.sin((1.0 - share) * safe) / np.sin(safe))
+    second = np.where(near, share, np.sin(share * safe) / np.sin(safe))
+    length = (1.0 - share) * lengths[0] + share * lengths[1]
+    return (length * (first * one + second * other)).astype(start.dtype)
+
+
+def morph(
+    pipe: Pipeline,
+    prompt: str,
+    subjects: Sequence[Picture],
+    to: Picture,
+    frames: int = 8,
+    *,
+    which: int = 0,
+    spherical: bool = False,
+    negative_prompt: str = "",
+    **options: Any,
+) -> Result:
+    """Draw a subject becoming another one.
+
+    Args:
+        prompt: with `<|image|>` after each word that one of `subjects` personalizes.
+        subjects: a picture of each, in the order of the markers.
+        to: whom the subject becomes.
+        frames: pictures of the way, both ends included.
+        which: of `subjects` it is, counted from 0.
+        spherical: see `interpolate`.
+        **options: of `Frames` and `Settings`.
+
+    Returns:
+        A picture for each frame.
+
+    Raises:
+        InputError: an argument that cannot be served, named with its value and the remedy.
+    """
+    how, settings = settings_of(options)
+    way = shares(frames)
+    if not 0 <= which < len(subjects):
+        raise InputError(f"which={which}: there are {len(subjects)} subject(s), counted from 0")
+    request = pipe.request(prompt, subjects, negative_prompt)
+    features = np.concatenate([pipe.features(subject) for subject in subjects], axis=1)
+    end = pipe.features(to)[:, 0]
+    rows = np.repeat(features, frames, axis=0)
+    for row, share in zip(rows, way, strict=True):
+        row[which] = interpolate(features[0, which], end[0], share, spherical)
+    return how.draw(pipe, repeat(request, frames)._replace(subject_features=rows), settings)

@@ -1,0 +1,80 @@
+"""Time-lapse: one picture of a person, and words that say how old they are.
+
+Source: MoA (arXiv 2404.11565), applications. The embeddings of the words' prompts are interpolated;
+the picture, the noise and every other word stay.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from moa_jax.applications.frames import settings_of, shares
+from moa_jax.errors import InputError
+from moa_jax.pipeline import Pipeline, Result
+from moa_jax.request import Picture, Request, stack
+
+WORD = "{word}"
+
+
+def timelapse(
+    pipe: Pipeline,
+    prompt: str,
+    words: Sequence[str],
+    subjects: Sequence[Picture],
+    frames: int | None = None,
+    *,
+    negative_prompt: str = "",
+    **options: Any,
+) -> Result:
+    """Draw the way from word to word.
+
+    Args:
+        prompt: with `{word}` where the words go, e.g. "a {word} <|image|> on the beach".
+        words: at least two, e.g. "kid", "person", "elderly person".
+        subjects: a picture of each, in the order of the markers.
+        frames: pictures of the way, both ends included; by default one for each word.
+        **options: of `Frames` and `Settings`.
+
+    Returns:
+        A picture for each frame. Where the words have equally many tokens, a frame at a word is
+        the picture of its prompt; else shorter words are drawn out to the longest.
+
+    Raises:
+        InputError: an argument that cannot be served, named with its value and the remedy.
+    """
+    how, settings = settings_of(options)
+    if prompt.count(WORD) != 1:
+        raise InputError(f"prompt={prompt!r}: write {WORD} once, where the words go")
+    if len(words) < 2:
+        raise InputError(f"words={list(words)}: give two or more, e.g. kid person")
+    way = shares(len(words) if frames is None else frames) * (len(words) - 1)
+    requests = [pipe.request(prompt.replace(WORD, w), subjects, negative_prompt) for w in words]
+    requests = aligned(pipe, requests, prompt, words)
+    rows = []
+    for place in way:
+        first = min(int(place), len(words) - 2)
+        one, other, share = requests[first], requests[first + 1], place - first
+        text = (1.0 - share) * one.text + share * other.text
+        rows.append(one._replace(text=text.astype(one.text.dtype)))
+    return how.draw(pipe, stack(rows), settings)
+
+
+def aligned(
+    pipe: Pipeline, requests: Sequence[Request], prompt: str, words: Sequence[str]
+) -> list[Request]:
+    """Embed the prompts so that what follows the words is at the same place in all of them."""
+    tokenizer = pipe.base.tokenizer
+    lengths = [len(tokenizer(word, add_special_tokens=False).input_ids) for word in words]
+    before = tokenizer(prompt.split(WORD)[0].strip(), add_special_tokens=False).input_ids
+    aligned = []
+    for request, length in zip(requests, lengths, strict=True):
+        extra, last = max(lengths) - length, len(before) + length  # after the begin token
+        size = request.input_ids.shape[1]
+        places = np.arange(size)
+        drawn_out = np.where(places > last, np.maximum(places - extra, last), places)
+        tokens = request.subject_tokens
+        shifted = np.where((tokens >= last) & (tokens < size), tokens + extra, tokens)
+        text = pipe.embed(request)[:, drawn_out]
+        aligned.append(request._replace(text=text, subject_tokens=shifted))
+    return aligned

@@ -1,0 +1,280 @@
+r"""The options of `sample.py`: modes, help texts, and what short forms of values mean.
+
+A record of an earlier run stands in for what is not given. Knows no networks.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from moa_jax.control import Control
+from moa_jax.errors import InputError
+from moa_jax.metadata import read_record
+from moa_jax.settings import Settings, Strength
+
+ABOUT = r"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion.
+
+  python sample.py [draw] --model DIR_OR_HUB_ID --moa DIR --subject a.jpg --subject b.jpg \
+      --prompt "a man <|image|> and a woman <|image|> reading in the snow" --out out/
+
+Other modes (each with its own --help):
+  morph      one subject becomes another, frame by frame
+  timelapse  words take turns: kid, person, elderly person
+  edit       a real photo, drawn again with other people in it
+"""
+# What each mode does, and one example of what is its own.
+MODES = {
+    "draw": (
+        ABOUT,
+        '--prompt "a man <|image|> on skis" --subject him.jpg --image photo.jpg --strength 0.6',
+    ),
+    "morph": (
+        "One subject becomes another, frame by frame, in the space of the image features.",
+        '--prompt "a man <|image|> on skis" --subject him.jpg --to her.jpg --frames 12',
+    ),
+    "timelapse": (
+        "One picture of a person, and words that take turns in the prompt.",
+        '--prompt "a {word} <|image|> on skis" --words kid person "elderly person" '
+        "--subject him.jpg --frames 9",
+    ),
+    "edit": (
+        "Lead a real photo back to noise (DDIM inversion) and draw it again with other people.",
+        '--image photo.jpg --source-prompt "a man on skis" --prompt "a man <|image|> on skis" '
+        "--subject him.jpg",
+    ),
+}
+
+
+def parse_arguments(command: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; what it says wrongly ends the program with exit code 2."""
+    mode = command[0] if command and command[0] in MODES else None
+    options = list(command[1:] if mode else command)
+    parser = make_parser(mode or "draw")
+    start = argparse.Namespace()
+    file = parser.parse_known_args(options)[0].from_json
+    if file:
+        try:
+            record = read_record(file)
+        except InputError as error:
+            parser.error(str(error))
+        if mode not in (None, made := record.get("mode", "draw")):
+            parser.error(f"--from-json: {file} was made by {made!r}, not by {mode!r}")
+        mode, parser = made, make_parser(made)
+        start = _recorded(record, parser, options)
+    given = parser.parse_args(options, start)
+    for name in ("model", "prompt", *NEEDED[mode or "draw"]):
+        if not getattr(given, name):
+            parser.error(f"--{name.replace('_', '-')} is required")
+    given.mode = mode or "draw"
+    return given
+
+
+def _recorded(
+    record: dict[str, Any], parser: argparse.ArgumentParser, options: list[str]
+) -> argparse.Namespace:
+    """Give what a record says of a parser's options.
+
+    A list that is given on the command line takes the place of the record's: argparse would add to
+    it.
+    """
+    given = vars(parser.parse_args(options))
+    replaced = {
+        name
+        for name, value in given.items()
+        if isinstance(value, list) and value != parser.get_default(name)
+    }
+    not_taken = {"out", "from_json", *replaced}
+    names = [name for name in given if name in record and name not in not_taken]
+    return argparse.Namespace(**{name: record[name] for name in names})
+
+
+NEEDED = {"draw": (), "morph": ("to",), "timelapse": ("words",), "edit": ("image", "source_prompt")}
+
+
+def make_parser(mode: str) -> argparse.ArgumentParser:
+    """List the options of a mode."""
+    about, example = MODES[mode]
+    parser = argparse.ArgumentParser(
+        prog="sample.py" if mode == "draw" else f"sample.py {mode}",
+        description=about,
+        epilog=f"example: python sample.py {mode} --model DIR --moa DIR {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for title, add_to in (
+        ("what is drawn", _add_prompt),
+        (f"{mode} alone", OWN[mode]),
+        ("how it is drawn", _add_settings),
+        ("networks", _add_networks),
+        ("output", _add_output),
+    ):
+        add_to(parser.add_argument_group(title).add_argument)
+    parser.set_defaults(**{"plan": None, "num_images": 1, "mask": None, **parser_defaults(mode)})
+    return parser
+
+
+def parser_defaults(mode: str) -> dict[str, Any]:
+    """Give what a mode's options start from where that differs from other modes."""
+    return {
+        "draw": {"num_images": 4},
+        "edit": {"sampler": "ddim", "guidance_scale": 1.0},
+    }.get(mode, {})
+
+
+Add = Callable[..., Any]
+
+
+def _add_prompt(add: Add) -> None:
+    add("--prompt", help="with <|image|> after each word that a subject personalizes")
+    add("--subject", action="append", default=[], help="picture of a subject; once for each marker")
+    add("--negative-prompt", default="", help="what to lead away from")
+    add("--height", type=int, help="in pixels; default: the checkpoint's own size, or the photo's")
+    add("--width", type=int, help="likewise")
+    add("--seed", type=int, default=0, help="(%(default)s)")
+
+
+def _add_draw(add: Add) -> None:
+    add("--num-images", type=int, help="pictures to draw (%(default)s)")
+    add("--image", help="photo to start from instead of noise alone")
+    add("--mask", help="bright where --image is drawn anew; the rest is kept")
+    add("--strength", type=float, help="how far from --image, 0 to 1 (0.8; 1 with --mask)")
+    add(
+        "--plan",
+        metavar="TOPOLOGY",
+        help="compile for a TPU that is not here, e.g. v5e:1x1, say what drawing takes, and stop; "
+        "reads no weights",
+    )
+
+
+def _add_morph(add: Add) -> None:
+    add("--to", help="picture of whom the subject becomes")
+    add("--frames", type=int, default=8, help="(%(default)s)")
+    add("--which", type=int, default=0, help="of several subjects, counted from 0 (%(default)s)")
+    add("--spherical", action="store_true", help="turn at constant speed instead of a straight way")
+    add("--animation", default="gif", help="gif, webp or mp4 (%(default)s)")
+
+
+def _add_timelapse(add: Add) -> None:
+    add("--words", nargs="+", default=[], help="what {word} in the prompt becomes, in this order")
+    add("--frames", type=int, help="default: one for each word")
+    add("--animation", default="gif", help="gif, webp or mp4 (%(default)s)")
+
+
+def _add_edit(add: Add) -> None:
+    add("--image", help="the photo")
+    add("--source-prompt", help="what the photo shows; <|image|> as in --prompt")
+    add("--source-subject", action="append", default=[], help="for each marker of --source-prompt")
+    add("--mask", help="bright where the photo may change; the rest is kept")
+    add("--strength", type=float, default=1.0, help="how far back to lead it, 0 to 1 (%(default)s)")
+    add("--iterations", type=int, default=5, help="passes for each step back (%(default)s)")
+
+
+OWN = {"draw": _add_draw, "morph": _add_morph, "timelapse": _add_timelapse, "edit": _add_edit}
+
+
+def _add_settings(add: Add) -> None:
+    add("--steps", type=int, default=50, help="sampler steps (%(default)s)")
+    add("--sampler", default="unipc", help="unipc, dpm++2m, euler, euler_a, ddim, ddpm, or "
+        "checkpoint for the checkpoint's own (%(default)s)")  # fmt: skip
+    add("--karras", action="store_true", help="space the steps by Karras et al.")
+    add("--eta", type=float, help="share of fresh noise in DDIM's steps, 0 to 1")
+    add("--guidance-scale", type=float, default=5.0, help="1 switches guidance off (%(default)s)")
+    add("--guidance-rescale", type=float, default=0.0, help="0 to 1; 0.7 against overexposure")
+    add("--guidance-interval", type=float, nargs=2, default=[0.0, 1.0], metavar=("FROM", "TO"),
+        help="guide only this part of the steps (0 1)")  # fmt: skip
+    add("--moa-strength", action="append", default=[], metavar="[LAYERS=]VALUE[@FROM:TO]",
+        help="0: the prior; 1: as trained; up to 2 and more. E.g. 0.8, up=1.5, 0@0:0.3; several "
+        "add up, the later one wins")  # fmt: skip
+    add("--lora", action="append", default=[], metavar="FILE[:WEIGHT[:EXPERTS]]",
+        help="a style, on the attention of both experts, prior or personalized")  # fmt: skip
+    add("--controlnet", action="append", default=[], help="folder or hub id of a ControlNet")
+    add("--control", action="append", default=[], metavar="IMAGE[:SCALE[:FROM:TO]]",
+        help="for each --controlnet its picture, scale and part of the steps")  # fmt: skip
+
+
+def _add_networks(add: Add) -> None:
+    add("--model", help="Stable Diffusion 1.x or 2.x: diffusers folder or hub id")
+    add("--moa", help="folder with moa.safetensors and moa.json; without it, plain SD")
+    add("--allow-other-base", action="store_true", help="take --moa on a checkpoint that was "
+        "fine-tuned from the one it was trained on")  # fmt: skip
+    add("--dtype", choices=("bfloat16", "float32"), help="default: bfloat16, or float32 on a CPU")
+    add("--attention", default="auto", help="auto, xla, blocked, splash or cudnn (%(default)s)")
+    add("--variant", help='which weights of the folder to read, e.g. "fp16"')
+    add("--image-encoder", help="CLIP folder or hub id; default: the one MoA was trained with")
+
+
+def _add_output(add: Add) -> None:
+    add("--out", default="out", help="folder to write to (%(default)s/)")
+    add("--batch-size", type=int, help="pictures at once; default: what the memory holds")
+    add("--look", action="store_true", help="also figures, an animation and arrays of who drew "
+        "where and attended to whom")  # fmt: skip
+    add("--from-json", metavar="FILE", help="draw again what a .json or .png of an earlier run "
+        "says; options given here overrule it")  # fmt: skip
+
+
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """Gather the settings that the options say.
+
+    Raises:
+        InputError: a value that is none.
+    """
+    return Settings(
+        num_inference_steps=arguments.steps,
+        sampler=arguments.sampler,
+        guidance_scale=arguments.guidance_scale,
+        guidance_rescale=arguments.guidance_rescale,
+        guidance_interval=tuple(arguments.guidance_interval),
+        karras=arguments.karras,
+        eta=arguments.eta,
+        moa_strength=[read_strength(each) for each in arguments.moa_strength] or 1.0,
+    )
+
+
+def read_strength(text: str) -> Strength:
+    """Read `[LAYERS=]VALUE[@FROM:TO]`.
+
+    Raises:
+        InputError: another form.
+    """
+    value, _, steps = text.partition("@")
+    layers, _, value = value.rpartition("=")
+    start, _, end = steps.partition(":")
+    try:
+        return Strength(float(value), layers, float(start or 0.0), float(end or 1.0))
+    except ValueError:
+        raise InputError(
+            f"--moa-strength {text!r}: write [LAYERS=]VALUE[@FROM:TO], e.g. 0.8, up=1.5 or 0@0:0.3"
+        ) from None
+
+
+def read_lora_option(text: str) -> tuple[str, float, str]:
+    """Read `FILE[:WEIGHT[:EXPERTS]]`: file, weight, and whose attention it changes."""
+    file, experts = text, "both"
+    head, _, tail = file.rpartition(":")
+    if head and tail in ("both", "prior", "personalized"):
+        file, experts = head, tail
+    head, _, tail = file.rpartition(":")
+    weight = _number(tail) if head else None
+    return (file, 1.0, experts) if weight is None else (head, weight, experts)
+
+
+def read_control(text: str) -> Control:
+    """Read `IMAGE[:SCALE[:FROM:TO]]`.
+
+    Raises:
+        InputError: a range with one end.
+    """
+    parts = text.split(":")
+    numbers: list[float] = []
+    while len(parts) > 1 and len(numbers) < 3 and (number := _number(parts[-1])) is not None:
+        numbers.insert(0, number)
+        parts.pop()
+    if len(numbers) == 2:
+        raise InputError(f"--control {text!r}: write IMAGE[:SCALE[:FROM:TO]], e.g. edges.png:0.8")
+    return Control(":".join(parts), *numbers)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

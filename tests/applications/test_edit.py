@@ -1,0 +1,51 @@
+"""Editing a photo: kept where the mask says so. That it is found again is shown on the toy world,
+
+for a random network, steeper than a trained one, cannot be led back.
+"""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moa_jax.applications import edit
+from moa_jax.errors import InputError
+from tests.personal import MARKED, pixels, portrait
+
+SOURCE = {"source_prompt": MARKED, "source_subjects": [portrait(1), portrait(2)]}
+OTHER = [portrait(8), portrait(2)]
+
+
+def test_a_swap_changes_the_photo_only_where_the_mask_allows(personal):
+    photo, mask = portrait(3, (64, 64)), Image.new("L", (64, 64))
+    mask.paste(255, (8, 24, 40, 64))
+    edited = edit(personal, photo, MARKED, OTHER, mask=mask, num_inference_steps=4, **SOURCE)
+    drawn, outside = pixels(edited.result)[0], np.asarray(mask) == 0
+    np.testing.assert_array_equal(drawn[outside], np.asarray(photo)[outside])
+    assert np.abs(drawn - np.asarray(photo))[40:60, 12:36].mean() > 5
+
+
+def test_less_strength_keeps_more_of_the_photo(personal):
+    photo = portrait(3, (64, 64))
+
+    def change(strength):
+        options = {"strength": strength, "num_inference_steps": 6, **SOURCE}
+        edited = edit(personal, photo, MARKED, OTHER, **options)
+        return np.abs(pixels(edited.result)[0] - np.asarray(edited.reconstruction)).mean()
+
+    assert change(0.34) < change(1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "unipc"}, "sampler='unipc'.*only DDIM"),
+        ({"eta": 0.5}, "eta=0.5.*only DDIM"),
+        ({"iterations": 0}, "iterations=0"),
+        ({"source_subjects": []}, "has 2 <|image|> and 0 subject"),
+        ({"image": "nowhere.jpg"}, "nowhere.jpg: no such file"),
+    ],
+)
+def test_a_wrong_argument_is_named(options, message, personal):
+    arguments = {"image": portrait(3), "prompt": MARKED, "subjects": OTHER, **SOURCE, **options}
+    with pytest.raises(InputError, match=message.replace("|", r"\|")):
+        edit(personal, **arguments)

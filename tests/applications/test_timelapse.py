@@ -1,0 +1,54 @@
+"""Time-lapse: a frame at a word is that word's picture; what follows the words stays in place."""
+
+import re
+
+import numpy as np
+import pytest
+
+from moa_jax.applications import timelapse
+from moa_jax.applications.timelapse import aligned
+from moa_jax.errors import InputError
+from tests.personal import pixels, portrait
+
+DRAW = {"num_inference_steps": 3, "seed": 4}
+PROMPT = "a {word} <|image|> in the snow with a woman <|image|>"
+SUBJECTS = [portrait(1), portrait(2)]
+
+
+def test_frames_at_words_of_one_length_are_the_pictures_of_their_prompts(personal):
+    words = ["man", "woman", "kid"]
+    frames = pixels(timelapse(personal, PROMPT, words, SUBJECTS, frames=5, **DRAW))
+    for place, word in zip((0, 2, 4), words, strict=True):
+        alone = pixels(personal(PROMPT.replace("{word}", word), SUBJECTS, **DRAW))[0]
+        assert np.abs(frames[place] - alone).max() <= 1
+    between, jump = np.abs(frames[1] - frames[0]).mean(), np.abs(frames[2] - frames[0]).mean()
+    assert 0 < between < jump
+
+
+def test_longer_words_leave_what_follows_in_its_place(personal):
+    words = ["kid", "man in the snow"]  # one token and four
+    requests = [personal.request(PROMPT.replace("{word}", word), SUBJECTS) for word in words]
+    short, long = aligned(personal, requests, PROMPT, words)
+    np.testing.assert_array_equal(short.subject_tokens, long.subject_tokens)
+    (first, second), plain = long.subject_tokens[0], personal.embed(requests[0])[0]
+    np.testing.assert_array_equal(long.text, personal.embed(requests[1]))
+    # The short word fills the place of the long one, and the rest is pushed back.
+    word = plain[requests[0].subject_tokens[0, 0]]
+    np.testing.assert_array_equal(short.text[0, first - 3 : first + 1], np.tile(word, (4, 1)))
+    np.testing.assert_array_equal(
+        short.text[0, first + 1 : second + 1], plain[first - 2 : second - 2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": "a man <|image|>"}, "write {word} once"),
+        ({"words": ["kid"]}, "give two or more"),
+        ({"frames": 1}, "frames=1"),
+    ],
+)
+def test_a_wrong_argument_is_named(options, message, personal):
+    arguments = {"prompt": PROMPT, "words": ["kid", "man"], "subjects": SUBJECTS, **options}
+    with pytest.raises(InputError, match=re.escape(message)):
+        timelapse(personal, **arguments)

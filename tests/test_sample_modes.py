@@ -1,0 +1,108 @@
+"""sample.py from the command line to files: every mode, its figures, and its record."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample
+from moa_jax.inside import load_arrays
+from moa_jax.metadata import read_record
+from tests.personal import MARKED, portrait
+
+
+@pytest.fixture(scope="module")
+def common(tiny_folder, moa_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("subjects")
+    for number in range(4):
+        portrait(number, (64, 64)).save(folder / f"{number}.png")
+    options = ["--model", str(tiny_folder), "--moa", str(moa_folder), "--steps", "3"]
+    options += ["--prompt", MARKED, "--subject", str(folder / "0.png")]
+    return folder, [*options, "--subject", str(folder / "1.png")]
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_pictures_with_a_look_inside_and_again_from_their_record(common, tmp_path, capsys):
+    out, again = tmp_path / "out", tmp_path / "again"
+    command = ["--num-images", "2", "--seed", "7", "--look", "--out", str(out)]
+    command += [
+        "--moa-strength",
+        "up=1.5",
+        "--guidance-rescale",
+        "0.5",
+        "--negative-prompt",
+        "snow",
+    ]
+    assert sample.main([*common[1], *command]) == 0
+    assert "wrote 2 picture(s) of 64x64 pixels" in capsys.readouterr().out
+    each = ("", "-routing", "-share", "-attention")
+    pictures = {f"00007-{index:02d}{kind}.png" for index in range(2) for kind in each}
+    animated = {f"00007-{index:02d}-routing.gif" for index in range(2)}
+    assert names(out) == pictures | animated | {"00007-grid.png", "00007.json", "00007.npz"}
+    inside = load_arrays(out / "00007.npz")
+    assert len(inside.routing) == 8 and len(inside.attention) == 4
+    assert read_record(out / "00007-01.png")["image_index"] == 1
+
+    assert sample.main(["--from-json", str(out / "00007-01.png"), "--out", str(again)]) == 0
+    for index in range(2):
+        one, two = (folder / f"00007-{index:02d}.png" for folder in (out, again))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_photo_with_a_mask(common, tmp_path):
+    folder, options = common
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save(folder / "mask.png")
+    command = ["--image", str(folder / "2.png"), "--mask", str(folder / "mask.png")]
+    assert sample.main([*options, *command, "--num-images", "1", "--out", str(tmp_path)]) == 0
+    drawn = np.asarray(Image.open(tmp_path / "00000-00.png"))
+    np.testing.assert_array_equal(drawn[:, 32:], np.asarray(Image.open(folder / "2.png"))[:, 32:])
+
+
+def test_a_morph_and_a_timelapse_are_frames_and_an_animation(common, tmp_path):
+    folder, options = common
+    morph = ["morph", *options, "--to", str(folder / "3.png"), "--frames", "3"]
+    lapse = ["timelapse", *options, "--words", "kid", "man", "--animation", "webp"]
+    lapse[lapse.index(MARKED)] = MARKED.replace("man", "{word}", 1)
+    for command, count, suffix in ((morph, 3, "gif"), (lapse, 2, "webp")):
+        out = tmp_path / command[0]
+        assert sample.main([*command, "--out", str(out)]) == 0
+        frames = {f"00000-{index:02d}.png" for index in range(count)}
+        assert names(out) >= frames | {"00000-frames.png", f"00000.{suffix}", "00000.json"}
+        with Image.open(out / f"00000.{suffix}") as animation:
+            assert animation.n_frames >= count
+
+
+def test_an_edit_says_how_near_the_photo_was_found_again(common, tmp_path, capsys):
+    folder, options = common
+    source = ["--source-prompt", "a man in the snow", "--image", str(folder / "2.png")]
+    assert sample.main(["edit", *options, *source, "--out", str(tmp_path)]) == 0
+    assert "the photo drawn again from its noise: " in capsys.readouterr().out
+    expected = {"00000-00.png", "00000-photo.png", "00000-reconstruction.png", "00000.json"}
+    assert names(tmp_path) >= expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--moa-strength", "lots"], "--moa-strength 'lots': write"),
+        (["--lora", "nowhere.safetensors:0.5"], "nowhere.safetensors"),
+        (["--controlnet", "nowhere"], "nowhere"),
+        (["--control", "edges.png"], "1 control.* 0 ControlNet"),
+        (["--strength", "0.5"], "give image"),
+        (["--guidance-interval", "0.9", "0.1"], "needs 0 <= start < end"),
+        (["--sampler", "unipc", "--eta", "0.5"], "sampler='unipc' does not take eta"),
+        (["--subject", "third.png"], "2 <.image.> and 3 subject"),
+    ],
+)
+def test_what_is_wrong_is_named(change, message, common, tmp_path, capsys):
+
+    assert sample.main([*common[1], "--out", str(tmp_path), *change]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and re.search(message, error), error
+    assert not list(tmp_path.glob("*.png"))
