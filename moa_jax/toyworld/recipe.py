@@ -8,8 +8,11 @@ scenes they read at least 96.8 % of everything right).
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from moa_jax.config import MeshConfig
+
+WEIGHTS = Path(__file__).parent / "weights"  # as committed
 
 
 @dataclass(frozen=True)
@@ -140,4 +143,56 @@ class Recipe:
     looks: LooksRecipe = field(default_factory=LooksRecipe)
     unet: UNetRecipe = field(default_factory=UNetRecipe)
     readers: ReadersRecipe = field(default_factory=ReadersRecipe)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+@dataclass(frozen=True)
+class StyleRecipe(TrainingRecipe):
+    """The cyanotype's LoRA: a picture of one ink."""
+
+    steps: int = 400
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+    warmup_steps: int = 20
+    weight_decay: float = 0.0
+    ema_decay: float | None = 0.98
+    sample_every: int | None = None
+    condition_dropout: float = 0.1
+    rank: int = 8
+    ink: tuple[float, float, float] = (0.0, 0.05, 0.40)  # RGB
+    paper: tuple[float, float, float] = (0.95, 1.0, 1.0)
+    black: float = 0.12  # brightness that is all ink: the world's own contrast is low
+    white: float = 0.85  # that is all paper
+
+
+@dataclass(frozen=True)
+class OutlineRecipe(TrainingRecipe):
+    """The outlines' ControlNet; not attending at the coarse level makes it a fifth smaller."""
+
+    steps: int = 1_500
+    batch_size: int = 16
+    warmup_steps: int = 50
+    ema_decay: float | None = 0.99
+    sample_every: int | None = None
+    condition_dropout: float = 0.1
+    widths: tuple[int, ...] = (8, 16, 16, 32)  # of the convolutions on the control picture
+    down_blocks: tuple[str, ...] = ("CrossAttnDownBlock2D", "DownBlock2D")
+
+
+@dataclass(frozen=True)
+class WorldRecipe:
+    """What both are trained on."""
+
+    base: str = str(WEIGHTS / "base")
+    count: int = 4_096  # scenes, a multiple of 4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AddonsRecipe:
+    """Both trainings."""
+
+    world: WorldRecipe = field(default_factory=WorldRecipe)
+    style: StyleRecipe = field(default_factory=StyleRecipe)
+    outline: OutlineRecipe = field(default_factory=OutlineRecipe)
     mesh: MeshConfig = field(default_factory=MeshConfig)

@@ -1,0 +1,187 @@
+"""The pictures of `docs/applications.md`: what each application does, on the toy world.
+
+From the root: `python -m moa_jax.toyworld.gallery [FOLDER]`, docs/applications by default.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+from rich.progress import track
+
+from moa_jax.animation import save_animation
+from moa_jax.applications import edit, morph, timelapse
+from moa_jax.control import Control
+from moa_jax.figures import attention_figure, picture_table, routing_frames, share_figure
+from moa_jax.pipeline import Pipeline
+from moa_jax.toyworld.addons import outlines
+from moa_jax.toyworld.people import draw_look
+from moa_jax.toyworld.places import Context
+from moa_jax.toyworld.scenes import draw_scene, render, render_portrait
+
+WEIGHTS = Path("moa_jax/toyworld/weights")
+BASE, MOA = WEIGHTS / "base", WEIGHTS / "moa"
+STYLE, OUTLINE = WEIGHTS / "style.safetensors", WEIGHTS / "outline"
+DRAW = {"num_inference_steps": 25, "guidance_scale": 2.5}
+BEACH = "waving with a balloon on the beach at sunset"
+GARDEN = "standing with a dog in the garden by day"
+FRAMES = 9
+
+Gallery = Callable[[Pipeline, Path], None]
+
+
+def person(seed: int, word: str = "woman") -> Image.Image:
+    """Draw the portrait of somebody who is in no training data."""
+    return Image.fromarray(render_portrait(draw_look(np.random.default_rng(seed), word)))
+
+
+SHE, HER, THIRD, HE = person(1), person(2), person(5), person(7, "man")
+
+
+def large(picture: Image.Image, side: int = 192) -> Image.Image:
+    """Enlarge a picture of the toy world."""
+    return picture.resize((side, side), Image.BICUBIC)
+
+
+def first(pipe: Pipeline, *arguments: Any, **options: Any) -> Image.Image:
+    """Draw one picture."""
+    return pipe(*arguments, **{**DRAW, **options}).images[0]
+
+
+def several(pipe: Pipeline, folder: Path) -> None:
+    """Two people, the same one twice, and one beside plain words."""
+    he, she = "a man <|image|>", "a woman <|image|>"
+    asked = (
+        (f"{he} and {she} {BEACH}", [HE, SHE], "him and her"),
+        (f"{she} and {she} {GARDEN}", [HER, HER], "the same one twice"),
+        (f"{she} and a man {GARDEN}", [SHE], "her and any man"),
+    )
+    drawn = [first(pipe, prompt, subjects, seed=2) for prompt, subjects, _ in asked]
+    table([[HE, SHE, *drawn]], ["him", "her", *(head for *_, head in asked)], folder / "several")
+
+
+def swap(pipe: Pipeline, folder: Path) -> None:
+    """One noise, several people."""
+    people = (SHE, HER, THIRD)
+    prompt = f"a woman <|image|> {GARDEN}"
+    prior = first(pipe, prompt, [SHE], moa_strength=0.0, seed=4)
+    drawn = [first(pipe, prompt, [each], seed=4) for each in people]
+    heads = ["the prior", "first", "second", "third"]
+    table([[None, *people], [prior, *drawn]], heads, folder / "swap")
+
+
+def morphing(pipe: Pipeline, folder: Path) -> None:
+    """From one person to another."""
+    drawn = morph(pipe, f"a woman <|image|> {BEACH}", [SHE], HER, FRAMES, seed=3, **DRAW).images
+    save_animation([large(each) for each in drawn], folder / "morph.gif", bounce=True)
+    table([drawn], [""] * FRAMES, folder / "morph", size=96)
+
+
+def aging(pipe: Pipeline, folder: Path) -> None:
+    """From a kid to a woman; the toy world has no older people."""
+    prompt = f"a {{word}} <|image|> {BEACH}"
+    drawn = timelapse(pipe, prompt, ["kid", "woman"], [SHE], FRAMES, seed=3, **DRAW).images
+    save_animation([large(each) for each in drawn], folder / "timelapse.gif", bounce=True)
+    table([drawn], [""] * FRAMES, folder / "timelapse", size=96)
+
+
+def style(_: Pipeline, folder: Path) -> None:
+    """A LoRA on nobody, on one expert, on both."""
+    prompt, heads = f"a woman <|image|> {GARDEN}", ["none", "prior", "personalized", "both"]
+    drawn = []
+    for experts in heads:
+        pipe = Pipeline.from_pretrained(BASE, MOA)
+        if experts != "none":
+            pipe.add_lora(STYLE, 1.0, experts)
+        drawn.append(first(pipe, prompt, [SHE], seed=4))
+    table([drawn], heads, folder / "style")
+
+
+def control(_: Pipeline, folder: Path) -> None:
+    """An outline, two people drawn to it, and one of them without it."""
+    pipe = Pipeline.from_pretrained(BASE, MOA, controlnets=[OUTLINE])
+    outline = Image.fromarray(outlines(render(_scene(11))[1]))
+    prompt = f"a woman <|image|> {GARDEN}"
+    led = partial(first, pipe, prompt, seed=4, controls=[Control(outline)])
+    drawn = [outline, led([SHE]), led([HER]), first(pipe, prompt, [SHE], seed=4)]
+    heads = ["the outline", "first", "second", "first, without it"]
+    table([drawn], heads, folder / "control")
+
+
+def photos(pipe: Pipeline, folder: Path) -> None:
+    """A photo found again from its noise, and other people put into it."""
+    photo, mask = render(_scene(11))
+    photo, mask = Image.fromarray(photo), Image.fromarray(np.uint8(255 * mask[0]))
+    prompt = f"a woman <|image|> {GARDEN}"
+    swapped = partial(edit, pipe, photo, prompt, source_prompt=prompt.replace(" <|image|>", ""))
+    options = {"num_inference_steps": 25, "guidance_scale": 1.5}
+    plain, other = (swapped([who], **options) for who in (SHE, HER))
+    around = _grown(mask, 9)
+    kept = swapped([SHE], mask=around, **options).result.images[0]
+    drawn = [photo, plain.reconstruction, *(e.result.images[0] for e in (plain, other)), kept]
+    heads = ["photo", f"again: {plain.error:.0f} dB", "her", "another", "her, with a mask"]
+    table([drawn], heads, folder / "edit")
+    inside = first(pipe, prompt, [HER], image=photo, mask=around, seed=1)
+    through = [first(pipe, prompt, [HER], image=photo, strength=s, seed=1) for s in (0.4, 0.6, 0.8)]
+    heads = ["photo", "mask", "inpainted", "strength 0.4", "0.6", "0.8"]
+    table([[photo, around, inside, *through]], heads, folder / "photo")
+
+
+def strength(pipe: Pipeline, folder: Path) -> None:
+    """The dial from the prior to the personalized expert."""
+    values = (0.0, 0.25, 0.5, 1.0, 2.0, 9.0)
+    prompt = f"a woman <|image|> {BEACH}"
+    drawn = [first(pipe, prompt, [SHE], moa_strength=value, seed=3) for value in values]
+    table([drawn], [f"{value:g}" for value in values], folder / "strength")
+
+
+def inside(pipe: Pipeline, folder: Path) -> None:
+    """Who draws what: shares, attention, and the routing while it draws."""
+    prompt = f"a man <|image|> and a woman <|image|> {BEACH}"
+    result = pipe(prompt, [HE, SHE], seed=2, watch=True, **DRAW)
+    seen = (result.attention, 0, ["him", "her"])
+    share_figure(result.routing, *seen).save(folder / "share.png")
+    attention_figure(result.images[0], *seen).save(folder / "attention.png")
+    frames = [each.resize((256, 256 * each.height // each.width)) for each in
+              routing_frames(result.images[0], result.routing, 0)]  # fmt: skip
+    save_animation(frames, folder / "routing.gif")
+
+
+GALLERY: tuple[Gallery, ...] = (
+    *(several, swap, morphing, aging, style, control, photos, strength, inside),
+)
+
+
+def table(
+    rows: Sequence[Sequence[Image.Image | None]], heads: Sequence[str], path: Path, size: int = 128
+) -> None:
+    """Write pictures in rows under their heads."""
+    picture_table(rows, heads, size).save(path.with_suffix(".png"))
+
+
+def _scene(seed: int) -> Any:
+    """Draw a scene of a woman in the garden."""
+    random = np.random.default_rng(seed)
+    context = Context("garden", "day", "clear", "standing", "dog")
+    return draw_scene(random, [draw_look(random, "woman")], context)
+
+
+def _grown(mask: Image.Image, pixels: int) -> Image.Image:
+    return mask.filter(ImageFilter.MaxFilter(pixels))
+
+
+def main(folder: Path) -> int:
+    """Draw the whole gallery."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pipe = Pipeline.from_pretrained(BASE, MOA)
+    for draw in track(GALLERY, "drawing"):
+        draw(pipe, folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/applications")))
