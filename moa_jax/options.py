@@ -182,8 +182,8 @@ def _add_settings(add: Add) -> None:
     add("--guidance-interval", type=float, nargs=2, default=[0.0, 1.0], metavar=("FROM", "TO"),
         help="guide only this part of the steps (0 1)")  # fmt: skip
     add("--moa-strength", action="append", default=[], metavar="[LAYERS=]VALUE[@FROM:TO]",
-        help="0: the prior; 1: as trained; up to 2 and more. E.g. 0.8, up=1.5, 0@0:0.3; several "
-        "add up, the later one wins")  # fmt: skip
+        help="0: the prior; 1: as trained; more: up to the subjects alone. E.g. 0.8, up=1.5, "
+        "0@0:0.3; given several times, a later one overrules")  # fmt: skip
     add("--lora", action="append", default=[], metavar="FILE[:WEIGHT[:EXPERTS]]",
         help="a style, on the attention of both experts, prior or personalized")  # fmt: skip
     add("--controlnet", action="append", default=[], help="folder or hub id of a ControlNet")
