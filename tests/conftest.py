@@ -5,11 +5,15 @@ The settings stand before any import of jax, torch or transformers, which read s
 
 import os
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+if [int(part) for part in version("jaxlib").split(".")[:2]] >= [0, 10]:  # older ones do not know it
+    # Eight devices on two busy cores can keep each other waiting for longer than XLA's 40 seconds.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the parity tests are about float32 on a CPU
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch's threads
 os.environ["HF_HUB_OFFLINE"] = "1"
