@@ -148,11 +148,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class StyleRecipe(TrainingRecipe):
-    """The cyanotype's LoRA: a picture of one ink."""
+    """The cyanotype's LoRA: pictures in one ink. 4 minutes on 2 cores that others used too."""
 
-    steps: int = 400
+    steps: int = 800
     batch_size: int = 16
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     warmup_steps: int = 20
     weight_decay: float = 0.0
     ema_decay: float | None = 0.98
@@ -167,7 +167,10 @@ class StyleRecipe(TrainingRecipe):
 
 @dataclass(frozen=True)
 class OutlineRecipe(TrainingRecipe):
-    """The outlines' ControlNet; not attending at the coarse level makes it a fifth smaller."""
+    """The outlines' ControlNet. 9 minutes on 2 cores that others used too.
+
+    Not attending at the coarse level makes it a fifth smaller.
+    """
 
     steps: int = 1_500
     batch_size: int = 16

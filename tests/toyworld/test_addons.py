@@ -12,12 +12,13 @@ from PIL import Image
 from moa_jax.backbone.controlnet import ControlNet, ControlNetConfig, load_controlnet
 from moa_jax.backbone.lora import match_lora, read_lora
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
+from moa_jax.config import MeshConfig
 from moa_jax.control import Control
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.evaluation.__main__ import COMMITTED
 from moa_jax.pipeline import Pipeline
 from moa_jax.toyworld import addons
-from moa_jax.toyworld.denoising import denoising_objective
+from moa_jax.toyworld.denoising import denoising_objective, encode_pictures
 from moa_jax.toyworld.people import draw_look
 from moa_jax.toyworld.readers import Readers
 from moa_jax.toyworld.recipe import OutlineRecipe, StyleRecipe
@@ -52,17 +53,11 @@ def trained(tmp_path_factory):
 
 def measure(base, predict, params, pictures, scenes, masks):
     """The denoising loss of 16 scenes, at timesteps and noises that are always the same."""
-    mean = (
-        base.vae.config["scaling_factor"]
-        * base.vae.module.apply(
-            {"params": base.vae.params},
-            np.float32(pictures) / np.float32(127.5) - 1,
-            method="encode",
-        )[0]
-    )
+    mesh = make_mesh(MeshConfig(), devices=jax.devices()[:1])
+    (latents,) = encode_pictures(base.vae, np.stack(pictures), mesh)
     ids = [base.tokenizer(each.caption, padding="max_length").input_ids for each in scenes]
     batch = {
-        "latents": np.concatenate([mean, np.zeros_like(mean)], axis=-1),
+        "latents": latents,
         "input_ids": np.int32(ids),
         "outlines": np.stack([addons.outlines(each) for each in masks]),
     }
@@ -72,20 +67,24 @@ def measure(base, predict, params, pictures, scenes, masks):
     )
     frozen = {"unet": base.unet.params, "text_encoder": base.text_encoder.params}
     keys = jax.random.split(jax.random.key(0), len(scenes))
-    compute = jax.jit(
-        lambda params: objective({**params, **frozen}, {**params, **frozen}, batch, keys)[0]
-    )
-    return [float(compute(each)) for each in params]
+
+    @jax.jit
+    def compute(params, batch):
+        params = {**params, **frozen}
+        return objective(params, params, batch, keys)[0]
+
+    return [float(compute(each, batch)) for each in params]
 
 
 @pytest.fixture(scope="module")
-def held_out():
+def examples():
+    """The scenes that a dozen steps see twelve times."""
     scenes = [training_scene(0, row) for row in range(16)]
     return scenes, *zip(*map(render, scenes), strict=True)
 
 
-def test_a_dozen_steps_lower_the_loss_of_the_style(base, trained, held_out):
-    scenes, pictures, masks = held_out
+def test_a_dozen_steps_lower_the_loss_of_the_style(base, trained, examples):
+    scenes, pictures, masks = examples
     first = addons.first_factors(base.unet.params, 8, np.random.default_rng(0))
     layers = read_lora(trained / "style.safetensors").layers
     last = {name: {"down": each.down, "up": each.up} for name, each in layers.items()}
@@ -95,8 +94,8 @@ def test_a_dozen_steps_lower_the_loss_of_the_style(base, trained, held_out):
     assert losses[1] < losses[0] - 0.01, losses
 
 
-def test_a_dozen_steps_lower_the_loss_within_outlines(base, trained, held_out):
-    scenes, pictures, masks = held_out
+def test_a_dozen_steps_lower_the_loss_within_outlines(base, trained, examples):
+    scenes, pictures, masks = examples
     network = load_controlnet(trained / "outline")
     unet = base.unet
     first = addons.first_controlnet(network.module, unet.params, np.random.default_rng(0))
@@ -194,7 +193,7 @@ def test_a_styled_personalized_expert_prints_the_person_and_leaves_the_place(wor
     people = np.stack([reading.mask for reading in world.readers.read(plain)])
     before, after = (colour_beside_the_ink(each) for each in (plain, styled))
     person, place = (after[where].mean() / before[where].mean() for where in (people, ~people))
-    assert person < 0.9 and 1 - place < 0.3 * (1 - person), (person, place)
+    assert person < 0.8 and 1 - place < 0.3 * (1 - person), (person, place)
 
 
 @pytest.mark.parametrize("index", [0, 16])
