@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter, ImageOps
 
-from moa_jax.data.images import load_image, load_mask, to_rgb
+from moa_jax.data.images import load_mask, open_image, to_rgb
 from moa_jax.errors import InputError
 from moa_jax.request import Picture
 
@@ -51,7 +51,7 @@ def prepare_photo(
     Raises:
         InputError: a picture that cannot be read, or a mask that is not the photo's, or empty.
     """
-    photo = to_rgb(image) if isinstance(image, Image.Image) else load_image(image)
+    photo = open_image(image)
     size = choose_size(photo.size, height, width, area=area, multiple=multiple)
     pixels = np.asarray(ImageOps.fit(photo, size, Image.LANCZOS))
     if mask is None:
@@ -113,7 +113,7 @@ def paste(drawn: Image.Image, photo: Photo) -> Image.Image:
 
 
 def psnr(one: UInt8[np.ndarray, "*B H W 3"], other: UInt8[np.ndarray, "*B H W 3"]) -> float:
-    """Measure how near two pictures are, in dB: 30 is hard to tell apart; infinite if equal."""
+    """Measure how near two pictures are, in dB: the more the nearer; infinite if equal."""
     error = np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2)
     return float("inf") if error == 0.0 else float(10.0 * np.log10(255.0**2 / error))
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from moa_jax.data.augment import prepare_subject
 from moa_jax.data.captions import IMAGE_MARKER, encode_caption
-from moa_jax.data.images import load_image, to_rgb
+from moa_jax.data.images import open_image
 from moa_jax.errors import InputError
 
 Picture = Image.Image | str | Path
@@ -110,8 +110,4 @@ def _encode(tokenizer: Any, name: str, text: str) -> Any:
 def _prepare(subjects: Sequence[Picture], size: int) -> UInt8[np.ndarray, "K h w 3"]:
     if not subjects:
         return np.zeros((1, size, size, 3), np.uint8)
-    pictures = [
-        to_rgb(subject) if isinstance(subject, Image.Image) else load_image(subject)
-        for subject in subjects
-    ]
-    return np.stack([prepare_subject(picture, size) for picture in pictures])
+    return np.stack([prepare_subject(open_image(subject), size) for subject in subjects])

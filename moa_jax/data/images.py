@@ -31,6 +31,15 @@ def load_image(file: str | File) -> Image.Image:
     return _read(file, to_rgb)
 
 
+def open_image(image: Image.Image | str | File) -> Image.Image:
+    """Give a picture as 8-bit RGB, be it a file or opened already.
+
+    Raises:
+        InputError: as `load_image` and `to_rgb`.
+    """
+    return to_rgb(image) if isinstance(image, Image.Image) else load_image(image)
+
+
 def load_mask(file: str | File) -> Bool[np.ndarray, "H W"]:
     """Read a subject's mask: bright pixels are the subject.
 
@@ -58,7 +67,7 @@ def prepare_control_image(
     Raises:
         InputError: as `load_image`.
     """
-    image = to_rgb(image) if isinstance(image, Image.Image) else load_image(image)
+    image = open_image(image)
     resized = image.resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(resized, np.float32) / np.float32(255)
 
