@@ -70,6 +70,18 @@ def turn(
     return jnp.concatenate([prior, added], axis=-1)
 
 
+def counterparts(path: tuple[str, ...], experts: Sequence[str]) -> list[tuple[str, ...]]:
+    """Give the paths of the added experts' own of a weight of the prior's attention.
+
+    Args:
+        path: of a U-Net's weight; one outside of its attention layers has no counterparts.
+    """
+    layer = next((i for i, name in enumerate(path) if name in ("attn1", "attn2")), None)
+    if layer is None:
+        return []
+    return [(*path[: layer + 1], expert, *path[layer + 1 :]) for expert in experts]
+
+
 def initial_logits(experts: int, personalized_weight: float) -> Float[Array, " E"]:
     """Compute logits whose softmax gives the added experts together `personalized_weight`."""
     added = personalized_weight / (experts - 1)

@@ -20,7 +20,7 @@ from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.backbone.unet import Residuals, UNet, UNetConfig, transformer_blocks
 from moa_jax.config import MethodConfig
 from moa_jax.errors import InputError
-from moa_jax.method.mixture import ROUTERS, MixtureOfAttention
+from moa_jax.method.mixture import ROUTERS, MixtureOfAttention, counterparts
 from moa_jax.method.prompt import SubjectPrompt, TimeLayerConditioning
 
 Params = Mapping[str, Any]
@@ -221,9 +221,6 @@ def add_experts(prior: Params, routers: Params, experts: tuple[str, ...]) -> dic
     flat = flatten_dict(prior)
     joined = {**flat, **flatten_dict(routers)}
     for path, leaf in flat.items():
-        layer = next((i for i, name in enumerate(path) if name in ("attn1", "attn2")), None)
-        if layer is not None:
-            for expert in experts:
-                copied = (*path[: layer + 1], expert, *path[layer + 1 :])
-                joined[copied] = jnp.array(leaf, dtype=jnp.float32, copy=True)
+        for counterpart in counterparts(path, experts):
+            joined[counterpart] = jnp.array(leaf, dtype=jnp.float32, copy=True)
     return unflatten_dict(joined)

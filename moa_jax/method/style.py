@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from moa_jax.backbone.lora import LeafPath, Lora, LowRank, add_changes, match_lora
 from moa_jax.errors import InputError
-from moa_jax.method.mixture import MixtureOfAttention
+from moa_jax.method.mixture import MixtureOfAttention, counterparts
 
 EXPERTS = ("both", "prior", "personalized")
 
@@ -55,9 +55,7 @@ def _personalized(
     present = flatten_dict(params["unet"]).keys()
     found = {}
     for path, change in changes.items():
-        layer = next((i for i, name in enumerate(path) if name in ("attn1", "attn2")), None)
-        for expert in MixtureOfAttention.added if layer is not None else ():
-            counterpart = (*path[: layer + 1], expert, *path[layer + 1 :])
+        for counterpart in counterparts(path, MixtureOfAttention.added):
             if counterpart[1:] in present:
                 found[counterpart] = change
     return found
