@@ -1,7 +1,7 @@
 """Draw pictures of a prompt, with MoA or with plain Stable Diffusion; `--help` tells how."""
 
 import argparse
-import dataclasses
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def main(command: Sequence[str] | None = None) -> int:
             return plan(arguments)
         out = make_folder("--out", arguments.out)
         pipe = load(arguments)
-        save(out, arguments, pipe, *DRAW[arguments.mode](arguments, pipe))
+        save(out, arguments, pipe, *run_mode(arguments, pipe))
 
     return run(work)
 
@@ -83,82 +83,77 @@ class Steps:
         self.progress.update(self.task, description="drawing", advance=1, speed=shown)
 
 
-def draw(arguments: argparse.Namespace, pipe: Any) -> tuple[Any, dict[str, Any]]:
+Drawn = tuple[Any, dict[str, Any]]  # the result, and other pictures by name
+
+
+def draw(arguments: argparse.Namespace, pipe: Any, shared: dict[str, Any]) -> Drawn:
     """Draw pictures of a prompt."""
-    batches = -(-arguments.num_images // (arguments.batch_size or arguments.num_images or 1))
-    with Steps(arguments.steps * batches) as on_step:
-        result = pipe(
-            arguments.prompt,
-            arguments.subject,
-            negative_prompt=arguments.negative_prompt,
-            num_images=arguments.num_images,
-            image=arguments.image,
-            mask=arguments.mask,
-            strength=arguments.strength,
-            controls=[read_control(each) for each in arguments.control],
-            watch=arguments.look,
-            **shared(arguments, on_step),
-        )
+    result = pipe(
+        arguments.prompt,
+        arguments.subject,
+        seed=arguments.seed,
+        num_images=arguments.num_images,
+        image=arguments.image,
+        mask=arguments.mask,
+        strength=arguments.strength,
+        batch_size=arguments.batch_size,
+        **shared,
+    )
     return result, {}
 
 
-def morph(arguments: argparse.Namespace, pipe: Any) -> tuple[Any, dict[str, Any]]:
+def morph(arguments: argparse.Namespace, pipe: Any, shared: dict[str, Any]) -> Drawn:
     """Draw one subject becoming another."""
     from moa_jax.applications import morph
 
-    with Steps(arguments.steps) as on_step:
-        result = morph(
-            pipe,
-            arguments.prompt,
-            arguments.subject,
-            arguments.to,
-            arguments.frames,
-            which=arguments.which,
-            spherical=arguments.spherical,
-            negative_prompt=arguments.negative_prompt,
-            **shared(arguments, on_step),
-        )
+    result = morph(
+        pipe,
+        arguments.prompt,
+        arguments.subject,
+        arguments.to,
+        arguments.frames,
+        which=arguments.which,
+        spherical=arguments.spherical,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        **shared,
+    )
     return result, {}
 
 
-def timelapse(arguments: argparse.Namespace, pipe: Any) -> tuple[Any, dict[str, Any]]:
+def timelapse(arguments: argparse.Namespace, pipe: Any, shared: dict[str, Any]) -> Drawn:
     """Draw the way from word to word."""
     from moa_jax.applications import timelapse
 
-    with Steps(arguments.steps) as on_step:
-        result = timelapse(
-            pipe,
-            arguments.prompt,
-            arguments.words,
-            arguments.subject,
-            arguments.frames,
-            negative_prompt=arguments.negative_prompt,
-            **shared(arguments, on_step),
-        )
+    result = timelapse(
+        pipe,
+        arguments.prompt,
+        arguments.words,
+        arguments.subject,
+        arguments.frames,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        **shared,
+    )
     return result, {}
 
 
-def edit(arguments: argparse.Namespace, pipe: Any) -> tuple[Any, dict[str, Any]]:
+def edit(arguments: argparse.Namespace, pipe: Any, shared: dict[str, Any]) -> Drawn:
     """Draw a photo again with other people in it."""
     from moa_jax.applications import edit
 
-    options = shared(arguments, None)
-    for name in ("seed", "batch_size"):
-        del options[name]
-    with Steps(arguments.steps * (arguments.iterations + 2)) as on_step:
-        edited = edit(
-            pipe,
-            arguments.image,
-            arguments.prompt,
-            arguments.subject,
-            source_prompt=arguments.source_prompt,
-            source_subjects=arguments.source_subject,
-            mask=arguments.mask,
-            strength=arguments.strength,
-            negative_prompt=arguments.negative_prompt,
-            iterations=arguments.iterations,
-            **{**options, "on_step": on_step},
-        )
+    edited = edit(
+        pipe,
+        arguments.image,
+        arguments.prompt,
+        arguments.subject,
+        source_prompt=arguments.source_prompt,
+        source_subjects=arguments.source_subject,
+        mask=arguments.mask,
+        strength=arguments.strength,
+        iterations=arguments.iterations,
+        **shared,
+    )
     print(f"the photo drawn again from its noise: {edited.error:.1f} dB")
     return edited.result, {"photo": edited.photo, "reconstruction": edited.reconstruction}
 
@@ -166,12 +161,24 @@ def edit(arguments: argparse.Namespace, pipe: Any) -> tuple[Any, dict[str, Any]]
 DRAW = {"draw": draw, "morph": morph, "timelapse": timelapse, "edit": edit}
 
 
-def shared(arguments: argparse.Namespace, on_step: Any) -> dict[str, Any]:
-    """Gather the options that every mode takes."""
-    settings = read_settings(arguments)
-    fields = {each.name: getattr(settings, each.name) for each in dataclasses.fields(settings)}
-    names = ("seed", "height", "width", "batch_size")
-    return {**fields, **{name: getattr(arguments, name) for name in names}, "on_step": on_step}
+def passes(arguments: argparse.Namespace) -> int:
+    """Count the steps that the progress bar will be told of."""
+    if arguments.mode == "edit":  # there, and back twice: as it was, and with others
+        return arguments.steps * (arguments.iterations + 2)
+    pictures = arguments.num_images if arguments.mode == "draw" else arguments.frames
+    if pictures is None:  # a frame for each word
+        pictures = len(arguments.words)
+    return arguments.steps * math.ceil(pictures / (arguments.batch_size or pictures or 1))
+
+
+def run_mode(arguments: argparse.Namespace, pipe: Any) -> Drawn:
+    """Draw what the mode draws, with what all modes take and a progress bar."""
+    names = ("negative_prompt", "height", "width")
+    shared = {name: getattr(arguments, name) for name in names}
+    shared |= vars(read_settings(arguments))
+    shared |= {"watch": arguments.look, "controls": [*map(read_control, arguments.control)]}
+    with Steps(passes(arguments)) as on_step:
+        return DRAW[arguments.mode](arguments, pipe, {**shared, "on_step": on_step})
 
 
 def plan(arguments: argparse.Namespace) -> None:

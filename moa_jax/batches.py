@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from moa_jax.errors import InputError
+
 FULL = "RESOURCE_EXHAUSTED"  # how XLA says that memory is out, while it compiles or runs
 
 
@@ -24,7 +26,12 @@ def in_batches(run: Callable[[Any], Any], rows: Any, size: int | None = None) ->
 
     Returns:
         For each batch its outputs, without those of the filling.
+
+    Raises:
+        InputError: fewer than one row at once.
     """
+    if size is not None and size < 1:
+        raise InputError(f"batch_size={size}: must be 1 or more; leave it out for what fits")
     count = len(jax.tree.leaves(rows)[0])
     size = min(size or count, count)
     while True:

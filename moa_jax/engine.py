@@ -169,6 +169,10 @@ class Engine:
         """Embed the prompts of a request."""
         return np.asarray(self.fetch(self._embed(self.params, request.input_ids)))
 
+    def features(self, request: Request) -> Float[np.ndarray, "B K F"]:
+        """Look at the subjects of a request: the image features that are bound to their words."""
+        return np.asarray(self.fetch(self._features(self.params, request.subject_images)))
+
     def invert(
         self,
         request: Request,

@@ -47,9 +47,10 @@ MODES = {
 
 def parse_arguments(command: Sequence[str]) -> argparse.Namespace:
     """Read the command line; what it says wrongly ends the program with exit code 2."""
-    mode = command[0] if command and command[0] in MODES else None
-    options = list(command[1:] if mode else command)
-    parser = make_parser(mode or "draw")
+    named = command[0] if command and command[0] in MODES else None
+    options = list(command[1:] if named else command)
+    mode = named or "draw"
+    parser = make_parser(mode)
     start = argparse.Namespace()
     file = parser.parse_known_args(options)[0].from_json
     if file:
@@ -57,15 +58,16 @@ def parse_arguments(command: Sequence[str]) -> argparse.Namespace:
             record = read_record(file)
         except InputError as error:
             parser.error(str(error))
-        if mode not in (None, made := record.get("mode", "draw")):
-            parser.error(f"--from-json: {file} was made by {made!r}, not by {mode!r}")
-        mode, parser = made, make_parser(made)
+        mode = record.get("mode", "draw")
+        if named not in (None, mode):
+            parser.error(f"--from-json: {file} was made by {mode!r}, not by {named!r}")
+        parser = make_parser(mode)
         start = _recorded(record, parser, options)
     given = parser.parse_args(options, start)
-    for name in ("model", "prompt", *NEEDED[mode or "draw"]):
+    for name in ("model", "prompt", *NEEDED[mode]):
         if not getattr(given, name):
             parser.error(f"--{name.replace('_', '-')} is required")
-    given.mode = mode or "draw"
+    given.mode = mode
     return given
 
 
@@ -108,16 +110,12 @@ def make_parser(mode: str) -> argparse.ArgumentParser:
         ("output", _add_output),
     ):
         add_to(parser.add_argument_group(title).add_argument)
-    parser.set_defaults(**{"plan": None, "num_images": 1, "mask": None, **parser_defaults(mode)})
+    parser.set_defaults(plan=None, **DEFAULTS.get(mode, {}))
     return parser
 
 
-def parser_defaults(mode: str) -> dict[str, Any]:
-    """Give what a mode's options start from where that differs from other modes."""
-    return {
-        "draw": {"num_images": 4},
-        "edit": {"sampler": "ddim", "guidance_scale": 1.0},
-    }.get(mode, {})
+# Where a mode's options start from other values than elsewhere.
+DEFAULTS = {"edit": {"sampler": "ddim", "guidance_scale": 1.0}}
 
 
 Add = Callable[..., Any]
@@ -133,7 +131,7 @@ def _add_prompt(add: Add) -> None:
 
 
 def _add_draw(add: Add) -> None:
-    add("--num-images", type=int, help="pictures to draw (%(default)s)")
+    add("--num-images", type=int, default=4, help="pictures to draw (%(default)s)")
     add("--image", help="photo to start from instead of noise alone")
     add("--mask", help="bright where --image is drawn anew; the rest is kept")
     add("--strength", type=float, help="how far from --image, 0 to 1 (0.8; 1 with --mask)")
@@ -185,7 +183,7 @@ def _add_settings(add: Add) -> None:
         help="0: the prior; 1: as trained; more: up to the subjects alone. E.g. 0.8, up=1.5, "
         "0@0:0.3; given several times, a later one overrules")  # fmt: skip
     add("--lora", action="append", default=[], metavar="FILE[:WEIGHT[:EXPERTS]]",
-        help="a style, on the attention of both experts, prior or personalized")  # fmt: skip
+        help="a style, on both experts, prior or personalized")  # fmt: skip
     add("--controlnet", action="append", default=[], help="folder or hub id of a ControlNet")
     add("--control", action="append", default=[], metavar="IMAGE[:SCALE[:FROM:TO]]",
         help="for each --controlnet its picture, scale and part of the steps")  # fmt: skip

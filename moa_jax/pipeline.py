@@ -10,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
 from moa_jax.backbone.lora import read_lora
 from moa_jax.control import Control
 from moa_jax.engine import Engine, Result
@@ -50,12 +47,12 @@ class Pipeline(Engine):
         Args:
             file: .safetensors, with the keys of kohya's scripts, diffusers or peft.
             weight: how strongly.
-            experts: whose attention it changes: "both", "prior" or "personalized".
+            experts: whose it is: "both", "prior" or "personalized", see `apply_lora`.
 
         Raises:
             InputError: a damaged file, or one of another architecture.
         """
-        self.params = {**self.params, **apply_lora(self.params, read_lora(file), weight, experts)}
+        self.params = apply_lora(self.params, read_lora(file), weight, experts)
 
     def __call__(
         self,
@@ -152,12 +149,3 @@ class Pipeline(Engine):
         _, rows, columns, _ = latent_shape(self.base, None, None, 1)
         area = rows * columns * self.downscale**2
         return prepare_photo(image, mask, height, width, area=area, multiple=self.downscale)
-
-    def features(self, subject: Picture) -> Float[np.ndarray, "1 1 F"]:
-        """Look at one subject: the image features that a prompt binds to its word.
-
-        Raises:
-            InputError: no MoA weights are loaded, or a picture that cannot be read.
-        """
-        request = self.request("a <|image|>", [subject])
-        return np.asarray(self._features(self.params, request.subject_images))

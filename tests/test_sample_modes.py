@@ -66,7 +66,7 @@ def test_a_photo_with_a_mask(common, tmp_path):
 
 def test_a_morph_and_a_timelapse_are_frames_and_an_animation(common, tmp_path):
     folder, options = common
-    morph = ["morph", *options, "--to", str(folder / "3.png"), "--frames", "3"]
+    morph = ["morph", *options, "--to", str(folder / "3.png"), "--frames", "3", "--look"]
     lapse = ["timelapse", *options, "--words", "kid", "man", "--animation", "webp"]
     lapse[lapse.index(MARKED)] = MARKED.replace("man", "{word}", 1)
     for command, count, suffix in ((morph, 3, "gif"), (lapse, 2, "webp")):
@@ -76,6 +76,7 @@ def test_a_morph_and_a_timelapse_are_frames_and_an_animation(common, tmp_path):
         assert names(out) >= frames | {"00000-frames.png", f"00000.{suffix}", "00000.json"}
         with Image.open(out / f"00000.{suffix}") as animation:
             assert animation.n_frames >= count
+    assert len(load_arrays(tmp_path / "morph" / "00000.npz").attention) == 4
 
 
 def test_an_edit_says_how_near_the_photo_was_found_again(common, tmp_path, capsys):
@@ -95,6 +96,7 @@ def test_an_edit_says_how_near_the_photo_was_found_again(common, tmp_path, capsy
         (["--controlnet", "nowhere"], "nowhere"),
         (["--control", "edges.png"], "1 control.* 0 ControlNet"),
         (["--strength", "0.5"], "give image"),
+        (["--batch-size", "-1"], "batch_size=-1: must be 1 or more"),
         (["--guidance-interval", "0.9", "0.1"], "needs 0 <= start < end"),
         (["--sampler", "unipc", "--eta", "0.5"], "sampler='unipc' does not take eta"),
         (["--subject", "third.png"], "2 <.image.> and 3 subject"),
@@ -106,3 +108,20 @@ def test_what_is_wrong_is_named(change, message, common, tmp_path, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and re.search(message, error), error
     assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        ["morph", "--to", "3.png"],
+        ["timelapse", "--words", "kid", "man", "--prompt", MARKED.replace("man", "{word}", 1)],
+        ["edit", "--image", "2.png", "--source-prompt", "a man in the snow"],
+    ],
+    ids=lambda mode: mode[0],
+)
+def test_no_mode_leaves_a_control_unread(mode, common, tmp_path, capsys):
+    folder, options = common
+    own = [str(folder / each) if each.endswith(".png") else each for each in mode[1:]]
+    command = [mode[0], *options, *own, "--control", "edges.png", "--out", str(tmp_path)]
+    assert sample.main(command) == 2
+    assert "1 control(s) are given and 0 ControlNet(s) are loaded" in capsys.readouterr().err

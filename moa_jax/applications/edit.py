@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from moa_jax.control import Control
 from moa_jax.errors import InputError
 from moa_jax.noise import skipped_steps
 from moa_jax.photo import coarse_mask, paste, psnr
@@ -28,8 +29,8 @@ class Edit:
         result: the picture, where it was drawn, and by whom.
         photo: the photo, cut to size.
         reconstruction: the photo drawn again from its noise, without a swap.
-        error: how near that is to the photo through the VAE, PSNR in dB: under 30, the edit will
-            lose what the reconstruction lost.
+        error: how near that is to the photo through the VAE, PSNR in dB; what the reconstruction
+            lost, the edit has lost too.
     """
 
     result: Result
@@ -52,6 +53,8 @@ def edit(
     height: int | None = None,
     width: int | None = None,
     iterations: int = 5,
+    controls: Sequence[Control] = (),
+    watch: bool = False,
     on_step: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> Edit:
@@ -65,6 +68,8 @@ def edit(
         mask: bright where the photo may change; the rest is kept, to the pixel.
         strength: how far back to lead the photo, 0 to 1: less keeps more of it.
         iterations: passes through the network for each step of the way back.
+        controls: for each ControlNet its picture, for what is drawn anew.
+        watch: whether to give the attention to the subjects in the result.
         **settings: of `Settings`; the sampler is DDIM, and without guidance unless it is given.
 
     Raises:
@@ -83,13 +88,13 @@ def edit(
     asked = pipe.request(prompt, subjects, negative_prompt)
     unguided = replace(chosen, guidance_scale=1.0)
     path = pipe.invert(source, clean, unguided, iterations, on_step)
-    keys, noise = jax.random.key(0)[None], np.zeros(clean.shape, np.float32)
-    options = {"skip": skip, "start": path[:, skip], "on_step": on_step}
-    again = pipe.draw(source, noise, keys, unguided, **options)
-    known = None
+    start, keys = path[:, skip], jax.random.key(0)[None]
+    options: dict[str, Any] = {"skip": skip, "start": start, "on_step": on_step}
+    again = pipe.draw(source, start, keys, unguided, **options)
+    options |= {"controls": controls, "watch": watch}
     if photo.mask is not None:
-        known = Known(coarse_mask(photo.mask, pipe.downscale), path[:, skip + 1 :])
-    result = pipe.draw(asked, noise, keys, chosen, known=known, **options)
+        options["known"] = Known(coarse_mask(photo.mask, pipe.downscale), path[:, skip + 1 :])
+    result = pipe.draw(asked, start, keys, chosen, **options)
     result = replace(result, images=[paste(picture, photo) for picture in result.images])
     (through_vae,), (reconstruction,) = pipe.decode(clean), again.images
     error = psnr(np.asarray(reconstruction), np.asarray(through_vae))

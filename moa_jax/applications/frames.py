@@ -1,6 +1,6 @@
 """What a sequence of frames has in common: one noise for all of them, so that little else moves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from moa_jax.control import Control
 from moa_jax.errors import InputError
 from moa_jax.noise import latent_shape, picture_keys, standard_noise
 from moa_jax.pipeline import Pipeline, Result
@@ -23,6 +24,8 @@ class Frames:
         seed: of the noise; a frame is what the pipeline draws first of this seed.
         height: in pixels; None: the checkpoint's own.
         width: likewise.
+        controls: for each ControlNet its picture.
+        watch: whether to give the attention to the subjects in the result.
         batch_size: frames at once; None: as many as the memory holds.
         on_step: told the index of each step when it is done.
     """
@@ -30,6 +33,8 @@ class Frames:
     seed: int = 0
     height: int | None = None
     width: int | None = None
+    controls: Sequence[Control] = ()
+    watch: bool = False
     batch_size: int | None = None
     on_step: Callable[[int], None] | None = None
 
@@ -43,6 +48,8 @@ class Frames:
             jnp.repeat(noise, count, axis=0),
             jnp.repeat(keys, count),
             settings,
+            controls=self.controls,
+            watch=self.watch,
             batch_size=self.batch_size,
             on_step=self.on_step,
         )

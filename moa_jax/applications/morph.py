@@ -28,7 +28,7 @@ def interpolate(
         spherical: turn the direction at constant speed, and the length apart from it.
     """
     if not spherical:
-        return (1.0 - share) * start + share * end
+        return ((1.0 - share) * start + share * end).astype(start.dtype)
     lengths = [np.linalg.norm(each, axis=-1, keepdims=True) for each in (start, end)]
     one, other = start / lengths[0], end / lengths[1]
     angle = np.arccos(np.clip(np.sum(one * other, axis=-1, keepdims=True), -1.0, 1.0))
@@ -73,10 +73,8 @@ def morph(
     way = shares(frames)
     if not 0 <= which < len(subjects):
         raise InputError(f"which={which}: there are {len(subjects)} subject(s), counted from 0")
-    request = pipe.request(prompt, subjects, negative_prompt)
-    features = np.concatenate([pipe.features(subject) for subject in subjects], axis=1)
-    end = pipe.features(to)[:, 0]
-    rows = np.repeat(features, frames, axis=0)
-    for row, share in zip(rows, way, strict=True):
-        row[which] = interpolate(features[0, which], end[0], share, spherical)
-    return how.draw(pipe, repeat(request, frames)._replace(subject_features=rows), settings)
+    becoming = [*subjects[:which], to, *subjects[which + 1 :]]
+    first, last = (pipe.request(prompt, who, negative_prompt) for who in (subjects, becoming))
+    start, end = pipe.features(first), pipe.features(last)
+    rows = np.concatenate([interpolate(start, end, share, spherical) for share in way])
+    return how.draw(pipe, repeat(first, frames)._replace(subject_features=rows), settings)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from moa_jax.applications.frames import settings_of, shares
+from moa_jax.data.captions import IMAGE_MARKER, encode_caption
 from moa_jax.errors import InputError
 from moa_jax.pipeline import Pipeline, Result
 from moa_jax.request import Picture, Request, stack
@@ -64,17 +65,16 @@ def aligned(
     pipe: Pipeline, requests: Sequence[Request], prompt: str, words: Sequence[str]
 ) -> list[Request]:
     """Embed the prompts so that what follows the words is at the same place in all of them."""
-    tokenizer = pipe.base.tokenizer
-    lengths = [len(tokenizer(word, add_special_tokens=False).input_ids) for word in words]
-    before = tokenizer(prompt.split(WORD)[0].strip(), add_special_tokens=False).input_ids
-    aligned = []
-    for request, length in zip(requests, lengths, strict=True):
-        extra, last = max(lengths) - length, len(before) + length  # after the begin token
+    before, tokenizer = prompt.split(WORD)[0], pipe.base.tokenizer
+    marked = [encode_caption(tokenizer, f"{before}{word}{IMAGE_MARKER}") for word in words]
+    lasts = [each.subject_tokens[-1] for each in marked]  # where each word ends
+    found = []
+    for request, last in zip(requests, lasts, strict=True):
+        extra, tokens = max(lasts) - last, request.subject_tokens
         size = request.input_ids.shape[1]
         places = np.arange(size)
         drawn_out = np.where(places > last, np.maximum(places - extra, last), places)
-        tokens = request.subject_tokens
         shifted = np.where((tokens >= last) & (tokens < size), tokens + extra, tokens)
         text = pipe.embed(request)[:, drawn_out]
-        aligned.append(request._replace(text=text, subject_tokens=shifted))
-    return aligned
+        found.append(request._replace(text=text, subject_tokens=shifted))
+    return found

@@ -40,6 +40,20 @@ def test_longer_words_leave_what_follows_in_its_place(personal):
     )
 
 
+def test_a_subject_before_the_word_keeps_its_place(personal):
+    prompt, words = (
+        "a woman <|image|> and a {word} <|image|> in the snow",
+        ["kid", "man in the snow"],
+    )
+    requests = [personal.request(prompt.replace("{word}", word), SUBJECTS) for word in words]
+    short, long = aligned(personal, requests, prompt, words)
+    np.testing.assert_array_equal(short.subject_tokens, requests[1].subject_tokens)
+    np.testing.assert_array_equal(long.text, personal.embed(requests[1]))
+    place = short.subject_tokens[0, 1]
+    word = personal.embed(requests[0])[0, requests[0].subject_tokens[0, 1]]
+    np.testing.assert_array_equal(short.text[0, place - 3 : place + 1], np.tile(word, (4, 1)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
