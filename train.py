@@ -38,17 +38,15 @@ from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import check_run, fit
 from moa_jax.training.mesh import (
     check_batch,
-    gather_weights,
     host_rows,
-    jit_step,
     make_mesh,
     place_weight,
     place_weights,
 )
-from moa_jax.training.objective import make_objective, summarize
 from moa_jax.training.preview import SHOWN, make_preview
 from moa_jax.training.probe import make_probe
-from moa_jax.training.step import initial_state, make_train_step
+from moa_jax.training.program import moa_step
+from moa_jax.training.step import initial_state
 
 EXAMPLES = """\
 examples:
@@ -143,9 +141,7 @@ def train(config: Config) -> None:
     state, frozen = initial_state(params, mask, optimizer, config)
     state, frozen = place_weights(state, mesh), place_weights(frozen, mesh)
     del params
-    objective = gather_weights(make_objective(model, schedule, config.method), mesh)
-    train_step = make_train_step(objective, config, optimizer, summarize)
-    train_step = jit_step(train_step, mesh, state, frozen)
+    train_step = moa_step(model, schedule, config, optimizer, mesh, state, frozen)
 
     preview = open_preview(config, base, model, output / "samples")
     probe = jax.jit(make_probe(model, schedule))

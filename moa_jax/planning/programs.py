@@ -25,16 +25,9 @@ from moa_jax.noise import latent_shape
 from moa_jax.request import Request
 from moa_jax.settings import Settings
 from moa_jax.training.learning import make_optimizer, partition
-from moa_jax.training.mesh import (
-    BATCH,
-    check_batch,
-    gather_weights,
-    jit_step,
-    replicated,
-    weight_shardings,
-)
-from moa_jax.training.objective import make_objective, summarize
-from moa_jax.training.step import initial_state, make_train_step
+from moa_jax.training.mesh import BATCH, check_batch, replicated, weight_shardings
+from moa_jax.training.program import moa_step
+from moa_jax.training.step import initial_state
 
 Shapes = Any  # a tree of jax.ShapeDtypeStruct
 
@@ -73,8 +66,7 @@ def training_program(config: Config, mesh: Mesh) -> Program:
     batch = batch_shapes(config, base)
     batch = jax.tree.map(partial(_place, NamedSharding(mesh, BATCH)), batch)
     schedule = NoiseSchedule.from_config(base.scheduler_config)
-    objective = gather_weights(make_objective(model, schedule, config.method), mesh)
-    step = make_train_step(objective, config, optimizer, summarize)
+    step = moa_step(model, schedule, config, optimizer, mesh, state, frozen)
     parts = {
         "frozen": frozen,
         "trained": state.trained,
@@ -82,7 +74,7 @@ def training_program(config: Config, mesh: Mesh) -> Program:
         "average": state.ema,
         "batch": batch,
     }
-    return Program(jit_step(step, mesh, state, frozen).lower(state, frozen, batch), parts)
+    return Program(step.lower(state, frozen, batch), parts)
 
 
 def sampling_program(

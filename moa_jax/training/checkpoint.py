@@ -10,6 +10,7 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from jax.experimental import multihost_utils
 from moa_jax.config import Config, flatten
 from moa_jax.errors import InputError
 from moa_jax.method.weights import Identity
+from moa_jax.training import hosts
 from moa_jax.training.checksum import checksums
 from moa_jax.training.disk import writing
 
@@ -31,6 +33,29 @@ SHAPES_STATE = (
     "method.time_layer_conditioning",
     "method.fourier_features",
     "method.image_encoder_layers",
+)
+
+
+class _State(ocp.StandardCheckpointHandler):
+    """Arrays, read on all hosts or on none: orbax would wait for a host that failed."""
+
+    def restore(self, *args: Any, **options: Any) -> Any:
+        """Read."""
+        return hosts.together(partial(super().restore, *args, **options))
+
+
+class _Text(ocp.JsonCheckpointHandler):
+    """JSON, likewise."""
+
+    def restore(self, *args: Any, **options: Any) -> Any:
+        """Read."""
+        return hosts.together(partial(super().restore, *args, **options))
+
+
+ITEMS = (
+    ("state", ocp.args.StandardSave, ocp.args.StandardRestore, _State),
+    ("data", ocp.args.JsonSave, ocp.args.JsonRestore, _Text),
+    ("card", ocp.args.JsonSave, ocp.args.JsonRestore, _Text),
 )
 
 
@@ -46,8 +71,14 @@ class Checkpoints:
         """
         self._config, self._identity = config, identity
         self.folder = folder.absolute()
+        items = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        for item, save, restore, kind in ITEMS:
+            handler = kind()
+            items.add(item, save, handler)
+            items.add(item, restore, handler)
         self._manager = ocp.CheckpointManager(
             self.folder,
+            handler_registry=items,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=config.train.keep_checkpoints,
                 enable_async_checkpointing=True,

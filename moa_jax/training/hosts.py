@@ -15,14 +15,16 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from moa_jax.errors import InputError, LostHost
+
+Result = TypeVar("Result")
 
 # For launches by hand; jax itself reads the first of them, and finds clusters by theirs.
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -113,6 +115,27 @@ def whole(tree: Any) -> Any:
         return multihost_utils.process_allgather(array, tiled=True)
 
     return jax.tree.map(fetch, tree)
+
+
+def together(read: Callable[[], Result]) -> Result:
+    """Do on every host what may fail on some: then it fails on all; all must call it.
+
+    Raises:
+        Exception: what `read` raised here.
+        RuntimeError: it failed on another host alone.
+    """
+    failure: Exception | None = None
+    try:
+        result = read()
+    except Exception as error:  # of any kind: raised below, once the others know
+        failure = error
+    failed = multihost_utils.process_allgather(np.array(failure is not None)).reshape(-1)
+    if failure is not None:
+        raise failure
+    if failed.any():
+        numbers = ", ".join(str(number) for number in np.flatnonzero(failed))
+        raise RuntimeError(f"it cannot be read on host {numbers}")
+    return result
 
 
 @contextlib.contextmanager

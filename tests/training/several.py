@@ -1,9 +1,12 @@
 """One process of several: a small model through the loop, the mesh and the checkpoints of train.py.
 
 python -m tests.training.several FOLDER PRESET STEPS PAUSE
+
+The variable UNREADABLE=STEP hides that checkpoint's arrays from this process.
 """
 
 import dataclasses
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 
 from moa_jax.command import run
 from moa_jax.config import Config, MeshConfig, OptimizerConfig, TrainConfig
@@ -79,8 +83,22 @@ def train(folder, preset, steps, pause=0.0):
         fit(step, state, frozen, batches, checkpoints, mesh, config, preview)
 
 
+def hide(step):
+    """Let the arrays of one checkpoint be unreadable, as a broken disk of this host would."""
+    read = ocp.StandardCheckpointHandler.restore
+
+    def restore(handler, directory, *args, **options):
+        if step in Path(directory).parts:
+            raise OSError("input/output error")
+        return read(handler, directory, *args, **options)
+
+    ocp.StandardCheckpointHandler.restore = restore
+
+
 def main(folder, preset, steps, pause):
     def work():
+        if "UNREADABLE" in os.environ:
+            hide(os.environ["UNREADABLE"])
         hosts.join(True)
         with hosts.watching():
             train(Path(folder), preset, int(steps), float(pause))

@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 DEVICES = 8  # over all processes, as in this one
 
 
-def start(processes, folder, preset, steps, pause=0.0):
-    """Start `several` in processes that find each other."""
+def start(processes, folder, preset, steps, pause=0.0, unreadable=None):
+    """Start `several` in processes that find each other; the last cannot read one checkpoint."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -32,6 +32,8 @@ def start(processes, folder, preset, steps, pause=0.0):
     for number in range(processes):
         variables = {hosts.ADDRESS: address, hosts.COUNT: processes, hosts.NUMBER: number}
         variables["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES // processes}"
+        if unreadable is not None and number == processes - 1:
+            variables["UNREADABLE"] = unreadable
         with (folder / f"log{number}").open("w") as log:
             started.append(
                 subprocess.Popen(
@@ -135,6 +137,17 @@ def test_a_checkpoint_goes_on_with_another_number_of_hosts_and_preset(two, alone
         np.testing.assert_allclose(
             curve(tmp_path / name)[1], curve(tmp_path / "same")[1], rtol=1e-5, err_msg=name
         )
+
+
+def test_a_checkpoint_that_one_host_cannot_read_is_set_aside_by_all(two, tmp_path):
+    folder = shutil.copytree(two[0], tmp_path / "torn")
+    step = newest(folder)
+    started = start(2, folder, "fsdp", step + 1, unreadable=step)
+    assert wait(started, seconds=120) == [0, 0], logs(folder)
+    told = logs(folder)[0]
+    assert f"{step}' is not whole (RuntimeError: it cannot be read on host 1): set aside" in told
+    assert "resuming from step" in told and f"resuming from step {step} " not in told
+    assert (folder / "checkpoints" / f"{step}.broken").is_dir()
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.method.model import MoA
 from moa_jax.method.weights import Identity
 from moa_jax.training.learning import make_optimizer
-from moa_jax.training.mesh import gather_weights, jit_step, place_weights
-from moa_jax.training.objective import make_objective, summarize
-from moa_jax.training.step import initial_state, make_train_step
+from moa_jax.training.mesh import place_weights
+from moa_jax.training.program import moa_step
+from moa_jax.training.step import initial_state
 
 BATCH = 8
 
@@ -81,10 +81,8 @@ def make_run(tiny, config, mesh, optimizer=None, mask=None) -> Run:
         state, frozen = initial_state(tiny.params, mask, optimizer, config)
         return place_weights(state, mesh), place_weights(frozen, mesh)
 
-    objective = make_objective(tiny.model, tiny.schedule, config.method)
-    objective = gather_weights(objective, mesh)
-    step = make_train_step(objective, config, optimizer, summarize)
-    return Run(jit_step(step, mesh, *start()), start)
+    step = moa_step(tiny.model, tiny.schedule, config, optimizer, mesh, *start())
+    return Run(step, start)
 
 
 def gradient_run(tiny, config, mesh, mask=None, **optimizer) -> Run:
