@@ -36,13 +36,7 @@ from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.encoding import check_encoded, ensure_encoded
 from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import check_run, fit
-from moa_jax.training.mesh import (
-    check_batch,
-    host_rows,
-    make_mesh,
-    place_weight,
-    place_weights,
-)
+from moa_jax.training.mesh import check_batch, host_rows, make_mesh, place_weight, place_weights
 from moa_jax.training.preview import SHOWN, make_preview
 from moa_jax.training.probe import make_probe
 from moa_jax.training.program import moa_step

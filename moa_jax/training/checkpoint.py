@@ -36,20 +36,20 @@ SHAPES_STATE = (
 )
 
 
-class _State(ocp.StandardCheckpointHandler):
-    """Arrays, read on all hosts or on none: orbax would wait for a host that failed."""
+class _OnAllHosts:
+    """Reads on all hosts or on none: orbax would wait for a host that failed."""
 
     def restore(self, *args: Any, **options: Any) -> Any:
         """Read."""
         return hosts.together(partial(super().restore, *args, **options))
 
 
-class _Text(ocp.JsonCheckpointHandler):
-    """JSON, likewise."""
+class _State(_OnAllHosts, ocp.StandardCheckpointHandler):
+    """Arrays."""
 
-    def restore(self, *args: Any, **options: Any) -> Any:
-        """Read."""
-        return hosts.together(partial(super().restore, *args, **options))
+
+class _Text(_OnAllHosts, ocp.JsonCheckpointHandler):
+    """JSON."""
 
 
 ITEMS = (
@@ -196,7 +196,7 @@ class Checkpoints:
         notes = []
         for step, why in broken.items():
             aside = self.where(step).with_name(f"{step}.broken")
-            if jax.process_index() == 0:
+            if hosts.first():
                 while aside.exists():
                     aside = aside.with_name(aside.name + "-too")
                 self.where(step).rename(aside)
