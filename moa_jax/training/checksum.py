@@ -22,8 +22,11 @@ def checksums(tree: Any) -> dict[str, int]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     name = jax.tree_util.keystr
     # One array at a time: arrays of one shape share a small program, all together make a large one.
-    sums = {name(path, simple=True, separator="."): _checksum(leaf) for path, leaf in leaves}
-    return {path: int(total) for path, total in jax.device_get(sums).items()}
+    # Each is waited for: simulated devices with fewer cores can lock up on several sums under way.
+    return {
+        name(path, simple=True, separator="."): int(jax.device_get(_checksum(leaf)))
+        for path, leaf in leaves
+    }
 
 
 @jax.jit
