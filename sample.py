@@ -187,33 +187,26 @@ def plan(arguments: argparse.Namespace) -> None:
 
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a device here is not to be claimed
 
-    from moa_jax.backbone.attend import choose_attend
-    from moa_jax.backbone.stable_diffusion import describe_stable_diffusion
-    from moa_jax.config import MeshConfig
     from moa_jax.method.weights import read_moa_card
     from moa_jax.planning.plan import plan_sampling
-    from moa_jax.planning.programs import sampling_program
+    from moa_jax.planning.programs import Drawing
     from moa_jax.planning.report import rendered
-    from moa_jax.planning.topology import topology_devices
-    from moa_jax.training.mesh import make_mesh
 
     config = read_moa_card(arguments.moa).config if arguments.moa else None
-    encoder = arguments.image_encoder or (config and config.model.image_encoder)
-    dtype = arguments.dtype or "bfloat16"
-    device = topology_devices(arguments.plan)[0]
-    attend = choose_attend(arguments.attention, device.platform)
+    drawing = Drawing(
+        arguments.model,
+        read_settings(arguments),
+        config and config.method,
+        image_encoder=arguments.image_encoder or (config and config.model.image_encoder),
+        dtype=arguments.dtype or "bfloat16",
+        attention=arguments.attention,
+        num_images=arguments.num_images,
+        height=arguments.height,
+        width=arguments.width,
+    )
     console = Console()
     with console.status("compiling"):
-        program = sampling_program(
-            describe_stable_diffusion(arguments.model, dtype, encoder, attend),
-            config and config.method,
-            make_mesh(MeshConfig(), [device]),
-            num_images=arguments.num_images,
-            height=arguments.height,
-            width=arguments.width,
-            settings=read_settings(arguments),
-        )
-        planned = plan_sampling(program, device, arguments.num_images)
+        planned = plan_sampling(arguments.plan, drawing)
     what = f"{arguments.num_images} picture(s) on one device of {arguments.plan}"
     console.print(f"{what}, {arguments.steps} steps", highlight=False)
     console.print(rendered([planned]), highlight=False)

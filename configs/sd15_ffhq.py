@@ -4,9 +4,9 @@ Command:  python train.py configs/sd15_ffhq.py data.path=FFHQ
           FFHQ holds FastComposer's layout: <id[:5]>/<id>.{jpg,json,npy} and image_ids_train.txt.
 Hardware: 8 accelerators; the batch of 128 is 16 pictures on each.
           Less memory: mesh.preset=fsdp, model.remat=true, optimizer.accumulation=2 (or 4, 8);
-          --plan v5e:2x4 says what that needs: with mesh.preset=fsdp in bfloat16, 8 pictures on
-          each of 8 chips (train.batch_size=64) take 12.9 of 15.75 GiB, 3.4 TFLOP and 27 GB moved
-          a picture as compiled for v5e; not measured on hardware.
+          --plan v5e:2x4 says what that needs. sd15_ffhq_v5e_16.py, sd15_ffhq_v6e_8.py and
+          sd15_ffhq_gpu_8.py have the values for some machines, with their plans. On 8 v5e
+          (mesh.preset=fsdp model.remat=true) the compiler lays out 8.8 of 15.75 GiB a chip.
 Time:     150,000 steps; not yet measured.
 Result:   identity and prompt scores of FastComposer's protocol; not yet measured.
 """

@@ -1,5 +1,7 @@
 """train.py as its users meet it: the command line, its messages, and a run on eight devices."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -9,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import train
 from moa_jax.pipeline import Pipeline
 from moa_jax.toyworld.scenes import write_data
+from moa_jax.training.throughput import MEASURED
+from tests import launched
 
 ROOT = Path(__file__).parents[1]
 TOY = str(ROOT / "configs" / "toy.py")
@@ -80,22 +85,53 @@ def test_a_mistake_is_one_line_and_exit_code_two(world, tmp_path, capsys, change
     assert error.startswith("error: ") and message in error
 
 
-def test_a_run_on_eight_devices_trains_resumes_and_its_result_draws(
-    world, tmp_path, tiny_folder, capsys
-):
-    overrides = [TOY, *world, f"train.output={tmp_path}"]
-    assert train.main([*overrides, "train.steps=2"]) == 0
-    assert train.main(overrides) == 0
-    assert "resuming from step 2" in capsys.readouterr().out
-    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+    """(folder of a run on eight devices that was ended and resumed, what it said)."""
+    folder, words = tmp_path_factory.mktemp("trained"), io.StringIO()
+    overrides = [TOY, *world, f"train.output={folder}"]
+    with contextlib.redirect_stdout(words):
+        assert train.main([*overrides, "train.steps=2"]) == 0
+        assert train.main(overrides) == 0
+    return folder, words.getvalue()
+
+
+def metrics(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_run_on_eight_devices_trains_resumes_and_its_result_draws(trained, tiny_folder):
+    folder, words = trained
+    assert "resuming from step 2" in words
+    entries = metrics(folder)
     assert [entry["step"] for entry in entries] == [1, 2, 3]
     assert all(np.isfinite(entry["loss/total"]) for entry in entries)
-    assert (tmp_path / "samples" / "step_000003.png").exists()
-    assert json.loads((tmp_path / "moa.json").read_text())["step"] == 3
-    pipe = Pipeline.from_pretrained(tiny_folder, tmp_path)
+    assert (folder / "samples" / "step_000003.png").exists()
+    assert json.loads((folder / "moa.json").read_text())["step"] == 3
+    pipe = Pipeline.from_pretrained(tiny_folder, folder)
     man = Image.new("RGB", (40, 30))
     result = pipe("a man <|image|> on the beach", [man], num_inference_steps=2)
     assert result.images[0].size == (64, 64)
+
+
+@pytest.mark.slow  # two more processes compile
+def test_on_two_hosts_the_command_trains_as_on_one(world, trained, tmp_path):
+    command = ["train.py", TOY, *world, f"train.output={tmp_path}", "--distributed"]
+    started = launched.start(2, tmp_path, command)
+    codes, said = launched.wait(started, seconds=1200), launched.logs(tmp_path)
+    assert codes == [0, 0], said
+    assert "2 hosts of 4 devices" in said[0]
+    for one, other in zip(metrics(tmp_path), metrics(trained[0]), strict=True):
+        for name in one.keys() - MEASURED:
+            # "swap/loss" is a small difference of two losses.
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    found, expected = (load_file(f / "moa.safetensors") for f in (tmp_path, trained[0]))
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-5, err_msg=name)
+    assert (tmp_path / "samples" / "step_000003.png").exists()
+    assert "step 3/3" in said[0] and "step 3/3" not in said[1]
 
 
 def test_the_command_shows_no_traceback():

@@ -3,7 +3,7 @@
 Pure functions of the results; `report.py` lays them out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -191,9 +191,3 @@ def _most(value: float | None, limit: float) -> bool | None:
 def _mean(results: Results, name: str, key: str) -> float | None:
     values = results.values(name, key)
     return float(np.mean(values)) if values else None
-
-
-def spread(values: Iterable[float]) -> float:
-    """Give the standard deviation of several values, 0 of one."""
-    values = list(values)
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -16,18 +16,28 @@ from matplotlib.figure import Figure
 from moa_jax.evaluation.drawing import Pictures
 from moa_jax.evaluation.findings import (
     COLUMNS,
+    MIN_BINDING,
+    MIN_WAY,
     RULE,
+    Column,
     Results,
     RowResult,
     bars,
     effects,
-    spread,
 )
 from moa_jax.evaluation.metrics import way
 from moa_jax.evaluation.protocol import Trial, references
+from moa_jax.evaluation.rows import MOA
 from moa_jax.toyworld.readers import ATTRIBUTES, CONTEXT, SAME_COLOR
 
 SHOWN = 8  # pictures of each row in the figure
+# Measures in the figure, and what MoA should reach in them.
+DRAWN = {
+    "identity/way": MIN_WAY,
+    "pairs/binding": MIN_BINDING,
+    "prompt/overall": None,
+    "swap/background": None,
+}
 STATE = {True: "reached", False: "**not reached**", None: "not judged"}
 
 LEGEND = """
@@ -147,18 +157,17 @@ def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def figure(results: Results, trials: Sequence[Trial], pictures: Mapping[str, Pictures]) -> Figure:
-    """Draw identity against the two things it may cost, and pictures of the rows."""
-    shown = [row for row in results.rows if row.name in pictures]
+    """Draw each row's trainings side by side, measure by measure, and pictures of some rows."""
+    measured = [row for row in results.rows if row.runs]
+    shown = [row for row in measured if row.name in pictures]
     chosen = choose_trials(trials)
-    height = 1.15 * (len(shown) + 1) if shown else 0.0
-    drawn = Figure((12, 4.5 + height))
-    parts = drawn.subfigures(2 if shown else 1, 1, height_ratios=[4.5, height] if shown else None)
-    top = parts[0] if shown else parts
-    left, right = top.subplots(1, 2)
-    _scatter(left, results, "prompt/overall", "prompt consistency %", 100.0)
-    _scatter(
-        right, results, "swap/background", "background change when the subject is swapped", 1.0
-    )
+    heights = [1.2 + 0.26 * len(measured)] + ([1.15 * (len(shown) + 1)] if shown else [])
+    drawn = Figure((12, sum(heights)))
+    parts = drawn.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for ax, (key, aim) in zip(
+        parts[0].subplots(1, len(DRAWN), sharey=True), DRAWN.items(), strict=True
+    ):
+        _compare(ax, results, measured, next(each for each in COLUMNS if each.key == key), aim)
     if shown:
         axes = parts[1].subplots(len(shown) + 1, SHOWN, squeeze=False)
         _strip(list(axes[0]), [references(trials[i])[0] for i in chosen], "reference")
@@ -178,21 +187,24 @@ def choose_trials(trials: Sequence[Trial]) -> list[int]:
     return [i for members in places for i in members]
 
 
-def _scatter(ax: Axes, results: Results, key: str, label: str, scale: float) -> None:
-    for row in results.rows:
-        if not row.runs:
-            continue
-        x, y = (results.values(row.name, k) for k in (key, "identity/way"))
-        _point(ax, row, scale * np.asarray(x), 100 * np.asarray(y))
-    ax.axhline(70, color="#a1a1aa", linewidth=0.8, linestyle=":")
-    ax.set(xlabel=label, ylabel="identity, % of the way to the ceiling")
+def _compare(
+    ax: Axes, results: Results, rows: Sequence[RowResult], column: Column, aim: float | None
+) -> None:
+    """Draw one measure: a line for each row, a ring for each training, a dot for their mean."""
+    scale = 100 if column.percent else 1
+    for place, row in enumerate(rows):
+        values = scale * np.asarray(results.values(row.name, column.key))
+        color = "#9f1239" if row.name == MOA else "#3f3f46"
+        ax.plot(values, np.full(len(values), place), "o", color=color, fillstyle="none", alpha=0.6)
+        ax.plot(values.mean(), place, "o", color=color)
+    if aim is not None:
+        ax.axvline(scale * aim, color="#a1a1aa", linewidth=0.8, linestyle=":")
+    ax.set_title(column.title, fontsize=9)
+    ax.set_yticks(range(len(rows)), [row.title for row in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(axis="y", color="#e4e4e7", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.margins(x=0.3, y=0.15)  # room for the titles at the points
-
-
-def _point(ax: Axes, row: RowResult, x: np.ndarray, y: np.ndarray) -> None:
-    ax.errorbar(x.mean(), y.mean(), spread(y), spread(x), marker="o", capsize=2)
-    ax.annotate(row.title, (x.mean(), y.mean()), (5, 4), textcoords="offset points", fontsize=7)
+    ax.margins(x=0.15)
 
 
 def _strip(axes: Sequence[Axes], pictures: Sequence[np.ndarray], title: str) -> None:

@@ -1,27 +1,15 @@
-"""What the compiler says of one program: memory of a device, FLOPs, bytes, collectives.
+"""What one program takes of a device: memory, FLOPs, traffic, messages. Knows not what it does."""
 
-Pallas kernels are closed to the compiler's count: their operands and results are added as bytes, at
-least once each, and their FLOPs are left out and said to be. Knows nothing of what a program does.
-"""
-
-import math
-import re
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jax
-
-from moa_jax.chips import GIB, Chip
-from moa_jax.training.collectives import Collective, array_bytes, array_types, collectives
-
-KERNEL = 'custom_call_target="tpu_custom_call"'
-
-# "%name = type operation(operands), attributes": what stands left of the operands.
-_OPERATION = re.compile(r"^\s*(?:ROOT )?%(\S+) = (.*?) [a-z][\w-]*\(")
-_NEEDED = re.compile(r"\(([\d.]+)G\)|Used ([\d.]+)G of")
+from moa_jax.chips import Chip
+from moa_jax.planning.arithmetic import matrix_flops, splash_flops, unknown_kernels
+from moa_jax.planning.aside import compile_aside
+from moa_jax.planning.collectives import Collective, collectives
+from moa_jax.planning.hlo import parse
+from moa_jax.planning.traffic import memory_traffic
 
 
 @dataclass(frozen=True)
@@ -30,97 +18,70 @@ class Usage:
 
     Attributes:
         parts: bytes of the arguments by what they are, e.g. "frozen".
-        temporaries: bytes of everything else at its peak; what the compiler asks for in vain where
-            the program does not fit.
-        fits: whether it compiled; otherwise what follows is 0.
-        flops: as the compiler counts them, without Pallas kernels.
-        bytes: read and written, with the operands and results of Pallas kernels.
-        pallas_bytes: the latter alone.
-        collectives: one inside a loop stands once.
+        temporaries: bytes of everything else at its peak but for the machine code; what the
+            compiler asks for in vain where the program does not fit.
+        fits: whether the compiler found room; otherwise what follows is 0.
+        flops: of matrix products and convolutions.
+        splash_flops: of splash attention kernels.
+        bytes: between the chip and its memory.
+        collectives: what is sent.
+        unknown_kernels: Pallas kernels whose FLOPs are missing.
+        endless: loops of unknown turns, counted as one.
     """
 
     parts: Mapping[str, int]
     temporaries: int
     fits: bool
     flops: float = 0.0
-    bytes: float = 0.0
-    pallas_bytes: int = 0
+    splash_flops: float = 0.0
+    bytes: int = 0
     collectives: Sequence[Collective] = ()
+    unknown_kernels: int = 0
+    endless: int = 0
 
     @property
     def memory(self) -> int:
         """Bytes in all."""
         return sum(self.parts.values()) + self.temporaries
 
+    @property
+    def all_flops(self) -> float:
+        """FLOPs of products, convolutions and kernels."""
+        return self.flops + self.splash_flops
+
     def times(self, chip: Chip) -> dict[str, float]:
         """Bound the seconds of one run from below, by what takes them; the largest bounds it."""
         moved = sum(collective.bytes for collective in self.collectives)
         return {
-            "arithmetic": self.flops / chip.flops,
+            "arithmetic": self.all_flops / chip.flops,
             "memory": self.bytes / chip.memory_bandwidth,
             "links": moved / chip.link_bandwidth,
         }
 
 
-def measure(lowered: Any, parts: Mapping[str, Any]) -> Usage:
+def measure(make: Callable[[], Any]) -> Usage:
     """Compile a program, and read what it needs.
 
     Args:
-        lowered: of `jax.jit(...).lower(...)`.
-        parts: its arguments by what they are: trees of shapes that say their sharding.
+        make: see `compile_aside`.
+
+    Raises:
+        InputError: as `make` does.
+        RuntimeError: as `compile_aside` does.
     """
-    sizes = {name: shard_bytes(tree) for name, tree in parts.items()}
-    try:
-        compiled, text = compile_with_text(lowered)
-    except jax.errors.JaxRuntimeError as error:
-        needed = _NEEDED.search(str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or needed is None:
-            raise
-        return Usage(sizes, int(float(needed[1] or needed[2]) * GIB), fits=False)
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    held = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-    pallas = kernel_bytes(text)
+    compiled = compile_aside(make)
+    temporaries = compiled.memory - sum(compiled.parts.values())
+    if compiled.text is None:
+        return Usage(compiled.parts, temporaries, fits=False)
+    module = parse(compiled.text)
     return Usage(
-        parts=sizes,
-        temporaries=held,
+        compiled.parts,
+        temporaries,
         fits=True,
-        flops=cost["flops"],
-        bytes=cost["bytes accessed"] + pallas,
-        pallas_bytes=pallas,
-        collectives=collectives(text),
+        flops=matrix_flops(module),
+        splash_flops=splash_flops(module),
+        bytes=memory_traffic(module),
+        collectives=collectives(module),
+        unknown_kernels=unknown_kernels(module),
+        endless=len(module.endless),
     )
-
-
-def compile_with_text(lowered: Any) -> tuple[Any, str]:
-    """Compile, and give the compiled program as text too.
-
-    By way of a dump: what libtpu compiles may have operations that jaxlib cannot read.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        compiled = lowered.compile(compiler_options=options)
-        dumped = Path(folder).glob("*after_optimizations.txt")
-        return compiled, max((file.read_text() for file in dumped), key=len)
-
-
-def shard_bytes(tree: Any) -> int:
-    """Sum the bytes that one device holds of arrays that say their sharding."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
-
-
-def kernel_bytes(text: str) -> int:
-    """Sum operands and results of the Pallas kernels in a compiled program's text."""
-    sizes, total = {}, 0
-    for line in text.splitlines():
-        operation = _OPERATION.match(line)
-        if operation is None:
-            continue
-        sizes[operation[1]] = sum(array_bytes(*array) for array in array_types(operation[2]))
-        if KERNEL in line:
-            operands = line[operation.end() :].split(")", 1)[0]
-            total += sizes[operation[1]]
-            total += sum(sizes.get(name, 0) for name in re.findall(r"%([\w.-]+)", operands))
-    return total

@@ -6,17 +6,20 @@ hardware.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from moa_jax.chips import Chip
+from moa_jax.chips import GIB, Chip
 from moa_jax.config import Config, MeshConfig
 from moa_jax.errors import InputError
 from moa_jax.planning.compiled import Usage, measure
-from moa_jax.planning.programs import Program, training_program
+from moa_jax.planning.programs import Drawing, Program, sampling_program, training_program
 from moa_jax.planning.topology import topology_chip, topology_devices
 from moa_jax.training.mesh import PRESETS, make_mesh
+
+CODE = 0.5 * GIB  # kept free for the program itself: that of the full-size step takes 0.42
 
 OnCompile = Callable[[str], None]  # told what is compiled next: it takes minutes at full size
 
@@ -48,9 +51,19 @@ class Plan:
         return self.chip.memory if self.chip else None
 
     @property
+    def room(self) -> float | None:
+        """Bytes that are left for the program's own code, which the compiler has yet to write."""
+        return None if self.limit is None else self.limit - self.usage.memory
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has that memory, as far as it is known."""
+        return self.usage.fits and (self.room is None or self.room >= 0)
+
+    @property
     def seconds(self) -> float | None:
         """Seconds that one run needs at least."""
-        if self.chip is None or not self.usage.fits:
+        if self.chip is None or not self.fits:
             return None
         return max(self.usage.times(self.chip).values())
 
@@ -75,13 +88,18 @@ class Plan:
 
 
 def plan_training(
-    config: Config, topology: str, presets: Sequence[str | None], on_compile: OnCompile
+    config: Config,
+    topology: str,
+    presets: Sequence[str | None],
+    on_compile: OnCompile = lambda what: None,
+    largest: bool = True,
 ) -> list[Plan]:
     """Compile the training step for a TPU topology, for each preset.
 
     Args:
         topology: see `topology_devices`.
         presets: None: the mesh as the configuration has it.
+        largest: whether to look for the largest batch that fits: with a second compilation.
 
     Raises:
         InputError: libtpu is missing, or the topology, a mesh or the batch does not fit.
@@ -92,29 +110,35 @@ def plan_training(
         mesh = config.mesh if preset is None else MeshConfig(preset=preset)
         laid = dataclasses.replace(config, mesh=mesh)
         title = preset or mesh.preset or "the configuration's own"
-        plans.append(_plan_step(laid, devices, title, on_compile))
+        usages = {}
+        for batch in _batches(laid, len(devices), largest):
+            on_compile(f"{title}, {batch // len(devices)} pictures a device")
+            usages[batch] = measure(partial(_step_on, topology, laid, batch))
+        plans.append(_plan_step(title, usages, devices, config.train.steps))
     return plans
 
 
-def _plan_step(config: Config, devices: Sequence[Any], title: str, on_compile: OnCompile) -> Plan:
-    mesh = make_mesh(config.mesh, devices)
-    rows = config.train.batch_size // len(devices)
+def _batches(config: Config, devices: int, largest: bool) -> list[int]:
+    """Give the batch of the run, and half of it to see what a picture takes."""
+    whole, parts = config.train.batch_size, devices * config.optimizer.accumulation
+    half = whole // 2 // parts * parts
+    return [whole, half] if largest and half else [whole]
 
-    def use(batch: int) -> Usage:
-        on_compile(f"{title}, {batch // len(devices)} pictures a device")
-        run = dataclasses.replace(config.train, batch_size=batch)
-        return measure(*training_program(dataclasses.replace(config, train=run), mesh))
 
-    usage = use(config.train.batch_size)
-    chip = topology_chip(devices[0])
-    plan = Plan(title, usage, len(devices), config.train.batch_size, config.train.steps, chip)
-    smaller = rows // 2 // config.optimizer.accumulation * config.optimizer.accumulation
-    if chip is None or chip.memory is None or smaller < 1:
+def _plan_step(title: str, usages: Mapping[int, Usage], devices: Sequence[Any], steps: int) -> Plan:
+    chip, (batch, *smaller) = topology_chip(devices[0]), usages
+    plan = Plan(title, usages[batch], len(devices), batch, steps, chip)
+    if chip is None or chip.memory is None or not smaller:
         return plan
-    fewer = use(smaller * len(devices))
-    return dataclasses.replace(
-        plan, largest=largest_batch(chip.memory, (smaller, fewer), (rows, usage))
-    )
+    more, fewer = ((each // len(devices), usages[each]) for each in usages)
+    return dataclasses.replace(plan, largest=largest_batch(chip.memory - CODE, fewer, more))
+
+
+def _step_on(topology: str, config: Config, batch: int) -> Program:
+    """Make the step for some pictures; what the compiler's process runs."""
+    run = dataclasses.replace(config.train, batch_size=batch)
+    mesh = make_mesh(config.mesh, topology_devices(topology))
+    return training_program(dataclasses.replace(config, train=run), mesh)
 
 
 def largest_batch(limit: float, fewer: tuple[int, Usage], more: tuple[int, Usage]) -> int | None:
@@ -145,6 +169,17 @@ def check_presets(names: str) -> list[str | None]:
     return [*chosen] or [None]
 
 
-def plan_sampling(program: Program, device: Any, images: int) -> Plan:
-    """Compile the drawing of some pictures for one device."""
-    return Plan("one device", measure(*program), 1, images, 1, topology_chip(device))
+def plan_sampling(topology: str, drawing: Drawing) -> Plan:
+    """Compile the drawing of some pictures for one device of a TPU topology.
+
+    Raises:
+        InputError: libtpu or a file is missing, or the topology or the drawing is not possible.
+    """
+    device = topology_devices(topology)[0]
+    usage = measure(partial(_drawing_on, topology, drawing))
+    return Plan("one device", usage, 1, drawing.num_images, 1, topology_chip(device))
+
+
+def _drawing_on(topology: str, drawing: Drawing) -> Program:
+    """Make the drawing; what the compiler's process runs."""
+    return sampling_program(drawing, make_mesh(MeshConfig(), topology_devices(topology)[:1]))

@@ -5,7 +5,9 @@ weight is read and nothing is computed. Knows no chip.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,16 +38,16 @@ class Program(NamedTuple):
     """A program to compile.
 
     Attributes:
-        lowered: of `jax.jit(...).lower(...)`.
+        lower: gives it as `jax.jit(...).lower(...)` does; the slow part.
         parts: its arguments by what they are: trees of shapes that say their sharding.
     """
 
-    lowered: Any
+    lower: Callable[[], Any]
     parts: dict[str, Shapes]
 
 
 def training_program(config: Config, mesh: Mesh) -> Program:
-    """Lower the training step of a configuration, as train.py runs it.
+    """Give the training step of a configuration, as train.py runs it.
 
     Args:
         mesh: of devices that need not be here.
@@ -74,32 +76,48 @@ def training_program(config: Config, mesh: Mesh) -> Program:
         "average": state.ema,
         "batch": batch,
     }
-    return Program(step.lower(state, frozen, batch), parts)
+    return Program(partial(step.lower, state, frozen, batch), parts)
 
 
-def sampling_program(
-    base: StableDiffusion,
-    method: MethodConfig | None,
-    mesh: Mesh,
-    *,
-    num_images: int,
-    height: int | None = None,
-    width: int | None = None,
-    settings: Settings,
-) -> Program:
-    """Lower the drawing of a batch of pictures on one device, as the pipeline runs it.
+@dataclass(frozen=True)
+class Drawing:
+    """What `sample.py` would draw, as a plan asks for it.
 
-    Args:
-        base: of `describe_stable_diffusion`.
+    Attributes:
+        model: folder or hub id of the checkpoint, of which no weights are read.
         method: of the MoA weights; None for plain Stable Diffusion.
-        mesh: of one device.
+        image_encoder: see `load_stable_diffusion`.
+        dtype: of the computation and the weights.
+        attention: see `choose_attend`.
+        num_images: drawn at once.
         height: in pixels; None: the checkpoint's own.
         width: likewise.
+    """
+
+    model: str
+    settings: Settings
+    method: MethodConfig | None = None
+    image_encoder: str | None = None
+    dtype: str = "bfloat16"
+    attention: str = "auto"
+    num_images: int = 1
+    height: int | None = None
+    width: int | None = None
+
+
+def sampling_program(drawing: Drawing, mesh: Mesh) -> Program:
+    """Give the drawing of a batch of pictures on one device, as the pipeline runs it.
+
+    Args:
+        mesh: of one device.
 
     Raises:
-        InputError: a side that the VAE cannot draw, or no such sampler.
+        InputError: a file is missing, a side that the VAE cannot draw, or no such sampler.
     """
-    dtype = base.unet.module.dtype
+    attend = choose_attend(drawing.attention, mesh.devices.flat[0].platform)
+    dtype = jnp.dtype(drawing.dtype)
+    base = describe_stable_diffusion(drawing.model, dtype, drawing.image_encoder, attend)
+    method, settings, num_images = drawing.method, drawing.settings, drawing.num_images
     if method is None:
         model, subjects, image_size = None, 1, 1
         names = ("unet", "text_encoder", "vae")
@@ -109,7 +127,7 @@ def sampling_program(
         subjects, image_size = method.max_subjects, base.image_encoder.module.config.image_size
         params = jax.tree_util.tree_map_with_path(partial(_stored, dtype), params)
     length = base.text_encoder.module.config.max_position_embeddings
-    latents = latent_shape(base, height, width, num_images)
+    latents = latent_shape(base, drawing.height, drawing.width, num_images)
     shape = jax.ShapeDtypeStruct
     request = Request(
         input_ids=shape((num_images, length), jnp.int32),
@@ -126,8 +144,8 @@ def sampling_program(
     plan = settings.plan(NoiseSchedule.from_config(base.scheduler_config))
     steering = settings.steering(model.blocks if model else ())
     draw = jax.jit(partial(generate, Networks(base, model)), out_shardings=place)
-    lowered = draw.lower(params, request, noise, keys, plan, steering)
-    return Program(lowered, {"weights": params, "request": (request, noise)})
+    lower = partial(draw.lower, params, request, noise, keys, plan, steering)
+    return Program(lower, {"weights": params, "request": (request, noise)})
 
 
 def build_shapes(
@@ -186,6 +204,14 @@ def batch_shapes(config: Config, base: StableDiffusion) -> Mapping[str, jax.Shap
     return {
         name: jax.ShapeDtypeStruct((rows, *shape), kind) for name, (shape, kind) in shapes.items()
     }
+
+
+def shard_bytes(tree: Any) -> int:
+    """Sum the bytes that one device holds of arrays that say their sharding."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def _stored(dtype: Any, path: Any, leaf: Any) -> jax.ShapeDtypeStruct:

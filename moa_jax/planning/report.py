@@ -7,16 +7,16 @@ from rich.console import Group
 from rich.table import Column, Table
 
 from moa_jax.chips import GIB
-from moa_jax.planning.plan import Plan
+from moa_jax.planning.plan import CODE, Plan
 
 NOTE = (
-    "Compiled, not run: memory, FLOPs and bytes are the compiler's; the times are what arithmetic, "
-    "memory and links need at least at their makers' peaks, so the speed is an upper bound."
+    "Compiled, not run: memory, FLOPs and traffic are what the compiler laid out; the times are "
+    "what arithmetic, memory and links need at least at their makers' peaks, so the speed is an "
+    "upper bound. The memory lacks the machine code, about 0.4 GiB of a full-size training step."
 )
-KERNELS = (
-    "Pallas kernels are closed to the compiler's count: their operands and results are added to "
-    "the bytes, their FLOPs are missing."
-)
+SPLASH = "The FLOPs of splash attention, a Pallas kernel, are by formula."
+KERNELS = "The FLOPs of {} other Pallas kernels are not known, and missing."
+ENDLESS = "{} loops do not tell how often they turn, and are counted as turning once."
 
 
 def table(plans: Sequence[Plan], remat: bool) -> tuple[list[str], list[list[str]]]:
@@ -45,7 +45,15 @@ def rendered(plans: Sequence[Plan], remat: bool = False) -> Group:
 
 def notes(plans: Sequence[Plan]) -> list[str]:
     """Say what the numbers of a table are worth."""
-    return [NOTE, KERNELS] if any(plan.usage.pallas_bytes for plan in plans) else [NOTE]
+    usages = [plan.usage for plan in plans]
+    found = [NOTE]
+    if any(usage.splash_flops for usage in usages):
+        found.append(SPLASH)
+    if unknown := max(usage.unknown_kernels for usage in usages):
+        found.append(KERNELS.format(unknown))
+    if endless := max(usage.endless for usage in usages):
+        found.append(ENDLESS.format(endless))
+    return found
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -56,12 +64,12 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "chip": plan.chip.name if plan.chip else None,
         "devices": plan.devices,
         "images": plan.images,
-        "fits": usage.fits,
+        "fits": plan.fits,
         "memory": {**usage.parts, "temporaries": usage.temporaries},
         "limit": plan.limit,
         "flops": usage.flops,
+        "splash_flops": usage.splash_flops,
         "bytes": usage.bytes,
-        "pallas_bytes": usage.pallas_bytes,
         "collectives": _by_kind(plan),
         "seconds": plan.seconds,
         "largest": plan.largest,
@@ -75,17 +83,19 @@ def _column(plan: Plan, remat: bool) -> dict[str, str]:
     found["memory: temporaries"] = _gib(usage.temporaries)
     limit = f" of {_gib(plan.limit)}" if plan.limit else ""
     found["memory in all"] = _gib(usage.memory) + limit
-    if not usage.fits:
+    if not plan.fits:
         return found | {"fits": f"NO: {plan.remedies(remat)}"}
     found["fits"] = "yes"
+    if plan.room is not None and plan.room < CODE:
+        found["fits"] = f"perhaps: the program's own code needs some of {_gib(plan.room)}"
     if plan.largest is not None:
         found["pictures that fit, about"] = str(plan.largest)
-    found["TFLOP"] = f"{usage.flops / 1e12:.3g}"
-    found["TFLOP a picture"] = f"{usage.flops / 1e12 / rows:.3g}"
-    found["moved, GB"] = f"{usage.bytes / 1e9:.3g}"
-    found["moved a picture, GB"] = f"{usage.bytes / 1e9 / rows:.3g}"
-    if usage.pallas_bytes:
-        found["of that by Pallas kernels, GB"] = f"{usage.pallas_bytes / 1e9:.3g}"
+    found["TFLOP"] = f"{usage.all_flops / 1e12:.3g}"
+    if usage.splash_flops:
+        found["of that by splash"] = f"{usage.splash_flops / 1e12:.3g}"
+    found["TFLOP a picture"] = f"{usage.all_flops / 1e12 / rows:.3g}"
+    found["memory traffic, GB"] = f"{usage.bytes / 1e9:.3g}"
+    found["memory traffic a picture, GB"] = f"{usage.bytes / 1e9 / rows:.3g}"
     for kind, (count, size) in _by_kind(plan).items():
         found[kind] = f"{count} of {size / 1e9:.3g} GB in all"
     return found | _bounds(plan)
@@ -96,7 +106,7 @@ def _by_kind(plan: Plan) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     for one in sorted(plan.usage.collectives, key=lambda one: one.kind):
         count, size = found.get(one.kind, (0, 0))
-        found[one.kind] = (count + 1, size + one.bytes)
+        found[one.kind] = (count + one.turns, size + one.bytes)
     return found
 
 

@@ -104,10 +104,20 @@ def loss(
         "router": _router_term(model.router_loss_layers(method.router_loss_skip), seen, union),
         "object": _object_term(model.object_loss_layers(), seen, masks, batch["subject_present"]),
     }
-    weights = {"router": method.router_loss_weight, "object": method.object_loss_weight}
-    total = sum(weights.get(name, 1.0) * term for name, term in terms.items())
+    weights = loss_weights(method)
+    total = sum(weights[name] * term for name, term in terms.items())
     numbers = {f"loss/{name}": term for name, term in terms.items()}
     return total, {"loss/total": total, **numbers, **_routing_shares(seen, union)}
+
+
+def loss_weights(method: MethodConfig) -> dict[str, float]:
+    """Give what each term counts in the sum; a router that learns nothing has no loss."""
+    learns = method.router != "personalized"
+    return {
+        "denoising": 1.0,
+        "router": method.router_loss_weight if learns else 0.0,
+        "object": method.object_loss_weight,
+    }
 
 
 def summarize(numbers: Numbers) -> Numbers:

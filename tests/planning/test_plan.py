@@ -11,10 +11,12 @@ import train
 from moa_jax.chips import CHIPS, GIB
 from moa_jax.errors import InputError
 from moa_jax.planning import topology
+from moa_jax.planning.collectives import Collective
 from moa_jax.planning.compiled import Usage
+from moa_jax.planning.hlo import HloArray
 from moa_jax.planning.plan import Plan, check_presets, largest_batch
 from moa_jax.planning.report import as_json, notes, table
-from moa_jax.training.collectives import Collective
+from tests.planning.conftest import libtpu
 
 V5E = CHIPS["TPU v5 lite"]
 PARTS = {"frozen": 2 * 2**30, "trained": 2**30, "optimizer": 2 * 2**30, "average": 0}
@@ -27,8 +29,8 @@ def usage(temporaries=2.0, fits=True, **values):
 @pytest.fixture
 def plan():
     """Bounded by memory: half a second a step."""
-    sent = (Collective("all-gather", (("bf16", (1000,)),), ""),) * 2
-    fitting = usage(flops=V5E.flops / 4, bytes=V5E.memory_bandwidth / 2, collectives=sent)
+    sent = (Collective("all-gather", (HloArray("bf16", (1000,), (1024,), 0),), ""),) * 2
+    fitting = usage(flops=V5E.flops / 4, bytes=int(V5E.memory_bandwidth / 2), collectives=sent)
     return Plan("fsdp", fitting, devices=8, images=64, runs=7200, chip=V5E, largest=17)
 
 
@@ -65,10 +67,22 @@ def test_what_does_not_fit_is_a_column_with_the_remedy(plan):
     assert "mesh.preset=fsdp" in heavy.remedies(remat=True)
 
 
-def test_bytes_that_kernels_hide_are_said_to_be_added(plan):
-    assert not any("Pallas" in note for note in notes([plan]))
-    hidden = dataclasses.replace(plan, usage=dataclasses.replace(plan.usage, pallas_bytes=5))
-    assert any("Pallas" in note for note in notes([plan, hidden]))
+def test_what_just_fits_may_not_for_the_programs_own_code(plan):
+    tight = dataclasses.replace(plan, usage=usage(10.5, flops=1e12))
+    assert tight.fits
+    assert dict(table([tight], remat=False)[1])["fits"].startswith("perhaps: ")
+    over = dataclasses.replace(plan, usage=usage(10.8))
+    assert not over.fits and over.seconds is None
+    assert dict(table([over], remat=False)[1])["fits"].startswith("NO: ")
+    assert dataclasses.replace(over, chip=None).fits  # nobody knows
+
+
+def test_what_the_counts_lack_is_said(plan):
+    assert len(notes([plan])) == 1
+    lacks = {"splash_flops": 7.0, "unknown_kernels": 3, "endless": 5}
+    for (name, value), word in zip(lacks.items(), ("formula", "3 other", "5 loops"), strict=True):
+        lacking = dataclasses.replace(plan.usage, **{name: value})
+        assert word in notes([plan, dataclasses.replace(plan, usage=lacking)])[1]
 
 
 def test_the_largest_batch_is_read_off_two():
@@ -90,11 +104,6 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'moa_jax\[tpu\]'"):
         topology.topology_devices("v5e:2x2")
-
-
-libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler: libtpu"
-)
 
 
 @libtpu

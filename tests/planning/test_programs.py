@@ -12,11 +12,12 @@ from moa_jax.config import Config, DataConfig, MethodConfig, ModelConfig, TrainC
 from moa_jax.data.loader import make_loader
 from moa_jax.errors import InputError
 from moa_jax.method.model import build
-from moa_jax.planning.compiled import shard_bytes
 from moa_jax.planning.programs import (
+    Drawing,
     batch_shapes,
     build_shapes,
     sampling_program,
+    shard_bytes,
     training_program,
 )
 from moa_jax.settings import Settings
@@ -96,18 +97,19 @@ def test_the_training_step_is_lowered_for_devices(config):
     assert shard_bytes(program.parts["average"]) == 0  # there is none
     # AdamW: two moments of each weight.
     assert shard_bytes(program.parts["optimizer"]) >= 2 * shard_bytes(program.parts["trained"])
-    assert program.lowered.as_text().count("sharding") > 10
+    assert program.lower().as_text().count("sharding") > 10
     odd = dataclasses.replace(config, train=TrainConfig(batch_size=7))
     with pytest.raises(InputError, match="batch_size=7"):
         training_program(odd, mesh)
 
 
 @pytest.mark.parametrize("method", [None, MethodConfig(max_subjects=2)])
-def test_drawing_is_lowered_for_one_device(described, method):
+def test_drawing_is_lowered_for_one_device(tiny_folder, method):
     mesh = make_mesh(Config().mesh, jax.devices()[:1])
-    options = {"num_images": 2, "height": 64, "width": 48}
-    program = sampling_program(described, method, mesh, settings=Settings(3), **options)
-    pixels = jax.tree.leaves(program.lowered.out_info)[0]
+    drawing = Drawing(str(tiny_folder), Settings(3), method, num_images=2, height=64, width=48)
+    program = sampling_program(drawing, mesh)
+    pixels = jax.tree.leaves(program.lower().out_info)[0]
     assert pixels.shape == (2, 64, 48, 3) and pixels.dtype == jnp.uint8
+    wrong = dataclasses.replace(drawing, settings=Settings(sampler="nonsense"))
     with pytest.raises(InputError, match="sampler='nonsense'"):
-        sampling_program(described, method, mesh, settings=Settings(sampler="nonsense"), **options)
+        sampling_program(wrong, mesh)

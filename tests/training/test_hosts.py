@@ -5,11 +5,7 @@ import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,44 +13,16 @@ import pytest
 from moa_jax.errors import InputError
 from moa_jax.training import hosts
 from moa_jax.training.throughput import MEASURED
+from tests import launched
+from tests.launched import logs, wait
 from tests.training import several
-
-ROOT = Path(__file__).parents[2]
-DEVICES = 8  # over all processes, as in this one
 
 
 def start(processes, folder, preset, steps, pause=0.0, unreadable=None):
-    """Start `several` in processes that find each other; the last cannot read one checkpoint."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    started = []
-    for number in range(processes):
-        variables = {hosts.ADDRESS: address, hosts.COUNT: processes, hosts.NUMBER: number}
-        variables["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES // processes}"
-        if unreadable is not None and number == processes - 1:
-            variables["UNREADABLE"] = unreadable
-        with (folder / f"log{number}").open("w") as log:
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.training.several"]
-                    + [str(value) for value in (folder, preset, steps, pause)],
-                    cwd=ROOT,
-                    env=os.environ | {name: str(value) for name, value in variables.items()},
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    return started
-
-
-def wait(started, seconds=300):
-    """Exit codes of all."""
-    try:
-        return [process.wait(seconds) for process in started]
-    finally:
-        for process in started:
-            process.kill()
+    """Start `several` in processes; the last cannot read one checkpoint."""
+    command = ("-m", "tests.training.several", folder, preset, steps, pause)
+    hidden = {} if unreadable is None else {"UNREADABLE": unreadable}
+    return launched.start(processes, folder, command, last=hidden)
 
 
 def kill_and_resume(processes, folder):
@@ -70,10 +38,6 @@ def kill_and_resume(processes, folder):
     again = start(processes, folder, "fsdp", steps=step + 3)
     assert wait(again) == [0] * processes, logs(folder)
     return codes, killed, step, logs(folder)
-
-
-def logs(folder):
-    return [path.read_text() for path in sorted(folder.glob("log*"))]
 
 
 def newest(folder):

@@ -11,7 +11,8 @@ import pytest
 
 from moa_jax.config import MeshConfig
 from moa_jax.method.weights import leaf_paths
-from moa_jax.training.collectives import Collective, collectives
+from moa_jax.planning.collectives import Collective, collectives
+from moa_jax.planning.hlo import parse
 from moa_jax.training.mesh import make_mesh, place_batch, weight_shardings
 from tests.training.tiny import make_run, random_batch, relative_error
 
@@ -64,13 +65,13 @@ def preset(request, tiny, accumulating):
 
 def test_a_preset_sends_what_it_must_and_no_more(preset):
     name, mesh, step, state, frozen = preset
-    sent = collectives(step.as_text())
+    sent = collectives(parse(step.as_text()))
     reduced = [one for one in sent if one.kind == "all-reduce"]
     gathered = [one for one in sent if one.kind == "all-gather"]
     assert len(reduced) + len(gathered) == len(sent), Counter(one.kind for one in sent)
 
     # Sorted, for the compiler may transpose.
-    sums = Counter(tuple(sorted(shape)) for one in reduced for _, shape in one.arrays if shape)
+    sums = Counter(tuple(sorted(shape)) for one in reduced for shape in shapes(one) if shape)
     trained = Counter(tuple(sorted(leaf.shape)) for leaf in jax.tree.leaves(state.trained))
     if name != "fsdp+tp":  # each gradient once, nothing of the batch; scalars aside
         assert sums == trained
@@ -94,7 +95,11 @@ def over_rows(one: Collective) -> bool:
 
 
 def max_rank(one: Collective) -> int:
-    return max(len(shape) for _, shape in one.arrays)
+    return max(map(len, shapes(one)))
+
+
+def shapes(one: Collective) -> list[tuple[int, ...]]:
+    return [array.shape for array in one.arrays]
 
 
 def test_a_preset_gives_the_losses_and_the_update_of_one_device(preset, reference):

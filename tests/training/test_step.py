@@ -1,5 +1,7 @@
 """A training step: what it changes, what it leaves alone, and that splitting it shows nowhere."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from moa_jax.method.model import build
 from moa_jax.method.weights import leaf_paths
 from moa_jax.training.learning import combine, make_optimizer
 from moa_jax.training.mesh import make_mesh
-from moa_jax.training.objective import make_objective, summarize
+from moa_jax.training.objective import loss_weights, make_objective, summarize
 from moa_jax.training.step import initial_state, make_train_step, update_ema
 from tests.training.tiny import (
     gradient_of,
@@ -60,6 +62,12 @@ def test_metrics_are_the_terms_and_their_weighted_sum(config, three_steps):
         total = total + config.method.object_loss_weight * numbers["loss/object"]
         np.testing.assert_allclose(numbers["loss/total"], total, rtol=1e-5)
         assert numbers["grad_norm"] > 0 and numbers["update_norm"] > 0
+
+
+def test_a_router_that_learns_nothing_adds_nothing_to_the_loss(config):
+    assert loss_weights(config.method)["router"] == config.method.router_loss_weight > 0
+    single = dataclasses.replace(config.method, router="personalized")
+    assert loss_weights(single) == {**loss_weights(config.method), "router": 0.0}
 
 
 def test_routing_starts_at_the_configured_weight(config, three_steps):

@@ -1,0 +1,93 @@
+"""The FLOPs of a compiled program's matrix products, convolutions and attention kernels.
+
+Loops are counted with all their turns, which the compiler's own count takes for one, and splash
+attention by formula, as Pallas kernels are closed to that count.
+"""
+
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from moa_jax.planning.hlo import Computation, Module, Operation
+
+KERNEL = 'custom_call_target="tpu_custom_call"'
+# Matrix products of JAX's splash attention: forward; gradients of key and value; of query.
+SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+
+
+def matrix_flops(module: Module) -> float:
+    """Count those of matrix products and convolutions: two for a multiplication and its sum."""
+    return _total(module, _product)
+
+
+def splash_flops(module: Module) -> float:
+    """Count those of splash attention kernels."""
+    return _total(module, _splash)
+
+
+def unknown_kernels(module: Module) -> int:
+    """Count the Pallas kernels of which nothing is known."""
+    ops = (op for name in module.turns for op in module.computations[name].values())
+    return sum(KERNEL in op.rest and not op.name.startswith(tuple(SPLASH)) for op in ops)
+
+
+def _total(module: Module, count: Callable[[Operation, Computation], float]) -> float:
+    return sum(
+        turns * count(op, module.computations[name])
+        for name, turns in module.turns.items()
+        for op in module.computations[name].values()
+    )
+
+
+def _product(op: Operation, within: Computation) -> float:
+    if op.kind not in ("dot", "convolution"):
+        return 0.0
+    left, right = (within[name].arrays[0].shape for name in op.operands)
+    if op.kind == "convolution":
+        return _convolution(op, left, right)
+    axes = re.search(r"lhs_contracting_dims=\{([0-9,]*)\}", op.rest)[1].split(",")
+    return 2.0 * math.prod(op.arrays[0].shape) * math.prod(left[int(axis)] for axis in axes)
+
+
+def _convolution(op: Operation, image: tuple[int, ...], kernel: tuple[int, ...]) -> float:
+    """Count the products that meet neither padding nor holes: TPUs write matrix products so."""
+    of_image, of_kernel, of_result = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.rest).groups()
+    groups = re.search(r"batch_group_count=(\d+)", op.rest)
+    pairs = image[of_image.index("b")] // int(groups[1] if groups else 1)
+    pairs *= kernel[of_kernel.index("i")] * kernel[of_kernel.index("o")]
+    window = _window(op.rest)
+    for axis in range(len(image) - 2):
+        sizes = image[of_image.index(str(axis))], op.arrays[0].shape[of_result.index(str(axis))]
+        pairs *= _meetings(*sizes, {name: values[axis] for name, values in window.items()})
+    return 2.0 * pairs
+
+
+def _window(rest: str) -> dict[str, list[int]]:
+    """Read a window, e.g. {size=3x3 pad=1_1x1_1 lhs_dilate=2x2}: a value for each axis."""
+    found = re.search(r"window=\{([^}]*)\}", rest)
+    given = dict(part.split("=") for part in found[1].split()) if found else {}
+    return {
+        name: [int(value.split("_")[0]) for value in values.split("x")]
+        for name, values in given.items()
+        if name != "rhs_reversal"  # changes which meet, not how many
+    }
+
+
+def _meetings(image: int, result: int, window: dict[str, int]) -> int:
+    """Count the pairs of a place in the result and one in the window that meet a pixel."""
+    holes = window.get("lhs_dilate", 1)
+    steps = np.arange(window["size"]) * window.get("rhs_dilate", 1)
+    places = np.arange(result)[:, None] * window.get("stride", 1) - window.get("pad", 0) + steps
+    return int(((places >= 0) & (places <= (image - 1) * holes) & (places % holes == 0)).sum())
+
+
+def _splash(op: Operation, within: Computation) -> float:
+    products = next((count for name, count in SPLASH.items() if op.name.startswith(name)), 0)
+    if KERNEL not in op.rest or not products:
+        return 0.0
+    # Query and key, "batch head width token", come first but for the tables of the mask's blocks.
+    shapes = [within[name].arrays[0].shape for name in op.operands]
+    query, key = [shape for shape in shapes if len(shape) == 4][:2]
+    return 2.0 * products * math.prod(query) * key[-1]

@@ -1,0 +1,67 @@
+"""The plans on record, and how they are made.
+
+python -m tests.planning.golden [NAME ...]    make them again; minutes each at full size
+"""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from moa_jax.config import Config, load_config, override
+from moa_jax.planning.plan import plan_training
+from moa_jax.planning.report import as_json
+from tests.planning.full_size import write_configurations
+
+FOLDER = Path(__file__).with_name("golden")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One plan on record: of a configuration, for a topology."""
+
+    config: str
+    topology: str
+    overrides: tuple[str, ...] = ()
+
+    def load(self, base: Path | None) -> Config:
+        """Give the configuration, of networks that lie in a folder; None: the toy world's own."""
+        at = (f"model.base={base}", "model.image_encoder=none") if base else ()
+        return override(load_config(self.config), [*self.overrides, *at])
+
+
+PLANNED = {
+    "toy": Planned("configs/toy.py", "v5e:2x2", ("mesh.preset=fsdp", "optimizer.accumulation=2")),
+    "sd15_ffhq_v5e_16": Planned("configs/sd15_ffhq_v5e_16.py", "v5e:4x4"),
+    "sd15_ffhq_v6e_8": Planned("configs/sd15_ffhq_v6e_8.py", "v6e:2x4"),
+}
+FULL_SIZE = tuple(name for name in PLANNED if name != "toy")
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """Read a plan."""
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def compilers() -> dict[str, str]:
+    """Say what a plan depends on besides the project."""
+    return {name: version(name) for name in ("jax", "libtpu")}
+
+
+def make(name: str) -> dict[str, Any]:
+    """Make a plan with one compilation."""
+    planned = PLANNED[name]
+    with tempfile.TemporaryDirectory() as folder:
+        base = write_configurations(Path(folder)) if name in FULL_SIZE else None
+        config = planned.load(base)
+        [plan] = plan_training(config, planned.topology, [None], largest=False)
+    return {"made_with": compilers(), **as_json(plan)}
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or PLANNED:
+        text = json.dumps(make(chosen), indent=2) + "\n"
+        (FOLDER / f"{chosen}.json").write_text(text)
