@@ -201,7 +201,7 @@ def _compare(
         ax.axvline(scale * aim, color="#a1a1aa", linewidth=0.8, linestyle=":")
     ax.set_title(column.title, fontsize=9)
     ax.set_yticks(range(len(rows)), [row.title for row in rows])
-    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_ylim(max(len(rows), 1) - 0.5, -0.5)  # also where nothing is measured yet
     ax.grid(axis="y", color="#e4e4e7", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
     ax.margins(x=0.15)
