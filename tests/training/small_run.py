@@ -23,7 +23,7 @@ from moa_jax.training.loop import fit
 from moa_jax.training.mesh import jit_step, make_mesh, weight_shardings
 from moa_jax.training.step import initial_state, make_train_step
 
-WIDTH = 96
+WIDTH = 128
 EVERY = 5  # steps between checkpoints
 IDENTITY = Identity("small", "small", {})
 
