@@ -35,6 +35,9 @@ class Planned:
 
 PLANNED = {
     "toy": Planned("configs/toy.py", "v5e:2x2", ("mesh.preset=fsdp", "optimizer.accumulation=2")),
+    "sd15_ffhq_v5e_8": Planned(
+        "configs/sd15_ffhq.py", "v5e:2x4", ("mesh.preset=fsdp", "model.remat=true")
+    ),
     "sd15_ffhq_v5e_16": Planned("configs/sd15_ffhq_v5e_16.py", "v5e:4x4"),
     "sd15_ffhq_v6e_8": Planned("configs/sd15_ffhq_v6e_8.py", "v6e:2x4"),
 }

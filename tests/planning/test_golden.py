@@ -67,6 +67,15 @@ def test_a_configuration_says_what_its_plan_says(name):
     assert "not measured on hardware" in says
 
 
+def test_sixteen_pictures_fit_a_v5e_and_eight_move_little():
+    """Recomputed blocks make room for the paper's batch on 8 chips; kept, on 16, they move less."""
+    recomputed, kept = (golden.recorded(f"sd15_ffhq_v5e_{devices}") for devices in (8, 16))
+    assert [recomputed[key] for key in ("fits", "images", "devices")] == [True, 128, 8]
+    assert [kept[key] for key in ("fits", "images", "devices")] == [True, 128, 16]
+    assert kept["bytes"] / 8 <= 20e9
+    assert kept["flops"] < recomputed["flops"]
+
+
 def docstring(config):
     """Give a configuration's docstring on one line."""
     return " ".join(Path(config).read_text().split('"""')[1].split())
