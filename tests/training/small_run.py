@@ -23,7 +23,7 @@ from moa_jax.training.loop import fit
 from moa_jax.training.mesh import jit_step, make_mesh, weight_shardings
 from moa_jax.training.step import initial_state, make_train_step
 
-WIDTH = 128
+WIDTH = 256  # one array takes more than what a process prints
 EVERY = 5  # steps between checkpoints
 IDENTITY = Identity("small", "small", {})
 

@@ -115,7 +115,7 @@ def test_sigterm_saves_the_step_in_flight_and_asks_to_be_started_again(start, wh
 
 def test_a_disk_that_is_full_is_named_and_what_was_saved_goes_on(start, whole, tmp_path):
     assert finish(start(tmp_path, 2 * EVERY)) == 0
-    # More than the process prints (XLA may have much to say), less than its checkpoints take.
+    # More than the process prints (XLA may have much to say), less than any one array takes.
     assert finish(start(tmp_path, STEPS, 0.0, 160_000)) == 2, words(tmp_path)
     message = words(tmp_path).splitlines()[-1]  # after what orbax tells
     assert message.startswith(f"error: '{tmp_path / 'checkpoints'}' cannot be written to: ")
