@@ -33,7 +33,9 @@ def main(command: Sequence[str] | None = None) -> int:
 def load(arguments: argparse.Namespace) -> Any:
     """Load the pipeline, saying so."""
     from moa_jax.pipeline import Pipeline  # slow to import: not for --help or a typo
+    from moa_jax.runtime import keep_programs
 
+    keep_programs(not arguments.no_cache)
     console = Console(stderr=True)
     warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", highlight=False)
     with console.status(f"loading {arguments.model}"):
@@ -163,12 +165,18 @@ DRAW = {"draw": draw, "morph": morph, "timelapse": timelapse, "edit": edit}
 
 def passes(arguments: argparse.Namespace) -> int:
     """Count the steps that the progress bar will be told of."""
+    from moa_jax.noise import skipped_steps
+
+    taken = arguments.steps
+    if getattr(arguments, "image", None):
+        inpainting = arguments.mode == "draw" and arguments.mask is not None
+        taken -= skipped_steps(taken, arguments.strength, inpainting)
     if arguments.mode == "edit":  # there, and back twice: as it was, and with others
-        return arguments.steps * (arguments.iterations + 2)
+        return taken * (arguments.iterations + 2)
     pictures = arguments.num_images if arguments.mode == "draw" else arguments.frames
     if pictures is None:  # a frame for each word
         pictures = len(arguments.words)
-    return arguments.steps * math.ceil(pictures / (arguments.batch_size or pictures or 1))
+    return taken * math.ceil(pictures / (arguments.batch_size or pictures or 1))
 
 
 def run_mode(arguments: argparse.Namespace, pipe: Any) -> Drawn:
@@ -242,7 +250,7 @@ def save(
     print(f"wrote {len(images)} picture(s) of {width}x{height} pixels to {out}/")
 
 
-WHERE = ("out", "from_json", "plan")  # options that say nothing about the pictures
+WHERE = ("out", "from_json", "plan", "no_cache")  # options that say nothing about the pictures
 
 
 def make_record(arguments: argparse.Namespace, pipe: Any, images: list[Any]) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import moa_jax  # noqa: F401 (before jax: it settles what jax reads when it is imported)
+
+# isort: split
 import jax
 from jax.sharding import Mesh
 from rich.console import Console
@@ -31,6 +34,7 @@ from moa_jax.loading import choose_dtype
 from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import Identity, MoaCard, learning_mask, load_moa, save_moa
 from moa_jax.pipeline import Pipeline
+from moa_jax.runtime import keep_programs
 from moa_jax.training import hosts
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.encoding import check_encoded, ensure_encoded
@@ -83,6 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--plan-presets", default="", metavar="dp,fsdp", help="plan these mesh presets, or all"
     )
     parser.add_argument("--plan-json", type=Path, metavar="FILE", help="write the plan there too")
+    parser.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="compile anew; otherwise compiled programs are kept in JAX_COMPILATION_CACHE_DIR, or "
+        "in ~/.cache/moa_jax",
+    )
     options = parser.parse_intermixed_args(arguments)
 
     def work() -> None:
@@ -91,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return print_config(config)
         if options.plan:
             return plan(config, options.plan, options.plan_presets, options.plan_json)
+        keep_programs(not options.no_cache)
         hosts.join(options.distributed)
         with hosts.watching():
             train(config)

@@ -6,8 +6,12 @@ paper, `backbone` is Stable Diffusion, `diffusion` the noise schedule and the sa
 
 from typing import Any
 
+from moa_jax.runtime import quiet
+
 __version__ = "0.1.0"
 __all__ = ["InputError", "Pipeline", "Result", "__version__"]
+
+quiet()  # here, for it must come before jax
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from moa_jax.data.images import prepare_control_image
 from moa_jax.diffusion import over_steps
@@ -18,7 +19,7 @@ class Control:
     Attributes:
         image: edges, a pose, a depth map, ...: whatever the ControlNet was trained on.
         scale: how strongly it is followed; 0 is not at all.
-        start: share of the steps before the first one it is for.
+        start: share of the steps that are taken before the first one it is for.
         end: share of the steps that are over after the last one it is for.
     """
 
@@ -28,18 +29,18 @@ class Control:
     end: float = 1.0
 
 
-Laid = tuple[tuple[np.ndarray, np.ndarray], ...]  # for each ControlNet "1 H W 3" in [0, 1], and "n"
-
-
 def lay_out(
-    controls: Sequence[Control], controlnets: int, size: tuple[int, int], num_steps: int, skip: int
-) -> Laid:
+    controls: Sequence[Control], controlnets: int, size: tuple[int, int], num_steps: int
+) -> tuple[tuple[Float[np.ndarray, "1 H W 3"], ...], tuple[Float[np.ndarray, " n"], ...]]:
     """Bring controls to the size of the pictures and their scales to the steps.
 
     Args:
         controlnets: how many are loaded.
         size: width and height in pixels.
-        skip: steps left out at the noisy end.
+        num_steps: the steps that are taken.
+
+    Returns:
+        For each control its picture, in [0, 1], and its scale at each step.
 
     Raises:
         InputError: not one for each ControlNet, a picture that cannot be read, or a wrong range.
@@ -49,10 +50,6 @@ def lay_out(
             f"{len(controls)} control(s) are given and {controlnets} ControlNet(s) are loaded: "
             "give one for each, in their order; a scale of 0 leaves one out"
         )
-    return tuple(
-        (
-            prepare_control_image(control.image, *size)[None],
-            over_steps(control.scale, num_steps, control.start, control.end)[skip:],
-        )
-        for control in controls
-    )
+    pictures = (prepare_control_image(control.image, *size)[None] for control in controls)
+    scales = (over_steps(each.scale, num_steps, each.start, each.end) for each in controls)
+    return tuple(pictures), tuple(scales)

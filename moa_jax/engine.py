@@ -1,7 +1,8 @@
 """A loaded model's compiled programs, on prepared arrays: draw, encode, invert.
 
-`moa_jax.pipeline` puts prompts and pictures in front of it. One program serves all calls with the
-same shapes, sampler and number of steps; whatever else a call asks for are arguments of it.
+`moa_jax.pipeline` puts prompts and pictures in front of it. The networks are compiled once for all
+calls with pictures of one size and number: samplers, numbers of steps, guidance, dials, ranges and
+photos are arguments. Only guidance itself, ControlNets and `watch` make another program.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,19 +13,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from PIL import Image
 
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion
 from moa_jax.batches import in_batches
 from moa_jax.control import Control, lay_out
-from moa_jax.diffusion import NoiseSchedule, ddim_inversion
-from moa_jax.generation import Networks, decode, embed, encode, generate, invert
+from moa_jax.diffusion import Denoiser, NoiseSchedule, ddim_inversion, sample
+from moa_jax.generation import (
+    Networks,
+    Seen,
+    condition,
+    decode,
+    embed,
+    encode,
+    keep,
+    predict,
+)
 from moa_jax.method.model import MoA
 from moa_jax.noise import Latents, latent_shape
 from moa_jax.photo import Photo
 from moa_jax.request import Request
-from moa_jax.settings import Known, Settings
+from moa_jax.settings import Known, Settings, Steering
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +91,14 @@ class Engine:
         self.max_subjects = max_subjects
         self.schedule = NoiseSchedule.from_config(base.scheduler_config)
         self.fetch: Callable[[Any], Any] = jax.device_get
-        self._on_step: Callable[[int], None] | None = None
         networks = Networks(base, model, tuple(each.module for each in controlnets))
         self._networks = networks
-        self._generate = jax.jit(partial(generate, networks), static_argnames=("watch", "on_step"))
+        self._condition = jax.jit(partial(condition, networks), static_argnames="guided")
+        self._predict = jax.jit(partial(predict, networks), static_argnames="watch")
+        self._keep = jax.jit(keep)
         self._encode = jax.jit(partial(encode, base))
         self._decode = jax.jit(partial(decode, base))
         self._embed = jax.jit(partial(embed, base))
-        self._invert = jax.jit(partial(invert, networks), static_argnames="on_step")
         if model:
             self._features = jax.jit(model.encode_subjects)
 
@@ -116,7 +127,7 @@ class Engine:
         batch_size: int | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> Result:
-        """Draw a batch of prepared requests, one compiled program for each shape and step count.
+        """Draw a batch of prepared requests.
 
         Args:
             latents: standard normal draws.
@@ -129,32 +140,59 @@ class Engine:
         For the others see `Pipeline.__call__`.
         """
         settings = (settings or Settings()).resolved(self.base.scheduler_config)
-        self._on_step = on_step
         plan = settings.plan(self.schedule, skip)
-        steering = settings.steering(self.model.blocks if self.model else (), skip)
         size = tuple(side * self.downscale for side in latents.shape[2:0:-1])
-        count, steps = len(self._networks.controlnets), settings.num_inference_steps
-        steering = steering._replace(controls=lay_out(controls, count, size, steps, skip))
+        count, steps = len(self._networks.controlnets), len(plan.timesteps)
+        pictures, scales = lay_out(controls, count, size, steps)
+        steering = self._steering(settings, skip)._replace(controls=scales)
         if start is None:
             start = jnp.asarray(latents) * plan.init_noise_sigma
         drawn_mask, kept = known or (None, None)
 
         def run(rows: tuple[Request, Latents, Any, Any]) -> tuple[np.ndarray, Any]:
             request, start, keys, kept = rows
-            steered = steering._replace(known=known and Known(drawn_mask, kept))
-            report = on_step and self._report
-            drawn = self._generate(
-                self.params, request, start, keys, plan, steered, watch=watch, on_step=report
-            )
-            pixels, seen = self.fetch(drawn)
-            return pixels, jax.tree.map(lambda maps: np.moveaxis(maps, 0, 1), seen)
+            denoise = self._denoiser(request, steering, pictures, watch)
+            after = kept and (lambda latents, step: self._keep(drawn_mask, latents, kept[step]))
+            latents, seen = sample(denoise, plan, start, keys, on_step, after)
+            pixels, seen = self.fetch((self._decode(self.params, self._at_home(latents)), seen))
+            return pixels, jax.tree.map(lambda *maps: np.stack(maps, axis=1), *seen)
 
         batches = in_batches(run, (request, start, keys, kept), batch_size)
         pixels, seen = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
         routing, attention = jax.tree.map(lambda maps: np.moveaxis(maps, 1, 0), seen)
-        jax.effects_barrier()  # every on_step has been told
         images = [Image.fromarray(picture) for picture in pixels]
         return Result(images, routing, np.asarray(plan.timesteps), attention)
+
+    def _steering(self, settings: Settings, skip: int) -> Steering:
+        return settings.steering(self.model.blocks if self.model else (), skip)
+
+    def _denoiser(
+        self,
+        request: Request,
+        steering: Steering,
+        pictures: Sequence[np.ndarray] = (),
+        watch: bool = False,
+    ) -> Denoiser:
+        """Encode a request into what a sampler asks at every step.
+
+        Args:
+            pictures: for each ControlNet its own.
+        """
+        conditions = self._condition(self.params, request, guided=steering.guided)
+        conditions = conditions._replace(controls=tuple(map(jnp.asarray, pictures)))
+
+        def denoise(latents: Array, timesteps: np.ndarray, step: int) -> tuple[Array, Seen]:
+            steered, latents = steering.at(step), self._at_home(latents)
+            return self._predict(self.params, conditions, steered, latents, timesteps, watch=watch)
+
+        return denoise
+
+    def _at_home(self, latents: Latents) -> Array:
+        """Put latents where the weights are: lying elsewhere, they would compile anew."""
+        home = jax.tree.leaves(self.params["unet"])[0].sharding
+        if isinstance(home, NamedSharding):
+            home = NamedSharding(home.mesh, PartitionSpec())
+        return jax.device_put(latents, home)
 
     def encode(self, photo: Photo) -> Float[Array, "1 H W C"]:
         """Turn a photo into latents."""
@@ -163,7 +201,8 @@ class Engine:
 
     def decode(self, latents: Latents) -> list[Image.Image]:
         """Turn latents into pictures."""
-        return [Image.fromarray(each) for each in self.fetch(self._decode(self.params, latents))]
+        pixels = self.fetch(self._decode(self.params, self._at_home(latents)))
+        return [Image.fromarray(each) for each in pixels]
 
     def embed(self, request: Request) -> Float[np.ndarray, "B S D"]:
         """Embed the prompts of a request."""
@@ -179,27 +218,26 @@ class Engine:
         clean: Latents,
         settings: Settings,
         iterations: int = 5,
+        *,
+        skip: int = 0,
         on_step: Callable[[int], None] | None = None,
-    ) -> Float[np.ndarray, "B _ H W C"]:
+    ) -> list[Float[Array, "B H W C"]]:
         """Find the noise that DDIM draws photos from, and the way there.
 
         Args:
             request: what the photos show, a row for each.
             clean: of `encode`.
             iterations: of the fixed point in each step; more come nearer.
+            skip: how many of DDIM's first steps to leave out, at the noisy end.
 
         Returns:
-            The latents before each of DDIM's n steps, noisiest first, and after the last.
+            The latents before each of DDIM's steps, noisiest first, and after the last.
         """
-        self._on_step = on_step
-        plan = ddim_inversion(self.schedule, settings.num_inference_steps, iterations)
-        steering = settings.steering(self.model.blocks if self.model else ())
-        report = on_step and self._report
-        path = self._invert(self.params, request, clean, plan, steering, on_step=report)
-        jax.effects_barrier()
-        return np.moveaxis(self.fetch(path)[::-iterations], 0, 1)
+        plan = ddim_inversion(self.schedule, settings.num_inference_steps, iterations, skip=skip)
+        denoise = self._denoiser(request, self._steering(settings, skip))
 
-    def _report(self, step: int) -> None:
-        """Tell whoever listens now; compiled once, whoever that is."""
-        if self._on_step is not None:
-            self._on_step(step)
+        def recording(latents: Array, timesteps: np.ndarray, step: int) -> tuple[Array, Array]:
+            return denoise(latents, timesteps, step)[0], latents
+
+        noise, path = sample(recording, plan, clean, jax.random.key(0), on_step)
+        return [noise, *path[::-iterations]]

@@ -1,26 +1,23 @@
-"""From a request to pixels, as one pure function: encode, sample under guidance, decode.
+"""From a request to pixels, as the few pure functions that a pipeline compiles.
 
-`moa_jax.pipeline` compiles it; anything that draws with other parameters calls it the same way.
-Knows no files, no prompts as text and no defaults.
+`condition` encodes a request once, `predict` is asked at every step, `decode` ends it. No function
+depends on the sampler or on the number of steps. Knows no files, no prompts as text, no defaults.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from moa_jax.backbone.controlnet import Residuals, combine
 from moa_jax.backbone.stable_diffusion import StableDiffusion
-from moa_jax.diffusion import Denoiser, Sampler, classifier_free_guidance, sample
-from moa_jax.diffusion.sampling import Step
+from moa_jax.diffusion import classifier_free_guidance
 from moa_jax.method.mixture import PERSONALIZED
 from moa_jax.method.model import MoA, Observations
 from moa_jax.request import Request
-from moa_jax.settings import Known, Steering
+from moa_jax.settings import Steered
 
 Maps = dict[str, Float[Array, "n B _ _ *K"]]
 
@@ -39,12 +36,30 @@ class Networks(NamedTuple):
     controlnets: tuple[nn.Module, ...] = ()
 
 
-class Seen(NamedTuple):
-    """What the mixtures did at each of the n steps, by the path of the layer.
+class Conditions(NamedTuple):
+    """A request as the networks take it: what stays the same in all steps.
+
+    With guidance the rows are doubled, [negative; positive] in diffusers' order.
 
     Attributes:
-        routing: "n B h w", the personalized expert's weight.
-        attention: "n B h w K", how much it attends to each subject's word, mean over the heads;
+        text: "B S D", embeddings of the prompts.
+        tokens: "B K", position of each subject's word; S for no subject.
+        features: "B K F", image features of the subjects; None without mixtures.
+        controls: for each ControlNet its picture, "1 H W 3" in [0, 1].
+    """
+
+    text: Any
+    tokens: Any
+    features: Any = None
+    controls: tuple[Any, ...] = ()
+
+
+class Seen(NamedTuple):
+    """What the mixtures did at a step, by the path of the layer.
+
+    Attributes:
+        routing: "B h w", the personalized expert's weight.
+        attention: "B h w K", how much it attends to each subject's word, mean over the heads;
             only if asked for.
     """
 
@@ -52,96 +67,125 @@ class Seen(NamedTuple):
     attention: Any
 
 
-def generate(
-    networks: Networks,
-    params: Any,
-    request: Request,
-    latents: Float[Array, "B H W C"],
-    keys: Key[Array, " B"],
-    plan: Sampler,
-    steering: Steering,
-    *,
-    watch: bool = False,
-    on_step: Callable[[int], None] | None = None,
-) -> tuple[UInt8[Array, "B _ _ 3"], Seen]:
-    """Draw a batch of pictures; call it under `jax.jit` with the keyword arguments static.
-
-    Args:
-        latents: at the noise level of the plan's first step.
-        keys: one for each picture, for samplers that add noise.
-        watch: whether to give the attention to the subjects too.
-        on_step: told the index of each step when it is done.
-
-    Returns:
-        The pictures, and what the mixtures did.
-    """
-    denoise = guide(denoiser(networks, params, request, steering, watch), steering)
-    after_step = steering.known and partial(_keep, steering.known)
-    latents, seen = sample(denoise, plan, latents, keys, on_step, after_step)
-    return decode(networks.base, params, latents), seen
-
-
-def guide(denoise: Denoiser, steering: Steering) -> Denoiser:
-    """Add the guidance, if there is any, to a denoiser of the doubled batch."""
-    if steering.guidance_scale is None:
-        return denoise
-    return classifier_free_guidance(denoise, steering.guidance_scale, steering.guidance_rescale)
-
-
-def denoiser(
-    networks: Networks, params: Any, request: Request, steering: Steering, watch: bool = False
-) -> Denoiser:
-    """Encode a request into a denoiser, of the doubled batch [negative; positive] if guided.
+def condition(networks: Networks, params: Any, request: Request, *, guided: bool) -> Conditions:
+    """Encode a request.
 
     The negative half has no subjects: both experts attend to the negative prompt.
+
+    Args:
+        guided: whether to double the rows; static under `jax.jit`.
     """
     base, model, _ = networks
-    guided = steering.guidance_scale is not None
-    text, tokens = _text(base, params, request, guided), request.subject_tokens
-    if guided:
-        tokens = jnp.concatenate([jnp.full_like(tokens, text.shape[1]), tokens])
-    control = partial(_control, networks.controlnets, params, text, steering.controls)
-    if model is None:
-        return lambda latents, timesteps, step: (
-            base.unet.module.apply(
-                {"params": params["unet"]},
-                latents,
-                timesteps,
-                text,
-                control(latents, timesteps, step),
-            ),
-            Seen({}, {}),
-        )
-    features = request.subject_features
-    if features is None:
+    text, tokens, features = request.text, request.subject_tokens, request.subject_features
+    if text is None:
+        text = embed(base, params, request.input_ids)
+    if model is not None and features is None:
         features = model.encode_subjects(params, request.subject_images)
-    if guided:
-        features = jnp.concatenate([jnp.zeros_like(features), features])
-
-    def denoise(latents: Array, timesteps: Array, step: Step) -> tuple[Array, Seen]:
-        prediction, observed = model.denoise(
-            params,
-            latents,
-            timesteps,
-            text,
-            features,
-            tokens,
-            strength=None if steering.strength is None else jnp.asarray(steering.strength)[step],
-            residuals=control(latents, timesteps, step),
-        )
-        return prediction, _seen(observed, watch)
-
-    return denoise
+    if not guided:
+        return Conditions(text, tokens, None if model is None else features)
+    text = jnp.concatenate([embed(base, params, request.negative_ids), text])
+    tokens = jnp.concatenate([jnp.full_like(tokens, text.shape[1]), tokens])
+    if model is None:
+        return Conditions(text, tokens)
+    return Conditions(text, tokens, jnp.concatenate([jnp.zeros_like(features), features]))
 
 
-def _text(
-    base: StableDiffusion, params: Any, request: Request, guided: bool
-) -> Float[Array, "_ S D"]:
-    """Embed the prompts, below the negative ones if guided, in one pass of the encoder."""
-    given = request.text
-    ids = [request.negative_ids] * guided + [request.input_ids] * (given is None)
-    parts = [embed(base, params, jnp.concatenate(ids))] if ids else []
-    return jnp.concatenate(parts + ([] if given is None else [given]))
+def predict(
+    networks: Networks,
+    params: Any,
+    conditions: Conditions,
+    steered: Steered,
+    latents: Float[Array, "B H W C"],
+    timesteps: Shaped[Array, " B"],
+    *,
+    watch: bool = False,
+) -> tuple[Float[Array, "B H W C"], Seen]:
+    """Predict what the sampler asks for, under guidance if there is any.
+
+    Args:
+        watch: whether to give the attention to the subjects too; static under `jax.jit`.
+
+    Returns:
+        The prediction, and what the mixtures did on its way, in the positive half.
+    """
+    if steered.guidance_scale is None:
+        return _predict(networks, params, conditions, steered, latents, timesteps, watch)
+    doubled = (jnp.concatenate([each, each]) for each in (latents, timesteps))
+    both, seen = _predict(networks, params, conditions, steered, *doubled, watch)
+    prediction = classifier_free_guidance(
+        *jnp.split(both, 2), steered.guidance_scale, steered.guidance_rescale
+    )
+    positive = [{path: maps[len(latents) :] for path, maps in each.items()} for each in seen]
+    return prediction, Seen(*positive)
+
+
+def _predict(
+    networks: Networks,
+    params: Any,
+    conditions: Conditions,
+    steered: Steered,
+    latents: Array,
+    timesteps: Array,
+    watch: bool,
+) -> tuple[Array, Seen]:
+    """Predict for every row of the conditions."""
+    base, model, controlnets = networks
+    residuals = _residuals(controlnets, params, conditions, steered, latents, timesteps)
+    if model is None:
+        unet = {"params": params["unet"]}
+        prediction = base.unet.module.apply(unet, latents, timesteps, conditions.text, residuals)
+        return prediction, Seen({}, {})
+    prediction, observed = model.denoise(
+        params,
+        latents,
+        timesteps,
+        conditions.text,
+        conditions.features,
+        conditions.tokens,
+        strength=steered.strength,
+        residuals=residuals,
+    )
+    return prediction, _seen(observed, watch)
+
+
+def _residuals(
+    controlnets: Sequence[nn.Module],
+    params: Any,
+    conditions: Conditions,
+    steered: Steered,
+    latents: Array,
+    timesteps: Array,
+) -> Residuals | None:
+    """Ask every ControlNet what to add to the U-Net."""
+    if not conditions.controls:
+        return None
+    added = []
+    for network, own, picture in zip(
+        controlnets, params["controlnets"], conditions.controls, strict=True
+    ):
+        pictures = jnp.broadcast_to(picture, (len(latents), *picture.shape[1:]))
+        added.append(network.apply({"params": own}, latents, timesteps, conditions.text, pictures))
+    return combine(added, list(steered.controls))
+
+
+def _seen(observed: Observations, watch: bool) -> Seen:
+    routing = {path: weight[..., PERSONALIZED] for path, weight in observed.routing.items()}
+    if not watch:
+        return Seen(routing, {})
+    return Seen(
+        routing, {path: jnp.mean(each, axis=1) for path, each in observed.attention.items()}
+    )
+
+
+def keep(
+    drawn: Float[Array, "1 H W 1"], latents: Float[Array, "B H W C"], known: Float[Array, "B H W C"]
+) -> Float[Array, "B H W C"]:
+    """Put what is known where nothing is drawn.
+
+    Args:
+        drawn: 1 where the picture is drawn.
+    """
+    return jnp.where(drawn > 0.5, latents, known)
 
 
 def embed(base: StableDiffusion, params: Any, ids: Int[Array, "B S"]) -> Float[Array, "B S D"]:
@@ -168,66 +212,3 @@ def encode(
     scaled = pixels.astype(jnp.float32) / 127.5 - 1.0
     mean, _ = vae.apply({"params": params["vae"]}, scaled, method="encode")
     return mean.astype(jnp.float32) * vae.config.scaling_factor
-
-
-def invert(
-    networks: Networks,
-    params: Any,
-    request: Request,
-    latents: Float[Array, "B H W C"],
-    plan: Sampler,
-    steering: Steering,
-    *,
-    on_step: Callable[[int], None] | None = None,
-) -> Float[Array, "_ B H W C"]:
-    """Lead the latents of photos back to the noise that a request draws them from.
-
-    Args:
-        latents: clean, of `encode`.
-        plan: of `ddim_inversion`.
-        steering: as `generate` will have it.
-
-    Returns:
-        The latents that each row of the plan starts from, and the noise that it ends with.
-    """
-    denoise = guide(denoiser(networks, params, request, steering), steering)
-
-    def recording(latents: Array, timesteps: Array, step: Step) -> tuple[Array, Array]:
-        return denoise(latents, timesteps, step)[0], latents
-
-    noise, path = sample(recording, plan, latents, jax.random.key(0), on_step)
-    return jnp.concatenate([path, noise[None]])
-
-
-def _keep(known: Known, latents: Float[Array, "B H W C"], step: Step) -> Float[Array, "B H W C"]:
-    return jnp.where(known.drawn > 0.5, latents, known.latents[:, step])
-
-
-def _control(
-    controlnets: Sequence[nn.Module],
-    params: Any,
-    text: Float[Array, "B S D"],
-    controls: Sequence[tuple[Array, Array]],
-    latents: Float[Array, "B H W C"],
-    timesteps: Array,
-    step: Step,
-) -> Residuals | None:
-    """Ask every ControlNet what to add to the U-Net."""
-    if not controls:
-        return None
-    added = []
-    for network, own, (picture, _) in zip(
-        controlnets, params["controlnets"], controls, strict=True
-    ):
-        pictures = jnp.broadcast_to(picture, (len(latents), *picture.shape[1:]))
-        added.append(network.apply({"params": own}, latents, timesteps, text, pictures))
-    return combine(added, [jnp.asarray(scale)[step] for _, scale in controls])
-
-
-def _seen(observed: Observations, watch: bool) -> Seen:
-    routing = {path: weight[..., PERSONALIZED] for path, weight in observed.routing.items()}
-    if not watch:
-        return Seen(routing, {})
-    return Seen(
-        routing, {path: jnp.mean(each, axis=1) for path, each in observed.attention.items()}
-    )

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from moa_jax.backbone.attend import choose_attend
 from moa_jax.backbone.controlnet import load_controlnet, require_fits
@@ -69,10 +68,10 @@ def load(
     encoder = image_encoder or trained_with
     base = read(encoder)
     controls = _load_controlnets(controlnets, base, *options)
-    mixed, params = build(base, card.config.method, dtype=dtype, key=jax.random.key(0))
+    mixed, params = build(base, card.config.method, dtype=dtype, key=None)
+    params = jax.tree_util.tree_map_with_path(partial(stored, dtype), params)
     identity = Identity.of(base, encoder and str(encoder))
     params = load_moa(moa, params, identity, allow_other_base)
-    params = jax.tree_util.tree_map_with_path(partial(_to_dtype, dtype), params)
     return Loaded(base, mixed, params, card.config.method.max_subjects, controls)
 
 
@@ -83,9 +82,16 @@ def choose_dtype(dtype: Any = None) -> np.dtype:
     return jnp.dtype(dtype)
 
 
-def _to_dtype(dtype: Any, path: Any, leaf: Array) -> Array:
-    """Store what is computed in `dtype` in it; routers compute in float32."""
-    return leaf if "router" in jax.tree_util.keystr(path) else leaf.astype(dtype)
+def stored(dtype: Any, path: Any, leaf: Any) -> Any:
+    """Give a weight that is still a shape the dtype that it is stored in to draw with.
+
+    What is computed in `dtype` is stored in it; routers compute in float32. Weights that have been
+    read are what they are.
+    """
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    kept = "router" in jax.tree_util.keystr(path)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if kept else dtype)
 
 
 def _load_controlnets(

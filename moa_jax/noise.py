@@ -103,6 +103,6 @@ def start_from_photo(
         return plan.noisy(clean, noise, 0), None
     start = plan.noisy(clean, noise, 0) if skip else noise * plan.init_noise_sigma
     factor = photo.mask.shape[0] // noise.shape[1]
-    levels = [plan.noisy(clean, noise, step) for step in range(1, len(plan.timesteps))]
-    kept = jnp.stack([*levels, clean], axis=1)  # the last step ends at the photo itself
-    return start, Known(coarse_mask(photo.mask, factor), kept)
+    levels = [plan.noisy(clean, noise, row) for row in range(1, len(plan.timesteps))]
+    # The last step ends at the photo itself.
+    return start, Known(coarse_mask(photo.mask, factor), [*levels, clean])

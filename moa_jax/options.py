@@ -205,6 +205,8 @@ def _add_output(add: Add) -> None:
     add("--batch-size", type=int, help="pictures at once; default: what the memory holds")
     add("--look", action="store_true", help="also figures, an animation and arrays of who drew "
         "where and attended to whom")  # fmt: skip
+    add("--no-cache", action="store_true", help="compile anew; otherwise compiled programs are "
+        "kept in JAX_COMPILATION_CACHE_DIR, or in ~/.cache/moa_jax")  # fmt: skip
     add("--from-json", metavar="FILE", help="draw again what a .json or .png of an earlier run "
         "says; options given here overrule it")  # fmt: skip
 

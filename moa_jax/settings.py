@@ -1,17 +1,19 @@
 """How to draw, whatever is drawn: sampler, guidance, and how strongly the subjects take part.
 
-Turns what a person writes into tables over steps and layers, which are arguments of the compiled
-program: only another sampler or number of steps compiles anew. Knows no networks.
+Turns what a person writes into tables over steps and layers. A row of them is an argument of the
+compiled program: none of these settings compiles it anew, but for guidance itself, on or off.
+Knows no networks.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 from jaxtyping import Float
 
 from moa_jax.diffusion import NoiseSchedule, Sampler, make_plan, over_steps, sampler_of
+from moa_jax.diffusion.guidance import check_range
 from moa_jax.errors import InputError
 
 CHECKPOINT = "checkpoint"
@@ -36,27 +38,52 @@ class Strength:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a value below 0."""
+        """Refuse a value below 0, and a part of the steps that is none."""
+        check_range(self.start, self.end)
         if not 0.0 <= self.value < np.inf:
             raise InputError(f"moa_strength={self.value}: must be 0 (the prior) or more, e.g. 1")
 
 
 class Steering(NamedTuple):
-    """What the compiled program needs of the settings, and of what it must keep to.
+    """What changes from step to step, as tables over the steps that are taken, noisiest first.
 
     Attributes:
-        guidance_scale: "n", one for each step; None: no guidance, at half the work.
-        guidance_rescale: see `classifier_free_guidance`; None: not at all.
-        strength: "n blocks", for each step and transformer block; None: as the router chooses.
-        controls: for each ControlNet its picture, "1 H W 3", and its scale, "n".
-        known: what stays as it is, see `Known`; None: nothing.
+        guidance_scale: one for each step; None: no guidance, at half the work.
+        guidance_rescale: see `classifier_free_guidance`; None with `guidance_scale`.
+        strength: for each step and transformer block, see `turn`; None without mixtures.
+        controls: for each ControlNet its scale.
+    """
+
+    guidance_scale: Float[np.ndarray, " n"] | None = None
+    guidance_rescale: Float[np.ndarray, " n"] | None = None
+    strength: Float[np.ndarray, "n blocks"] | None = None
+    controls: tuple[Float[np.ndarray, " n"], ...] = ()
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is guidance."""
+        return self.guidance_scale is not None
+
+    def at(self, step: int) -> "Steered":
+        """Give what holds in one step: the one rule by which a table over steps is read."""
+        rows = (None if table is None else np.float32(table[step]) for table in self[:3])
+        return Steered(*rows, tuple(np.float32(scales[step]) for scales in self.controls))
+
+
+class Steered(NamedTuple):
+    """What holds in one step; arguments of the compiled program, see `Steering`.
+
+    Attributes:
+        guidance_scale: a number.
+        guidance_rescale: a number.
+        strength: "blocks".
+        controls: numbers.
     """
 
     guidance_scale: Any = None
     guidance_rescale: Any = None
     strength: Any = None
-    controls: tuple[tuple[Any, Any], ...] = ()
-    known: Any = None
+    controls: tuple[Any, ...] = ()
 
 
 class Known(NamedTuple):
@@ -64,11 +91,11 @@ class Known(NamedTuple):
 
     Attributes:
         drawn: "1 h w 1", 1 where the picture is drawn, 0 where it is given.
-        latents: "B n h w C", what is given, at the noise level after each step.
+        latents: what is given, "B h w C", at the noise level after each step that is taken.
     """
 
     drawn: Any
-    latents: Any
+    latents: Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -81,7 +108,9 @@ class Settings:
         guidance_scale: of classifier-free guidance; 1 or less draws without it, at half the work.
         guidance_rescale: brings the guided prediction's deviation back to the unguided one's, by
             this share, 0 to 1.
-        guidance_interval: the share of the steps that is guided, from and to.
+        guidance_interval: the part of the steps that is guided, from and to. As for every part of
+            the steps, 0 is before the first step that is taken and 1 after the last: a photo that
+            leaves steps out leaves them out of this count too, as in diffusers.
         karras: whether the steps are spaced by Karras et al.'s rule.
         eta: share of fresh noise in each step of DDIM, 0 to 1; None is the sampler's own.
         moa_strength: a number for all layers and steps, or several `Strength`, of which a later one
@@ -95,7 +124,7 @@ class Settings:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     karras: bool = False
     eta: float | None = None
-    moa_strength: float | Sequence[Strength] = 1.0
+    moa_strength: SupportsFloat | Sequence[Strength] = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what no sampler is asked about."""
@@ -105,7 +134,7 @@ class Settings:
             )
         if not np.isfinite(self.guidance_scale):
             raise InputError(f"guidance_scale={self.guidance_scale}: must be a number, e.g. 5")
-        over_steps(1.0, 1, *self.guidance_interval)
+        check_range(*self.guidance_interval)
 
     def resolved(self, scheduler_config: Mapping[str, Any]) -> "Settings":
         """Put in place of CHECKPOINT the sampler that a `scheduler_config.json` names.
@@ -146,33 +175,30 @@ class Settings:
 
         Args:
             blocks: paths of the U-Net's transformer blocks; none of them without MoA.
-            skip: see `plan`.
+            skip: see `plan`; the tables are over the steps that are left.
 
         Raises:
-            InputError: a strength for layers that do not exist.
+            InputError: a strength for layers that do not exist, or a part of the steps in which
+                none lies.
         """
-        n = self.num_inference_steps
-        scale = over_steps(self.guidance_scale, n, *self.guidance_interval, outside=1.0)
+        n = self.num_inference_steps - skip
         strength = strength_table(self.moa_strength, n, blocks)
-        return Steering(
-            guidance_scale=scale[skip:] if self.guided else None,
-            guidance_rescale=np.float32(self.guidance_rescale)
-            if self.guided and self.guidance_rescale
-            else None,
-            strength=None if strength is None else strength[skip:],
-        )
+        if not self.guided:
+            return Steering(strength=strength)
+        scale = over_steps(self.guidance_scale, n, *self.guidance_interval, outside=1.0)
+        return Steering(scale, np.full(n, self.guidance_rescale), strength)
 
 
 def strength_table(
-    strength: float | Sequence[Strength], num_steps: int, blocks: Sequence[str]
+    strength: SupportsFloat | Sequence[Strength], num_steps: int, blocks: Sequence[str]
 ) -> Float[np.ndarray, "n blocks"] | None:
-    """Give the strength of each step and transformer block; None where nothing changes it.
+    """Give the strength of each step and transformer block; None without blocks.
 
     Raises:
         InputError: layers that are none of the U-Net's, with those that are.
     """
-    dials = [Strength(strength)] if isinstance(strength, int | float) else list(strength)
-    if all(dial.value == 1.0 for dial in dials) or not blocks:
+    dials = [Strength(float(strength))] if np.ndim(strength) == 0 else list(strength)
+    if not blocks:
         return None
     table = np.ones((num_steps, len(blocks)))
     for dial in dials:

@@ -20,7 +20,7 @@ LONG_REASON = "Longer than 300 lines because"
 # A part imports only parts of the rows above its own: what lies in one row is independent.
 ORDER = (
     {"chips", "errors"},
-    {"animation", "command", "config", "figures", "inside", "metadata"},
+    {"animation", "command", "config", "figures", "inside", "metadata", "runtime"},
     {"backbone", "diffusion", "data"},
     {"method", "request", "batches"},
     {"settings", "control", "photo"},

@@ -1,5 +1,6 @@
 """Settings as tables over steps and layers; what is said wrongly is named."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,10 +13,14 @@ BLOCKS = tuple(
 )
 
 
-def test_a_strength_of_one_changes_nothing_and_has_no_table():
-    assert strength_table(1.0, 4, BLOCKS) is None
-    assert strength_table([Strength(1.0, "up")], 4, BLOCKS) is None
-    assert strength_table(0.5, 4, ()) is None  # no mixtures
+def test_strengths_are_a_table_where_there_are_mixtures():
+    np.testing.assert_array_equal(strength_table(1.0, 4, BLOCKS), np.ones((4, 4)))
+    assert strength_table(0.5, 4, ()) is None
+
+
+@pytest.mark.parametrize("number", [0.5, np.float32(0.5), np.array(0.5), jnp.float32(0.5)])
+def test_a_strength_is_a_number_of_any_kind(number):
+    np.testing.assert_array_equal(strength_table(number, 2, BLOCKS), np.full((2, 4), 0.5))
 
 
 def test_strengths_apply_to_their_layers_and_steps_and_the_later_one_wins():
@@ -34,15 +39,37 @@ def test_guidance_is_left_out_whole_or_where_it_is_not_wanted():
         assert Settings(guidance_scale=scale).steering(BLOCKS).guidance_scale is None
     settings = Settings(4, guidance_scale=3.0, guidance_interval=(0.25, 0.75))
     np.testing.assert_array_equal(settings.steering(()).guidance_scale, [1.0, 3.0, 3.0, 1.0])
-    assert settings.steering(()).guidance_rescale is None
-    assert Settings(guidance_rescale=0.7).steering(()).guidance_rescale == np.float32(0.7)
+    assert (settings.steering(()).guidance_rescale == 0.0).all()
+    assert (Settings(guidance_rescale=0.7).steering(()).guidance_rescale == 0.7).all()
 
 
-def test_what_is_skipped_of_the_steps_is_skipped_of_every_table():
-    settings = Settings(4, guidance_scale=3.0, moa_strength=[Strength(0.0, start=0.5)])
-    whole, part = settings.steering(BLOCKS), settings.steering(BLOCKS, skip=1)
-    np.testing.assert_array_equal(part.guidance_scale, whole.guidance_scale[1:])
-    np.testing.assert_array_equal(part.strength, whole.strength[1:])
+def test_a_part_of_the_steps_is_a_part_of_those_that_are_taken():
+    """As diffusers counts the range of a ControlNet in image to image: [1 1 0 0 0] of 5 steps."""
+    first_half = {"guidance_interval": (0.0, 0.5), "moa_strength": [Strength(0.0, end=0.5)]}
+    steering = Settings(10, guidance_scale=3.0, **first_half).steering(BLOCKS, skip=5)
+    np.testing.assert_array_equal(steering.guidance_scale, [3.0, 3.0, 1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(steering.strength[:, 0], [0.0, 0.0, 1.0, 1.0, 1.0])
+
+
+def test_a_step_reads_its_own_row_of_every_table():
+    dials = [Strength(0.25, start=0.75)]
+    steering = Settings(4, guidance_scale=3.0, guidance_rescale=0.5, moa_strength=dials)
+    steering = steering.steering(BLOCKS)._replace(controls=(np.array([0.1, 0.2, 0.3, 0.4]),))
+    first, last = steering.at(0), steering.at(3)
+    assert first.guidance_scale == last.guidance_scale == 3.0
+    assert first.guidance_rescale == last.guidance_rescale == 0.5
+    np.testing.assert_array_equal(first.strength, [1.0] * 4)
+    np.testing.assert_array_equal(last.strength, [0.25] * 4)
+    assert (first.controls, last.controls) == ((np.float32(0.1),), (np.float32(0.4),))
+    assert Settings(guidance_scale=1.0).steering(()).at(7) == (None, None, None, ())
+
+
+@pytest.mark.parametrize(
+    "options", [{"guidance_interval": (0.3, 0.4)}, {"moa_strength": [Strength(0.0, end=0.2)]}]
+)
+def test_a_part_in_which_no_step_lies_is_said(options):
+    with pytest.raises(InputError, match="holds none of the 4 steps"):
+        Settings(4, **options).steering(BLOCKS)
 
 
 def test_the_checkpoints_own_sampler():

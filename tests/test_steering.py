@@ -1,12 +1,15 @@
-"""What can be turned while drawing: strength, guidance, batches, samplers, another base."""
+"""What can be turned while drawing, and what of it compiles: strength, guidance, batches, base."""
 
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from moa_jax import Pipeline
+from moa_jax.applications import edit
+from moa_jax.diffusion import SAMPLERS
 from moa_jax.errors import InputError
 from moa_jax.settings import Strength
 from tests.personal import MARKED, PROMPT, pixels, portrait
@@ -42,11 +45,32 @@ def test_strength_by_layer_and_step(personal):
         assert (maps[2:] == 0.0).all() == path.startswith("up"), path
 
 
-def test_no_strength_compiles_anew(personal):
-    personal(MARKED, SUBJECTS, moa_strength=0.3, guidance_scale=3.0, **DRAW)
-    compiled = personal._generate._cache_size()
-    personal(MARKED, SUBJECTS, moa_strength=[Strength(2.0, "up", 0.5)], guidance_scale=4.0, **DRAW)
-    assert personal._generate._cache_size() == compiled
+def test_only_guidance_itself_and_what_is_watched_compile_the_networks_anew(personal):
+    pipe = Pipeline(personal.base, personal.model, personal.params, 2)
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    photo = {"image": portrait(3, (64, 64)), "num_inference_steps": 5}
+    dials = [Strength(2.0, "up", 0.5), Strength(0.0, end=0.25)]
+    calls = [
+        {"num_inference_steps": 2},
+        {"num_inference_steps": 4, "guidance_scale": 3.0, "guidance_rescale": 0.7},
+        {"num_inference_steps": 4, "guidance_interval": (0.0, 0.5), "moa_strength": dials},
+        *({"num_inference_steps": 3, "sampler": name} for name in SAMPLERS),
+        {"num_inference_steps": 3, "sampler": "euler", "karras": True},
+        {"num_inference_steps": 3, "sampler": "ddim", "eta": 0.5, "moa_strength": 0.3},
+        {**photo, "strength": 0.6},
+        {**photo, "mask": mask},
+    ]
+    for call in calls:
+        pipe(MARKED, SUBJECTS, negative_prompt="snow", **call)
+    programs = (pipe._condition, pipe._predict, pipe._decode)
+    assert [program._cache_size() for program in programs] == [1, 1, 1]
+    pipe(MARKED, SUBJECTS, num_inference_steps=2, guidance_scale=1.0)
+    edit(pipe, photo["image"], MARKED, SUBJECTS, source_prompt=MARKED, source_subjects=SUBJECTS,
+         mask=mask, num_inference_steps=3, iterations=2)  # fmt: skip
+    assert [program._cache_size() for program in programs] == [2, 2, 1]
+    pipe(MARKED, SUBJECTS, num_inference_steps=2, watch=True)
+    assert pipe._predict._cache_size() == 3
 
 
 def test_without_guidance_the_negative_prompt_is_not_looked_at(plain):
@@ -56,12 +80,13 @@ def test_without_guidance_the_negative_prompt_is_not_looked_at(plain):
         np.testing.assert_array_equal(pixels(one), pixels(two))
 
 
-def test_guidance_without_a_single_step_in_its_interval_is_none(plain):
+def test_guidance_outside_its_interval_is_none(plain):
+    """Guided in the last step alone, all but the last latents are those of no guidance."""
     free = plain(PROMPT, guidance_scale=1.0, **DRAW)
-    never = plain(PROMPT, guidance_scale=9.0, guidance_interval=(0.3, 0.4), **DRAW)
+    late = plain(PROMPT, guidance_scale=9.0, guidance_interval=(0.75, 1.0), **DRAW)
     always = plain(PROMPT, guidance_scale=9.0, **DRAW)
-    assert np.abs(pixels(free) - pixels(never)).max() <= 1
-    assert np.abs(pixels(free) - pixels(always)).mean() > 2
+    least, most = (np.abs(pixels(each) - pixels(free)).mean() for each in (late, always))
+    assert 0.0 < least < 0.5 * most
 
 
 def test_batches_of_any_size_draw_the_same_pictures(personal):

@@ -66,7 +66,8 @@ def edit(
         subjects: a picture of each. One that is in `source_subjects` too is kept.
         source_prompt: what the photo shows; likewise with `source_subjects`.
         mask: bright where the photo may change; the rest is kept, to the pixel.
-        strength: how far back to lead the photo, 0 to 1: less keeps more of it.
+        strength: how far back to lead the photo, 0 to 1: less keeps more of it. All parts of the
+            steps are parts of those that this leaves, on both ways.
         iterations: passes through the network for each step of the way back.
         controls: for each ControlNet its picture, for what is drawn anew.
         watch: whether to give the attention to the subjects in the result.
@@ -87,14 +88,13 @@ def edit(
     source = pipe.request(source_prompt, source_subjects)
     asked = pipe.request(prompt, subjects, negative_prompt)
     unguided = replace(chosen, guidance_scale=1.0)
-    path = pipe.invert(source, clean, unguided, iterations, on_step)
-    start, keys = path[:, skip], jax.random.key(0)[None]
-    options: dict[str, Any] = {"skip": skip, "start": start, "on_step": on_step}
-    again = pipe.draw(source, start, keys, unguided, **options)
+    start, *later = pipe.invert(source, clean, unguided, iterations, skip=skip, on_step=on_step)
+    options = {"skip": skip, "start": start, "keys": jax.random.key(0)[None], "on_step": on_step}
+    again = pipe.draw(source, start, settings=unguided, **options)
     options |= {"controls": controls, "watch": watch}
     if photo.mask is not None:
-        options["known"] = Known(coarse_mask(photo.mask, pipe.downscale), path[:, skip + 1 :])
-    result = pipe.draw(asked, start, keys, chosen, **options)
+        options["known"] = Known(coarse_mask(photo.mask, pipe.downscale), later)
+    result = pipe.draw(asked, start, settings=chosen, **options)
     result = replace(result, images=[paste(picture, photo) for picture in result.images])
     (through_vae,), (reconstruction,) = pipe.decode(clean), again.images
     error = psnr(np.asarray(reconstruction), np.asarray(through_vae))

@@ -22,26 +22,33 @@ def parameter_shapes(module: nn.Module) -> dict[str, Any]:
 def _(module: UNet) -> dict[str, Any]:
     config = module.config
     size = 2 ** (len(config.channels) - 1)
-    latents = jnp.zeros((1, size, size, config.in_channels))
-    return _shapes(module, latents, jnp.zeros(1), jnp.zeros((1, 1, config.context_width)))
+    latents, context = (1, size, size, config.in_channels), (1, 1, config.context_width)
+    return _shapes(module, _array(*latents), _array(1), _array(*context))
 
 
 @parameter_shapes.register
 def _(module: VAE) -> dict[str, Any]:
     size = module.config.downscale
-    return _shapes(module, jnp.zeros((1, size, size, 3)))
+    return _shapes(module, _array(1, size, size, 3))
 
 
 @parameter_shapes.register
 def _(module: TextEncoder) -> dict[str, Any]:
-    return _shapes(module, jnp.zeros((1, 1), jnp.int32))
+    return _shapes(module, _array(1, 1, dtype=jnp.int32))
 
 
 @parameter_shapes.register
 def _(module: VisionEncoder) -> dict[str, Any]:
     size = module.config.image_size
-    return _shapes(module, jnp.zeros((1, size, size, 3)))
+    return _shapes(module, _array(1, size, size, 3))
 
 
-def _shapes(module: nn.Module, *inputs: Any) -> dict[str, Any]:
-    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+def _array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _shapes(module: nn.Module, *inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    def initialize(*arrays: Any) -> Any:
+        return module.init(jax.random.key(0), *arrays)["params"]
+
+    return jax.eval_shape(initialize, *inputs)

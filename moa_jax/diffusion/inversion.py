@@ -17,9 +17,12 @@ from moa_jax.errors import InputError
 
 
 def ddim_inversion(
-    schedule: NoiseSchedule, num_inference_steps: int, iterations: int = 3
+    schedule: NoiseSchedule, num_inference_steps: int, iterations: int = 3, *, skip: int = 0
 ) -> Sampler:
-    """Plan the steps of `ddim(schedule, num_inference_steps)` backwards, from the picture to noise.
+    """Plan DDIM's steps backwards, from the picture to noise.
+
+    The steps are those of `ddim(schedule, num_inference_steps, skip=skip)`, and keep their numbers:
+    step 0 is the noisiest, which comes last here.
 
     A step is `iterations` rows, all at the timestep it leads to; `ends_of_steps` tells which row is
     a step's last. The first guess of a step is the point it starts from, so one iteration is what
@@ -30,6 +33,7 @@ def ddim_inversion(
     Args:
         num_inference_steps: 1 to the schedule's length.
         iterations: how often the network is asked in each step.
+        skip: how many of DDIM's first steps to leave out, at the noisy end.
 
     Raises:
         InputError: an argument out of range, or a checkpoint whose steps have no way back.
@@ -42,7 +46,8 @@ def ddim_inversion(
             "prediction_type='sample' cannot be inverted, the iteration diverges: use an epsilon "
             "or v_prediction checkpoint"
         )
-    forwards = ddim(schedule, num_inference_steps)
+    forwards = ddim(schedule, num_inference_steps, skip=skip)
+    taken = num_inference_steps - skip
     shrink, push = (forwards.coefficients[name][::-1] for name in ("latents", "prediction"))
     if (np.abs(shrink) < 1e-6).any():
         raise InputError(
@@ -54,12 +59,14 @@ def ddim_inversion(
         "prediction": -push / shrink,
         "timesteps": forwards.timesteps[::-1],
         "signals": forwards.signals[-2::-1],
+        "steps": np.arange(taken)[::-1],
     }
     rows = {name: np.repeat(table, iterations) for name, table in tables.items()}
-    timesteps, signals = rows.pop("timesteps"), rows.pop("signals")
-    rows["ends"] = np.tile(np.arange(iterations) == iterations - 1, num_inference_steps) * 1.0
+    timesteps, signals, steps = (rows.pop(name) for name in ("timesteps", "signals", "steps"))
+    rows["ends"] = np.tile(np.arange(iterations) == iterations - 1, taken) * 1.0
     # A guess has the noise level of the step's end, whichever iteration it is.
-    return Sampler(timesteps, np.append(forwards.signals[-1], signals), rows, _step, lambda x: x)
+    levels = np.append(forwards.signals[-1], signals)
+    return Sampler(timesteps, levels, rows, _step, _remember, steps=steps)
 
 
 def ends_of_steps(inversion: Sampler) -> Int[np.ndarray, " n"]:
@@ -68,6 +75,11 @@ def ends_of_steps(inversion: Sampler) -> Int[np.ndarray, " n"]:
     They lie at the plan's timesteps of these rows, which are DDIM's own from the last to the first.
     """
     return np.flatnonzero(inversion.coefficients["ends"])
+
+
+def _remember(latents: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """Start from the picture: the carry is where the step under way began."""
+    return latents
 
 
 def _step(

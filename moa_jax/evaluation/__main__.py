@@ -30,6 +30,7 @@ from moa_jax.evaluation.report import choose_trials, main_table, write_report
 from moa_jax.evaluation.rows import MOA, PRIOR, Row, make_rows, recipe, row_config, select, train
 from moa_jax.evaluation.study import Progress as OnBatch
 from moa_jax.evaluation.study import Study
+from moa_jax.runtime import keep_programs
 from moa_jax.toyworld.readers import WEIGHTS
 
 COMMITTED = WEIGHTS.parent / "moa"
@@ -81,6 +82,7 @@ class _Training:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    keep_programs()
     config = override(load_config(options.config), options.overrides)
     rows = make_rows(config)
     if options.moa:

@@ -61,13 +61,13 @@ def turn(
     Args:
         routing: weights in [0, 1] that sum to one over the experts.
         strength: what the added experts' weights are multiplied by, at least 0: 0 is the prior
-            alone, exactly; 1 what the router chose; beyond it, up to their taking all.
+            alone, exactly; 1 what the router chose, exactly; beyond it, up to their taking all.
     """
     added = routing[..., 1:]
     limit = 1.0 / jnp.sum(added, axis=-1, keepdims=True)  # infinite where nothing can grow
     added = added * jnp.minimum(strength, limit)
     prior = 1.0 - jnp.sum(added, axis=-1, keepdims=True)
-    return jnp.concatenate([prior, added], axis=-1)
+    return jnp.where(strength == 1.0, routing, jnp.concatenate([prior, added], axis=-1))
 
 
 def counterparts(path: tuple[str, ...], experts: Sequence[str]) -> list[tuple[str, ...]]:

@@ -131,13 +131,19 @@ def _observe(intermediates: Params) -> Observations:
 
 
 def build(
-    base: StableDiffusion, method: MethodConfig, *, dtype: Any, key: Array, remat: bool = False
+    base: StableDiffusion,
+    method: MethodConfig,
+    *,
+    dtype: Any,
+    key: Array | None,
+    remat: bool = False,
 ) -> tuple[MoA, dict[str, Any]]:
     """Put mixtures into a loaded Stable Diffusion.
 
     Args:
         dtype: of the computation.
-        key: for what starts at random: routers and the prompt's networks.
+        key: for what starts at random: routers and the prompt's networks. None computes nothing:
+            what is added is then given as shapes, for weights to be read into.
         remat: recompute the U-Net's blocks in the backward pass.
 
     Returns:
@@ -192,22 +198,23 @@ def _prompt(method: MethodConfig, layers: int, dtype: Any) -> SubjectPrompt:
     return SubjectPrompt(layers, conditioning if method.time_layer_conditioning else None, dtype)
 
 
-def _initialize(model: MoA, config: UNetConfig, features: int, key: Array) -> dict[str, Any]:
+def _initialize(model: MoA, config: UNetConfig, features: int, key: Array | None) -> dict[str, Any]:
     """Initialise the prompt and the routers alone: the compiler drops the rest of the U-Net."""
-    side = 2 ** (len(config.channels) - 1)
-    latents = jnp.zeros((1, side, side, config.in_channels))
-    times, tokens = jnp.zeros(1), jnp.zeros((1, 1), jnp.int32)
-    text, picture = jnp.zeros((1, 2, config.context_width)), jnp.zeros((1, 1, features))
 
-    @jax.jit
     def initialize(key: Array) -> dict[str, Any]:
+        side = 2 ** (len(config.channels) - 1)
+        latents = jnp.zeros((1, side, side, config.in_channels))
+        times, tokens = jnp.zeros(1), jnp.zeros((1, 1), jnp.int32)
+        text, picture = jnp.zeros((1, 2, config.context_width)), jnp.zeros((1, 1, features))
         prompt_key, unet_key = jax.random.split(key)
         prompt, variables = model.prompt.init_with_output(prompt_key, text, picture, tokens, times)
         unet = flatten_dict(model.unet.init(unet_key, latents, times, prompt)["params"])
         routers = {path: leaf for path, leaf in unet.items() if "router" in path}
         return {"prompt": variables["params"], "unet": unflatten_dict(routers)}
 
-    return initialize(key)
+    if key is None:
+        return jax.eval_shape(lambda: initialize(jax.random.key(0)))
+    return jax.jit(initialize)(key)
 
 
 def add_experts(prior: Params, routers: Params, experts: tuple[str, ...]) -> dict[str, Any]:
@@ -215,12 +222,18 @@ def add_experts(prior: Params, routers: Params, experts: tuple[str, ...]) -> dic
 
     Args:
         prior: the U-Net's parameters.
-        routers: parameters under the same paths, in each attention layer's `router`.
+        routers: parameters under the same paths, in each attention layer's `router`; where they
+            are shapes, so are the experts.
         experts: names of the added experts.
     """
-    flat = flatten_dict(prior)
-    joined = {**flat, **flatten_dict(routers)}
+    flat, added = flatten_dict(prior), flatten_dict(routers)
+    joined = {**flat, **added}
+    shapes = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in added.values())
     for path, leaf in flat.items():
         for counterpart in counterparts(path, experts):
-            joined[counterpart] = jnp.array(leaf, dtype=jnp.float32, copy=True)
+            joined[counterpart] = (
+                jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+                if shapes
+                else jnp.array(leaf, dtype=jnp.float32, copy=True)
+            )
     return unflatten_dict(joined)

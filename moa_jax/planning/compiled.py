@@ -59,6 +59,31 @@ class Usage:
         }
 
 
+def in_turn(usages: Sequence[tuple[Usage, int]]) -> Usage:
+    """Join programs that run one after the other, each so many times, on one device.
+
+    Their work adds up; of what they hold, the most counts.
+    """
+    each = [usage for usage, _ in usages]
+    fits = all(usage.fits for usage in each)
+    parts = {
+        name: max(usage.parts.get(name, 0) for usage in each)
+        for name in dict.fromkeys(name for usage in each for name in usage.parts)
+    }
+    memory = max(usage.memory for usage in each)
+    return Usage(
+        parts,
+        memory - sum(parts.values()),
+        fits,
+        flops=sum(usage.flops * runs for usage, runs in usages),
+        splash_flops=sum(usage.splash_flops * runs for usage, runs in usages),
+        bytes=sum(usage.bytes * runs for usage, runs in usages),
+        collectives=[sent for usage, runs in usages for sent in [*usage.collectives] * runs],
+        unknown_kernels=sum(usage.unknown_kernels for usage in each),
+        endless=sum(usage.endless for usage in each),
+    )
+
+
 def measure(make: Callable[[], Any]) -> Usage:
     """Compile a program, and read what it needs.
 

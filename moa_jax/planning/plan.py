@@ -14,8 +14,8 @@ from typing import Any
 from moa_jax.chips import GIB, Chip
 from moa_jax.config import Config, MeshConfig
 from moa_jax.errors import InputError
-from moa_jax.planning.compiled import Usage, measure
-from moa_jax.planning.programs import Drawing, Program, sampling_program, training_program
+from moa_jax.planning.compiled import Usage, in_turn, measure
+from moa_jax.planning.programs import Drawing, Program, sampling_programs, training_program
 from moa_jax.planning.topology import topology_chip, topology_devices
 from moa_jax.training.mesh import PRESETS, make_mesh
 
@@ -175,11 +175,17 @@ def plan_sampling(topology: str, drawing: Drawing) -> Plan:
     Raises:
         InputError: libtpu or a file is missing, or the topology or the drawing is not possible.
     """
-    device = topology_devices(topology)[0]
-    usage = measure(partial(_drawing_on, topology, drawing))
-    return Plan("one device", usage, 1, drawing.num_images, 1, topology_chip(device))
+    devices = topology_devices(topology)[:1]
+    programs = sampling_programs(drawing, make_mesh(MeshConfig(), devices))
+    parts = [
+        (measure(partial(_drawing_on, topology, drawing, place)), program.runs)
+        for place, program in enumerate(programs)
+    ]
+    chip = topology_chip(devices[0])
+    return Plan("one device", in_turn(parts), 1, drawing.num_images, 1, chip)
 
 
-def _drawing_on(topology: str, drawing: Drawing) -> Program:
-    """Make the drawing; what the compiler's process runs."""
-    return sampling_program(drawing, make_mesh(MeshConfig(), topology_devices(topology)[:1]))
+def _drawing_on(topology: str, drawing: Drawing, place: int) -> Program:
+    """Make one of the programs that draw; what the compiler's process runs."""
+    mesh = make_mesh(MeshConfig(), topology_devices(topology)[:1])
+    return sampling_programs(drawing, mesh)[place]

@@ -1,4 +1,4 @@
-"""The project's two programs, from configuration files alone: the training step and the sampler.
+"""The project's programs, from configuration files alone: the training step, and those that draw.
 
 They are made of the functions that train.py and the pipeline run, of shapes instead of arrays; no
 weight is read and nothing is computed. Knows no chip.
@@ -20,7 +20,8 @@ from moa_jax.backbone.attend import choose_attend
 from moa_jax.backbone.stable_diffusion import StableDiffusion, describe_stable_diffusion
 from moa_jax.config import Config, MethodConfig
 from moa_jax.diffusion import NoiseSchedule
-from moa_jax.generation import Networks, generate
+from moa_jax.generation import Networks, condition, decode, predict
+from moa_jax.loading import stored
 from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import learning_mask
 from moa_jax.noise import latent_shape
@@ -40,10 +41,12 @@ class Program(NamedTuple):
     Attributes:
         lower: gives it as `jax.jit(...).lower(...)` does; the slow part.
         parts: its arguments by what they are: trees of shapes that say their sharding.
+        runs: how often it runs.
     """
 
     lower: Callable[[], Any]
     parts: dict[str, Shapes]
+    runs: int = 1
 
 
 def training_program(config: Config, mesh: Mesh) -> Program:
@@ -105,11 +108,17 @@ class Drawing:
     width: int | None = None
 
 
-def sampling_program(drawing: Drawing, mesh: Mesh) -> Program:
-    """Give the drawing of a batch of pictures on one device, as the pipeline runs it.
+def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
+    """Give what draws a batch of pictures on one device, in the pipeline's order.
+
+    Each holds all the weights, as the device does. The sampler's own arithmetic, a few sums of
+    latents a step, is left out.
 
     Args:
         mesh: of one device.
+
+    Returns:
+        What encodes the request, what is asked at every step, and what decodes the latents.
 
     Raises:
         InputError: a file is missing, a side that the VAE cannot draw, or no such sampler.
@@ -125,7 +134,7 @@ def sampling_program(drawing: Drawing, mesh: Mesh) -> Program:
     else:
         model, params = build_shapes(base, method, dtype)
         subjects, image_size = method.max_subjects, base.image_encoder.module.config.image_size
-        params = jax.tree_util.tree_map_with_path(partial(_stored, dtype), params)
+        params = jax.tree_util.tree_map_with_path(partial(stored, dtype), params)
     length = base.text_encoder.module.config.max_position_embeddings
     latents = latent_shape(base, drawing.height, drawing.width, num_images)
     shape = jax.ShapeDtypeStruct
@@ -135,17 +144,28 @@ def sampling_program(drawing: Drawing, mesh: Mesh) -> Program:
         subject_images=shape((num_images, subjects, image_size, image_size, 3), jnp.uint8),
         subject_tokens=shape((num_images, subjects), jnp.int32),
     )
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num_images))
-    place = replicated(mesh)
-    params, request, noise, keys = jax.tree.map(
-        partial(_place, place), (params, request, shape(latents, jnp.float32), keys)
-    )
     settings = settings.resolved(base.scheduler_config)
     plan = settings.plan(NoiseSchedule.from_config(base.scheduler_config))
     steering = settings.steering(model.blocks if model else ())
-    draw = jax.jit(partial(generate, Networks(base, model)), out_shardings=place)
-    lower = partial(draw.lower, params, request, noise, keys, plan, steering)
-    return Program(lower, {"weights": params, "request": (request, noise)})
+    networks, place = Networks(base, model), replicated(mesh)
+    encode = partial(condition, networks, guided=steering.guided)
+    placed = partial(jax.tree.map, partial(_place, place))
+    params, request = placed(params), placed(request)
+    conditions = placed(jax.eval_shape(encode, params, request))
+    noise, times = placed((shape(latents, jnp.float32), shape((num_images,), jnp.float32)))
+
+    def program(function: Callable[..., Any], *arguments: Any, runs: int = 1) -> Program:
+        compiled = jax.jit(function, out_shardings=place, keep_unused=True)
+        lower = partial(compiled.lower, params, *arguments)
+        shapes = [each for each in jax.tree.leaves(arguments) if hasattr(each, "sharding")]
+        return Program(lower, {"weights": params, "request": shapes}, runs)
+
+    step = partial(predict, networks)
+    return (
+        program(encode, request),
+        program(step, conditions, steering.at(0), noise, times, runs=len(plan.timesteps)),
+        program(partial(decode, base), noise),
+    )
 
 
 def build_shapes(
@@ -212,12 +232,6 @@ def shard_bytes(tree: Any) -> int:
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
-
-
-def _stored(dtype: Any, path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-    """Give a weight the dtype that the pipeline stores it in; routers stay in float32."""
-    kept = "router" in jax.tree_util.keystr(path)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if kept else dtype)
 
 
 def _placed(tree: Any, mesh: Mesh) -> Shapes:

@@ -31,6 +31,7 @@ from moa_jax.command import make_folder, run
 from moa_jax.config import override
 from moa_jax.data.captions import encode_caption
 from moa_jax.diffusion.schedule import NoiseSchedule
+from moa_jax.runtime import keep_programs
 from moa_jax.toyworld.architecture import first_params
 from moa_jax.toyworld.arrays import RowBatches, open_scenes, write_scenes
 from moa_jax.toyworld.denoising import Predict, denoising_objective, encode_pictures
@@ -234,6 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output, overrides = parser.get_default("output"), [output, *overrides]
 
     def work() -> None:
+        keep_programs()
         addons = Addons(Path(output), override(AddonsRecipe(), overrides))
         for name in [options.only] if options.only else TRAININGS:
             TRAININGS[name](addons)

@@ -17,6 +17,7 @@ from rich.progress import track
 
 from moa_jax.figures import picture_table
 from moa_jax.pipeline import Pipeline
+from moa_jax.runtime import keep_programs
 from moa_jax.toyworld.people import WORDS
 from moa_jax.toyworld.scenes import write_data, write_subject
 
@@ -42,6 +43,7 @@ CONTEXTS = (  # its columns
 def main(folder: Path) -> int:
     """Draw, then run the commands; stop at the first that fails, with its exit code."""
     start = time.monotonic()
+    keep_programs()
     names = ("data", "encoded", "run", "out", "subjects")
     data, encoded, run, out, people = (folder / name for name in names)
     if not data.exists():

@@ -18,6 +18,7 @@ from moa_jax.applications import edit, morph, timelapse
 from moa_jax.control import Control
 from moa_jax.figures import attention_figure, picture_table, routing_frames, share_figure
 from moa_jax.pipeline import Pipeline
+from moa_jax.runtime import keep_programs
 from moa_jax.toyworld.addons import outlines
 from moa_jax.toyworld.people import draw_look
 from moa_jax.toyworld.places import Context
@@ -177,6 +178,7 @@ def _grown(mask: Image.Image, pixels: int) -> Image.Image:
 def main(folder: Path) -> int:
     """Draw the whole gallery."""
     folder.mkdir(parents=True, exist_ok=True)
+    keep_programs()
     pipe = Pipeline.from_pretrained(BASE, MOA)
     for draw in track(GALLERY, "drawing"):
         draw(pipe, folder)

@@ -27,6 +27,7 @@ from moa_jax.config import override
 from moa_jax.data.captions import encode_caption
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.errors import InputError
+from moa_jax.runtime import keep_programs
 from moa_jax.toyworld.architecture import (
     TOY_SCHEDULER,
     add_vocabulary,
@@ -245,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output, overrides = parser.get_default("output"), [output, *overrides]
 
     def work() -> None:
+        keep_programs()
         pretrain(Path(output), override(Recipe(), overrides), options.stages.split(","))
 
     return run(work, stopped="stopped: the same command resumes from the newest checkpoint")

@@ -1,6 +1,5 @@
 """Inversion leads back to where DDIM came from: how close, where the steps end, what is refused."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,12 +57,29 @@ def test_rows_that_end_steps_lie_on_ddims_trajectory():
         np.testing.assert_allclose(backwards[row + 1], latents, atol=1e-6)
 
 
-def test_the_compiled_scan_follows_the_plan():
-    plan = ddim_inversion(NoiseSchedule.from_config(SD15), 5, 3)
-    run = jax.jit(lambda plan, x: sample(lambda x, t, _: (jnp.sin(x), ()), plan, x, KEY)[0])
-    found = run(plan, jnp.asarray(CLEAN, jnp.float32))
+def test_the_loop_follows_the_plan_and_counts_the_steps_backwards():
+    plan, asked = ddim_inversion(NoiseSchedule.from_config(SD15), 5, 3), []
+
+    def denoise(latents, timesteps, step):
+        asked.append(step)
+        return jnp.sin(latents), ()
+
+    found, _ = sample(denoise, plan, jnp.asarray(CLEAN, jnp.float32), KEY)
     expected = follow(plan, CLEAN, lambda latents, timestep, row: np.sin(latents))[-1]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert asked == [4, 4, 4, 3, 3, 3, 2, 2, 2, 1, 1, 1, 0, 0, 0]
+
+
+def test_steps_that_are_left_out_are_left_out_of_the_way_back():
+    schedule = NoiseSchedule.from_config(SD15)
+    whole, part = ddim_inversion(schedule, 6, 2), ddim_inversion(schedule, 6, 2, skip=4)
+    np.testing.assert_array_equal(part.timesteps, whole.timesteps[:4])
+    np.testing.assert_array_equal(part.signals, whole.signals[:5])
+    np.testing.assert_array_equal(part.steps, [1, 1, 0, 0])
+    for name, table in part.coefficients.items():
+        np.testing.assert_array_equal(table, whole.coefficients[name][:4])
+    forwards = ddim(schedule, 6, skip=4)
+    np.testing.assert_array_equal(part.timesteps[::2], forwards.timesteps[::-1])
 
 
 def test_no_iterations_are_refused():

@@ -1,4 +1,4 @@
-"""The scan around a sampler: one compilation, float32 latents, aux, progress, keys, carry."""
+"""The loop around a sampler: what is compiled, float32 latents, aux, progress, keys, carry."""
 
 from functools import partial
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from moa_jax.diffusion import SAMPLERS, NoiseSchedule, Sampler, ddim, sample
+from moa_jax.diffusion.sampling import AHEAD
 from tests.diffusion.trajectories import assert_close, follow, keys_of_step
 
 SCHEDULE = NoiseSchedule.from_config(
@@ -17,21 +18,29 @@ LATENTS = jax.random.normal(jax.random.key(0), (3, 2, 2, 4))
 KEY = jax.random.key(1)
 
 
-def test_the_denoiser_is_traced_once_whatever_the_number_of_steps():
+def test_no_sampler_and_no_number_of_steps_traces_the_denoiser_again():
     traces = []
 
-    def denoise(latents, timesteps, step):
+    @jax.jit
+    def denoise(latents, timesteps):
         traces.append(latents.shape)
         return 0.1 * latents, ()
 
-    jax.jit(lambda x: sample(denoise, ddim(SCHEDULE, 50), x, KEY)[0])(LATENTS).block_until_ready()
+    for name in SAMPLERS:
+        for steps in (1, 7, 50):
+            plan = SAMPLERS[name](SCHEDULE, steps)
+            end, _ = sample(lambda x, t, _: denoise(x, t), plan, LATENTS, KEY)
+            assert np.isfinite(end).all()
     assert traces == [LATENTS.shape]
 
 
-def test_aux_is_stacked_over_steps_in_order():
+def test_aux_is_given_for_every_step_in_order():
     sampler = ddim(SCHEDULE, 5)
-    _, aux = sample(lambda x, t, _: (x, {"asked": t}), sampler, LATENTS, KEY)
-    np.testing.assert_array_equal(aux["asked"], np.tile(sampler.timesteps[:, None], (1, 3)))
+    _, aux = sample(lambda x, t, i: (x, {"asked": t, "step": i}), sampler, LATENTS, KEY)
+    np.testing.assert_array_equal(
+        [each["asked"] for each in aux], np.tile(sampler.timesteps[:, None], (1, 3))
+    )
+    assert [each["step"] for each in aux] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -42,14 +51,13 @@ def test_a_bfloat16_network_gives_finite_float32_latents(name):
         dtypes.add(latents.dtype.name)
         return 0.9 * jnp.tanh(latents.astype(jnp.bfloat16)), ()
 
-    run = jax.jit(lambda plan, x: sample(denoise, plan, x, KEY)[0])
     for prediction_type in ("epsilon", "v_prediction", "sample"):
         for spacing in ("leading", "linspace", "trailing"):
             for zero_snr in (False, True) if prediction_type == "v_prediction" else (False,):
                 config = {"beta_schedule": "scaled_linear", "prediction_type": prediction_type}
                 config |= {"rescale_betas_zero_snr": zero_snr, "timestep_spacing": spacing}
                 plan = SAMPLERS[name](NoiseSchedule.from_config(config), 30)
-                low = run(plan, LATENTS.astype(jnp.bfloat16))
+                low, _ = sample(denoise, plan, LATENTS.astype(jnp.bfloat16), KEY)
                 assert low.dtype == jnp.float32 and np.isfinite(low).all()
                 keys = partial(keys_of_step, count=len(LATENTS), seed=1)
                 high = follow(plan, LATENTS, lambda x, t, row: 0.9 * np.tanh(x), keys)[-1]
@@ -58,31 +66,29 @@ def test_a_bfloat16_network_gives_finite_float32_latents(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_compiled_scan_is_the_plan_followed_in_float64(name):
+def test_the_loop_is_the_plan_followed_in_float64(name):
     plan = SAMPLERS[name](SCHEDULE, 25)
-    run = jax.jit(lambda plan, x: sample(lambda x, t, _: (jnp.sin(2.0 * x), ()), plan, x, KEY)[0])
+    found, _ = sample(lambda x, t, _: (jnp.sin(2.0 * x), ()), plan, LATENTS, KEY)
     keys = partial(keys_of_step, count=len(LATENTS), seed=1)
     expected = follow(plan, LATENTS, lambda x, t, row: np.sin(2.0 * x), keys)[-1]
-    assert_close(run(plan, LATENTS), expected, 1e-5)
+    assert_close(found, expected, 1e-5)
 
 
-def test_progress_reports_each_step_once():
+def test_progress_reports_each_step_once_and_in_order():
     seen = []
-    run = jax.jit(
-        lambda x: sample(lambda x, t, _: (x, ()), ddim(SCHEDULE, 7), x, KEY, seen.append)[0]
-    )
-    run(LATENTS).block_until_ready()
-    jax.effects_barrier()
-    assert sorted(seen) == list(range(7))
+    sample(lambda x, t, _: (x, ()), ddim(SCHEDULE, 7), LATENTS, KEY, seen.append)
+    assert seen == list(range(7))
 
 
-def test_progress_changes_nothing():
-    def run(on_step):
-        return sample(
-            lambda x, t, _: (jnp.sin(x), ()), ddim(SCHEDULE, 7, 0.5), LATENTS, KEY, on_step
-        )[0]
+def test_the_device_is_given_steps_ahead_and_never_all_of_them():
+    asked, lead = [], []
 
-    np.testing.assert_array_equal(run(None), run(lambda index: None))
+    def denoise(latents, timesteps, step):
+        asked.append(step)
+        return latents, ()
+
+    sample(denoise, ddim(SCHEDULE, 9), LATENTS, KEY, lambda row: lead.append(len(asked) - 1 - row))
+    assert lead == [AHEAD] * (9 - AHEAD) + [*range(AHEAD)][::-1]
 
 
 def test_a_key_per_picture_gives_the_same_picture_in_any_batch():
@@ -118,24 +124,6 @@ def test_a_multistep_sampler_fits_the_interface():
         return abs(end.item() - np.exp(-1.0))
 
     assert 3.4 < run(10) / run(20) < 4.6
-
-
-def test_a_plan_is_an_argument_of_the_compiled_program():
-    traces = []
-
-    def denoise(latents, timesteps, step):
-        traces.append(1)
-        return 0.1 * latents, ()
-
-    run = jax.jit(lambda plan, x: sample(denoise, plan, x, KEY)[0])
-    ends = [
-        run(ddim(NoiseSchedule.from_config({"beta_schedule": betas}), 6), LATENTS)
-        for betas in ("scaled_linear", "linear")
-    ]
-    assert len(traces) == 1
-    expected = sample(denoise, ddim(SCHEDULE, 6), LATENTS, KEY)[0]
-    np.testing.assert_allclose(ends[0], expected, atol=1e-6)
-    assert np.abs(ends[1] - expected).max() > 1e-3
 
 
 def test_what_comes_after_a_step_sees_its_latents_and_index():

@@ -1,5 +1,6 @@
 """What a program takes of a device, and how its compiler's process ends."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from moa_jax.errors import InputError
 from moa_jax.planning import aside
 from moa_jax.planning.aside import compile_aside
 from moa_jax.planning.collectives import Collective
-from moa_jax.planning.compiled import Usage
+from moa_jax.planning.compiled import Usage, in_turn
 from moa_jax.planning.hlo import HloArray
 from tests.planning import makers
 from tests.planning.conftest import libtpu
@@ -41,6 +42,18 @@ def test_the_memory_of_a_tpu_is_that_of_arguments_and_results(measured):
 def test_a_program_that_is_too_large_says_how_large(measured):
     usage = measured(makers.too_large)
     assert usage.memory == pytest.approx(2 * 2**34, rel=0.01)
+
+
+def test_programs_in_turn_add_up_their_work_and_hold_the_most_of_them():
+    sent = Collective("all-gather", (HloArray("bf16", (1000,), (1024,), 0),), "")
+    small = Usage({"weights": 100, "request": 1}, 5, True, flops=10.0, bytes=7)
+    large = Usage({"weights": 100, "request": 20}, 50, True, 3.0, 2.0, 1, (sent,), 1, 1)
+    both = in_turn([(small, 1), (large, 4)])
+    assert dict(both.parts) == {"weights": 100, "request": 20}
+    assert (both.memory, both.fits) == (170, True)
+    assert (both.flops, both.splash_flops, both.bytes) == (22.0, 8.0, 11)
+    assert len(both.collectives) == 4
+    assert not in_turn([(small, 1), (dataclasses.replace(large, fits=False), 1)]).fits
 
 
 def test_errors_come_back_from_the_compilers_process():

@@ -16,7 +16,7 @@ from moa_jax.planning.programs import (
     Drawing,
     batch_shapes,
     build_shapes,
-    sampling_program,
+    sampling_programs,
     shard_bytes,
     training_program,
 )
@@ -107,9 +107,18 @@ def test_the_training_step_is_lowered_for_devices(config):
 def test_drawing_is_lowered_for_one_device(tiny_folder, method):
     mesh = make_mesh(Config().mesh, jax.devices()[:1])
     drawing = Drawing(str(tiny_folder), Settings(3), method, num_images=2, height=64, width=48)
-    program = sampling_program(drawing, mesh)
-    pixels = jax.tree.leaves(program.lower().out_info)[0]
+    encode, step, decode = sampling_programs(drawing, mesh)
+    assert [each.runs for each in (encode, step, decode)] == [1, 3, 1]
+    conditions = encode.lower().out_info
+    assert conditions.text.shape == (4, 77, 32)  # negative and positive
+    assert (conditions.features is None) == (method is None)
+    prediction, seen = step.lower().out_info
+    assert prediction.shape == (2, 8, 6, 4) and prediction.dtype == jnp.float32
+    assert len(seen.routing) == (0 if method is None else 8)
+    pixels = decode.lower().out_info
     assert pixels.shape == (2, 64, 48, 3) and pixels.dtype == jnp.uint8
+    weights = {shard_bytes(each.parts["weights"]) for each in (encode, step, decode)}
+    assert len(weights) == 1
     wrong = dataclasses.replace(drawing, settings=Settings(sampler="nonsense"))
     with pytest.raises(InputError, match="sampler='nonsense'"):
-        sampling_program(wrong, mesh)
+        sampling_programs(wrong, mesh)
