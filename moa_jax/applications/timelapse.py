@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moa_jax.applications.frames import settings_of, shares
-from moa_jax.data.captions import IMAGE_MARKER, encode_caption
+from moa_jax.data.captions import count_tokens
 from moa_jax.errors import InputError
 from moa_jax.pipeline import Pipeline, Result
 from moa_jax.request import Picture, Request, stack
@@ -64,10 +64,15 @@ def timelapse(
 def aligned(
     pipe: Pipeline, requests: Sequence[Request], prompt: str, words: Sequence[str]
 ) -> list[Request]:
-    """Embed the prompts so that what follows the words is at the same place in all of them."""
-    before, tokenizer = prompt.split(WORD)[0], pipe.base.tokenizer
-    marked = [encode_caption(tokenizer, f"{before}{word}{IMAGE_MARKER}") for word in words]
-    lasts = [each.subject_tokens[-1] for each in marked]  # where each word ends
+    """Embed the prompts so that what follows the words is at the same place in all of them.
+
+    Raises:
+        InputError: a marker takes words of other places in other prompts.
+    """
+    tokenizer, before = pipe.base.tokenizer, len(prompt.split(WORD)[0])
+    lasts = [  # where each word ends; the begin token moves all by one
+        count_tokens(tokenizer, prompt.replace(WORD, word), before + len(word)) for word in words
+    ]
     found = []
     for request, last in zip(requests, lasts, strict=True):
         extra, tokens = max(lasts) - last, request.subject_tokens
@@ -77,4 +82,9 @@ def aligned(
         shifted = np.where((tokens >= last) & (tokens < size), tokens + extra, tokens)
         text = pipe.embed(request)[:, drawn_out]
         found.append(request._replace(text=text, subject_tokens=shifted))
+    if any(np.any(each.subject_tokens != found[0].subject_tokens) for each in found):
+        raise InputError(
+            f"words={list(words)}: a marker takes a word at another place for each of them; end "
+            f"each with a letter, and write the markers into the prompt, around {WORD}"
+        )
     return found

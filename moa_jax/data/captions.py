@@ -1,13 +1,17 @@
 """Captions to token ids, and the place of each subject's word among them.
 
 Source: FastComposer (arXiv 2305.10431): a marker follows the word that it personalizes, as in
-"a man <|image|> and a woman <|image|>", and the last token before it is the subject's. The marker
-itself is taken out: the text encoder sees the plain caption. Knows nothing of pictures.
+"a man <|image|> and a woman <|image|>", and the last token of that word is the subject's. The
+marker itself is taken out: the text encoder sees the plain caption. Knows nothing of pictures.
+
+What ends in punctuation is no word [ours]: in "a man, <|image|>" and "a (tall) man! <|image|>" the
+subject's word is "man". Neither is the ending of "man's", which CLIP makes a token of its own.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,9 @@ from jaxtyping import Int32
 from moa_jax.errors import InputError
 
 IMAGE_MARKER = "<|image|>"
+# Source: the expression by which CLIP's tokenizer cuts a text; the curly apostrophe is ours.
+_ENDING = re.compile(r"['\u2019](?:s|t|re|ve|m|ll|d)$", re.IGNORECASE)
+_SPECIAL = re.compile(r"<\|(?:startoftext|endoftext)\|>")
 
 Tokenizer = Any  # a transformers.CLIPTokenizer, whose import takes seconds
 
@@ -38,30 +45,51 @@ class EncodedCaption:
 def encode_caption(tokenizer: Tokenizer, text: str) -> EncodedCaption:
     """Tokenize a caption with markers.
 
-    Without markers the ids are those of `tokenizer(text, padding="max_length", truncation=True)`.
+    The ids are those of `tokenizer(text, padding="max_length", truncation=True)` without them.
 
     Raises:
-        InputError: a marker has no word before it, or its word is past the last position.
+        InputError: a marker has no word before it, or none of its own, or is inside a word; or its
+            word is past the last position.
+    """
+    *marked, _ = pieces = text.split(IMAGE_MARKER)
+    caption, places = "".join(pieces), list(accumulate(map(len, marked)))
+    for number, place in enumerate(places, start=1):
+        if is_inside_word(caption, place):
+            raise InputError(
+                f"marker {number} ({IMAGE_MARKER}) is inside a word in {text!r}; "
+                "write it after the word that it personalizes, with a space on both sides"
+            )
+    return encode_words(tokenizer, caption, places)
+
+
+def encode_words(tokenizer: Tokenizer, caption: str, ends: Sequence[int]) -> EncodedCaption:
+    """Tokenize a caption without markers, given where the subjects' words end.
+
+    Args:
+        ends: characters before the end of each word, or of what follows it; ascending.
+
+    Raises:
+        InputError: as `encode_caption`.
     """
     length = caption_length(tokenizer)
     room = length - 2  # the begin and end tokens
-    *marked, rest = text.split(IMAGE_MARKER)
-    tokens: list[int] = []
-    subject_tokens = []
-    for number, piece in enumerate(marked, start=1):
-        if not any(character.isalnum() for character in piece):
+    tokens, spans = _tokenize(tokenizer, caption)
+    subject_tokens: list[int] = []
+    for number, place in enumerate(ends, start=1):
+        end = word_end(caption, place)
+        count = 0 if end is None else sum(start < end for start, _ in spans)
+        if count <= max(subject_tokens, default=0):
+            but = "" if end is None else f" but that of marker {number - 1}"
             raise InputError(
-                f"marker {number} ({IMAGE_MARKER}) has no word before it in {text!r}; "
-                "write it after the word that it personalizes, one marker a word"
+                f"marker {number} ({IMAGE_MARKER}) has no word before it{but} in "
+                f"{caption[:place]!r}; write it after the word that it personalizes, one a word"
             )
-        tokens += _tokenize(tokenizer, piece)
-        if len(tokens) > room:
+        if count > room:
             raise InputError(
-                f"{piece.split()[-1]!r}, the word before marker {number} ({IMAGE_MARKER}), is "
-                f"token {len(tokens)} of the caption, but {room} fit; shorten the text before it"
+                f"{caption[:end].split()[-1]!r}, a subject's word, is token {count} of the "
+                f"caption, but {room} fit; shorten the text before it"
             )
-        subject_tokens.append(len(tokens))  # the begin token moves all by one
-    tokens += _tokenize(tokenizer, rest)
+        subject_tokens.append(count)  # the begin token moves all by one
     ids = [tokenizer.bos_token_id, *tokens[:room], tokenizer.eos_token_id]
     ids += [tokenizer.pad_token_id] * (length - len(ids))
     truncated = tokenizer.decode(tokens[room:]) if len(tokens) > room else ""
@@ -83,15 +111,57 @@ def caption_length(tokenizer: Tokenizer) -> int:
     return int(length)
 
 
-def insert_markers(caption: str, ends: Sequence[int]) -> str:
-    """Put a marker after each of some words, given where they end.
+def word_end(text: str, place: int) -> int | None:
+    """Find where the last word before a place ends: after its last letter or digit.
 
     Args:
-        ends: characters before the end of each word, in any order, each one once.
+        place: characters before it.
+
+    Returns:
+        Characters before that end; None if there is no word.
     """
-    for end in sorted(ends, reverse=True):
-        caption = f"{caption[:end]} {IMAGE_MARKER}{caption[end:]}"
-    return caption
+    end = place
+    # What stands for a special token is as good as blank, and keeps its length.
+    head = _SPECIAL.sub(lambda found: " " * len(found[0]), text[:place])
+    while end:
+        if ending := _ENDING.search(head, max(end - 3, 0), end):  # the longest has 3
+            end = ending.start()
+        elif head[end - 1].isalnum():
+            return end
+        else:
+            end -= 1
+    return None
+
+
+def is_inside_word(text: str, place: int) -> bool:
+    """Say whether there is a letter or digit on both sides of a place."""
+    return text[max(place - 1, 0) : place].isalnum() and text[place : place + 1].isalnum()
+
+
+def end_fault(caption: str, end: int) -> str | None:
+    """Say what is wrong with the end of a subject's word; None: nothing.
+
+    Args:
+        end: characters of the caption before it.
+    """
+    if not 0 < end <= len(caption):
+        return f"end {end} is outside the caption {caption!r} of {len(caption)} characters"
+    if word_end(caption, end) is None:
+        return f"end {end} has no word before it in the caption {caption!r}"
+    if is_inside_word(caption, end):
+        return f"end {end} is inside a word of the caption {caption!r}"
+    return None
+
+
+def count_tokens(tokenizer: Tokenizer, text: str, place: int) -> int:
+    """Count the tokens that begin before a place of a text, whose markers are none.
+
+    Args:
+        place: characters before it.
+    """
+    before = len(text[:place].replace(IMAGE_MARKER, ""))
+    _, spans = _tokenize(tokenizer, text.replace(IMAGE_MARKER, ""))
+    return sum(start < before for start, _ in spans)
 
 
 def find_word(caption: str, word: str, occurrence: int = 1) -> int | None:
@@ -107,6 +177,9 @@ def find_word(caption: str, word: str, occurrence: int = 1) -> int | None:
     return matches[occurrence - 1].end() if len(matches) >= occurrence else None
 
 
-def _tokenize(tokenizer: Tokenizer, text: str) -> list[int]:
+def _tokenize(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Give the tokens, and of each the characters that it covers, which may be parts of one."""
     # verbose=False: past 77 tokens transformers warns on its own, and says less than `truncated`.
-    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+    options = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+    found = tokenizer(text, **options)
+    return list(found.input_ids), list(found.offset_mapping)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from moa_jax.config import DataConfig
 from moa_jax.data.augment import augment_subject, crop_target, cut_out, prepare_subject
-from moa_jax.data.captions import Tokenizer, encode_caption, insert_markers
+from moa_jax.data.captions import Tokenizer, encode_words
 from moa_jax.data.files import File
 from moa_jax.data.images import load_image, load_mask
 from moa_jax.data.records import Box, Record, Subject
@@ -83,7 +83,7 @@ def read_record(
         subjects += [loaded] if loaded else []
     if tokenizer is not None:
         ends = {subject.end for subject in record.subjects if subject.end is not None}
-        _attempt(found, encode_caption, tokenizer, insert_markers(record.caption, list(ends)))
+        _attempt(found, encode_words, tokenizer, record.caption, sorted(ends))
     if found or image is None:
         return None, found
     return LoadedRecord(image, record.caption, tuple(subjects), record.sample_subjects), []
@@ -152,7 +152,7 @@ def teach(
         kept = [index for index in kept if random.random() >= config.subject_dropout]
         kept = _choose(record, kept, max_subjects, random)
     ends = [record.subjects[index].end for index in kept]
-    encoded = encode_caption(tokenizer, insert_markers(caption, ends))
+    encoded = encode_words(tokenizer, caption, ends)
     input_ids, size = encoded.input_ids, config.resolution
     return kept, {
         "masks": _fill((max_subjects, size, size), np.uint8, 0, [masks[i] for i in kept]),

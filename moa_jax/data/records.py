@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
-from moa_jax.data.captions import IMAGE_MARKER, find_word
+from moa_jax.data.captions import IMAGE_MARKER, end_fault, find_word, word_end
 from moa_jax.data.files import Blob, File, Location, find_folder
 from moa_jax.data.packed import INDEX, Shards, decode_record
 from moa_jax.errors import InputError
@@ -45,7 +45,8 @@ class Subject:
 
     Attributes:
         mask: its mask picture, or its id in the record's instance map.
-        end: characters of the caption up to the end of its word; None if that is not to be found.
+        end: characters of the caption up to the end of its word, see `word_end`; None if that is
+            not to be found.
         box: x1, y1, x2, y2 in pixels; None: the bounds of its mask.
     """
 
@@ -190,7 +191,11 @@ def _require(listing: Location, layout: str) -> None:
 def _parse_packed(data: bytes) -> Record:
     row = decode_record(data)
     subjects = tuple(
-        Subject(Blob(f"packed mask {count}", subject["mask"]), subject["end"], (*subject["box"],))
+        Subject(
+            Blob(f"packed mask {count}", subject["mask"]),
+            word_end(row["caption"], subject["end"]),
+            (*subject["box"],),
+        )
         for count, subject in enumerate(row["subjects"], start=1)
     )
     image = Blob("packed picture", row["image"])
@@ -224,9 +229,10 @@ def _parse_ffhq(root: Location, subject_label: str | None, id: str) -> Record:
             wrong = wrong or [f"bbox {segment['bbox']} is not four numbers x1, y1, x2, y2"]
             faults += [f"segment {place}: {fault}" for fault in wrong]
             continue
-        fault = _end_fault(caption, segment["end"])
+        fault = end_fault(caption, segment["end"])
         faults += [f"segment {place} (id {segment['id']}): {fault}"] if fault else []
-        subjects.append(Subject(segment["id"], None if fault else segment["end"], box))
+        end = None if fault else word_end(caption, segment["end"])
+        subjects.append(Subject(segment["id"], end, box))
     faults += _caption_faults(caption)
     return record(caption, tuple(subjects), sample_subjects=True, faults=tuple(faults))
 
@@ -250,7 +256,10 @@ def _parse_metadata(root: Location, numbered_line: tuple[int, bytes]) -> Record:
         word = entry["word"].strip()
         seen[word.lower()] += 1
         end = find_word(caption, word, seen[word.lower()]) if word else None
-        if end is None:
+        end = end if end is None else word_end(caption, end)
+        if word and word_end(word, len(word)) is None:
+            faults.append(f"subject {count}: {word!r} has no letter or digit, so it is no word")
+        elif end is None:
             nth = f" (occurrence {seen[word.lower()]})" if seen[word.lower()] > 1 else ""
             faults.append(f"subject {count}: the caption {caption!r} has no word {word!r}{nth}")
         elif any(end == other.end for other in subjects):
@@ -281,16 +290,6 @@ def _to_box(values: list[Any]) -> Box | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return x1, y1, x2, y2
-
-
-def _end_fault(caption: str, end: int) -> str | None:
-    if not 0 < end <= len(caption):
-        return f"end {end} is outside the caption {caption!r} of {len(caption)} characters"
-    if not any(character.isalnum() for character in caption[:end]):
-        return f"end {end} has no word before it in the caption {caption!r}"
-    if caption[end - 1].isalnum() and caption[end : end + 1].isalnum():
-        return f"end {end} is inside a word of the caption {caption!r}"
-    return None
 
 
 def _caption_faults(caption: str) -> list[str]:

@@ -54,6 +54,22 @@ def test_a_subject_before_the_word_keeps_its_place(personal):
     np.testing.assert_array_equal(short.text[0, place - 3 : place + 1], np.tile(word, (4, 1)))
 
 
+def test_words_and_prompts_with_punctuation_and_markers(personal):
+    """A word may bring its marker with it, and end in what is no letter."""
+    prompt, words = "a man <|image|>, ({word}) in the snow", ["kid <|image|>!", "old man <|image|>"]
+    requests = [personal.request(prompt.replace("{word}", word), SUBJECTS) for word in words]
+    with pytest.raises(InputError, match="a marker takes a word at another place"):
+        aligned(personal, requests, prompt, words)
+    words[0] = "kid <|image|>"
+    requests = [personal.request(prompt.replace("{word}", word), SUBJECTS) for word in words]
+    short, long = aligned(personal, requests, prompt, words)
+    np.testing.assert_array_equal(short.subject_tokens, long.subject_tokens)
+    np.testing.assert_array_equal(long.text, personal.embed(requests[1]))
+    place, plain = short.subject_tokens[0, 1], personal.embed(requests[0])[0]
+    # "kid" stands twice, and the bracket behind it is pushed back.
+    np.testing.assert_array_equal(short.text[0, place - 1 : place + 2], plain[[5, 5, 6]])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

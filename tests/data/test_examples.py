@@ -167,7 +167,7 @@ def test_every_fault_of_a_record_at_once(tmp_path, tokenizer):
         "text.png: is no picture",
         "missing.png: no such file",
         "black.png (the mask of subject 5): is empty",
-        "'man', the word before marker 2 (<|image|>), is token 80",
+        "'man', a subject's word, is token 80",
     ]
     assert [part in fault for part, fault in zip(expected, found, strict=True)] == [True] * 8
     assert faults(record, 4) == found[:-1]

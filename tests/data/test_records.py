@@ -93,6 +93,32 @@ def test_what_is_wrong_with_a_line_names_the_line(tmp_path):
         assert all(part in fault for part, fault in zip(faults, record.faults, strict=True))
 
 
+def test_the_word_before_punctuation_is_the_subjects_in_both_layouts(tmp_path, save_rows):
+    caption = "a man's dog, (a boy) \U0001f600"
+    (tmp_path / "rows").mkdir()
+    subjects = [
+        {"mask": f"{word}.png", "word": word}
+        for word in ("man's", "dog,", "(a boy)", "\U0001f600", "boy")
+    ]
+    save_rows(tmp_path / "rows", [{"file_name": "1.jpg", "text": caption, "subjects": subjects}])
+    (row,) = open_records(tmp_path / "rows")
+    ends = [subject.end for subject in row.subjects[:3]]
+    assert [caption[:end].split()[-1] for end in ends] == ["man", "dog", "boy"]
+    first, second = row.faults
+    assert first == "subject 4: '\U0001f600' has no letter or digit, so it is no word"
+    assert second == "subject 5: 'boy' is the word of another subject already"
+    (tmp_path / "00000").mkdir()
+    (tmp_path / "image_ids.txt").write_text("00000000\n")
+    segments = [
+        {"id": 1, "bbox": [0, 0, 1, 1], "end": end}
+        for end in (caption.index(" dog"), caption.index(" ("), len(caption))
+    ]
+    info = {"caption": caption, "segments": segments}
+    (tmp_path / "00000" / "00000000.json").write_text(json.dumps(info))
+    (record,) = open_records(tmp_path, "ffhq")
+    assert [subject.end for subject in record.subjects] == ends
+
+
 def test_what_is_wrong_with_a_segment(tmp_path):
     (tmp_path / "00000").mkdir()
     (tmp_path / "image_ids.txt").write_text("00000000\n00000001\n00000002\n")
