@@ -60,9 +60,14 @@ def make_request(
 
     Raises:
         InputError: markers and subjects that do not match each other or the weights, a marker with
-            no word before it, or a picture that cannot be read.
+            no word before it or in the negative prompt, or a picture that cannot be read.
     """
-    _check_subjects(prompt.count(IMAGE_MARKER), len(subjects), max_subjects)
+    _check_subjects(prompt, len(subjects), max_subjects)
+    if IMAGE_MARKER in negative_prompt:
+        raise InputError(
+            f"negative_prompt={negative_prompt!r} has the marker {IMAGE_MARKER}, but no subject is "
+            "led away from: leave the marker out"
+        )
     positive = _encode(tokenizer, "prompt", prompt)
     negative = _encode(tokenizer, "negative_prompt", negative_prompt)
     pictures = _prepare(subjects, image_size or 1)
@@ -82,8 +87,10 @@ def stack(requests: Sequence[Request]) -> Request:
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *requests)
 
 
-def _check_subjects(markers: int, subjects: int, max_subjects: int) -> None:
-    found = f"the prompt has {markers} {IMAGE_MARKER} and {subjects} subject(s) are given"
+def _check_subjects(prompt: str, subjects: int, max_subjects: int) -> None:
+    markers = prompt.count(IMAGE_MARKER)
+    has = f"the prompt {prompt!r} has {markers} {IMAGE_MARKER}"
+    found = f"{has} and {subjects} subject(s) are given"
     if max_subjects == 0 and (markers or subjects):
         raise InputError(
             f"{found}, but no MoA weights are loaded: give moa (--moa DIR), or leave both out"
