@@ -7,14 +7,14 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageFilter, ImageOps
 
-from moa_jax.data.images import load_mask, open_image, to_rgb
+from moa_jax.data.images import load_mask, open_image, to_mask
 from moa_jax.errors import InputError
 from moa_jax.request import Picture
 
-FEATHER = 1 / 128  # of the longer side: how softly what is drawn is laid into the photo
+FEATHER = 1 / 128  # of the longer side: how wide what is drawn fades into the photo around the mask
 
 
 class Photo(NamedTuple):
@@ -41,7 +41,8 @@ def prepare_photo(
     """Bring a photo, and with it its mask, to the size of the pictures to draw.
 
     Args:
-        mask: bright where the picture is drawn anew; as large as `image`, or of its proportions.
+        mask: bright where the picture is drawn anew, see `to_mask`; as large as `image`, or of
+            its proportions. Where it is scaled down, a pixel is drawn anew if any of its own is.
         height: in pixels. Where both are given, the photo is scaled to cover the picture and cut
             around its middle; where one is, the other follows from the photo's proportions.
         width: likewise.
@@ -49,23 +50,29 @@ def prepare_photo(
         multiple: of which a side is that nobody gave.
 
     Raises:
-        InputError: a picture that cannot be read, or a mask that is not the photo's, or empty.
+        InputError: a picture that cannot be read, or a mask that is not the photo's, or empty, or
+            all in what is cut away.
     """
     photo = open_image(image)
     size = choose_size(photo.size, height, width, area=area, multiple=multiple)
     pixels = np.asarray(ImageOps.fit(photo, size, Image.LANCZOS))
     if mask is None:
         return Photo(pixels, None)
-    chosen = _load_mask(mask)
-    if abs(math.log(chosen.width / chosen.height * photo.height / photo.width)) > 0.02:
+    chosen = to_mask(mask) if isinstance(mask, Image.Image) else load_mask(mask)
+    rows, columns = chosen.shape
+    if abs(math.log(columns / rows * photo.height / photo.width)) > 0.02:
         raise InputError(
-            f"the mask has {chosen.width}x{chosen.height} pixels and the photo "
-            f"{photo.width}x{photo.height}: give a mask of the photo's proportions"
+            f"the mask has {columns}x{rows} pixels and the photo {photo.width}x{photo.height}: "
+            "give a mask of the photo's proportions"
         )
-    drawn = np.asarray(ImageOps.fit(chosen, size, Image.BILINEAR), np.float32) / 255.0
-    drawn = (drawn >= 0.5).astype(np.float32)
-    if not drawn.any():
+    if not chosen.any():
         raise InputError("the mask is black all over: paint white what is to be drawn anew")
+    drawn = _fit_mask(chosen, size)
+    if not drawn.any():
+        raise InputError(
+            f"what is white in the mask is cut away, for the picture is {size[0]}x{size[1]} and "
+            f"the photo {photo.width}x{photo.height}: give height and width of its proportions"
+        )
     return Photo(pixels, drawn)
 
 
@@ -98,18 +105,19 @@ def coarse_mask(mask: Float[np.ndarray, "H W"], factor: int) -> Float[np.ndarray
 
 
 def paste(drawn: Image.Image, photo: Photo) -> Image.Image:
-    """Lay what was drawn into the photo, softly at the edge of the mask; outside it is the photo.
+    """Lay what was drawn into the photo: all that the mask marks, and a soft edge around it.
 
-    The softness lies inside the mask, so that what is to be kept is kept to the pixel.
+    The edge lies outside the mask, so that a mask is drawn anew whole, be it a line of one pixel.
+    It is `FEATHER` wide (4 pixels of 512); beyond it the photo stays, to the pixel.
     """
     if photo.mask is None:
         return drawn
-    radius = max(1, round(FEATHER * max(drawn.size)))
     mask = Image.fromarray(np.uint8(255 * photo.mask))
-    inner = mask.filter(ImageFilter.MinFilter(2 * radius + 1))
-    soft = inner.filter(ImageFilter.GaussianBlur(radius / 2))
-    inside = Image.fromarray(np.minimum(np.asarray(soft), np.asarray(mask)))
-    return Image.composite(drawn, Image.fromarray(photo.pixels), inside)
+    rings = [mask]
+    for _ in range(max(1, round(FEATHER * max(drawn.size)))):
+        rings.append(rings[-1].filter(ImageFilter.MaxFilter(3)))
+    soft = Image.fromarray(np.uint8(np.mean(rings, axis=0)))
+    return Image.composite(drawn, Image.fromarray(photo.pixels), soft)
 
 
 def psnr(one: UInt8[np.ndarray, "*B H W 3"], other: UInt8[np.ndarray, "*B H W 3"]) -> float:
@@ -118,11 +126,11 @@ def psnr(one: UInt8[np.ndarray, "*B H W 3"], other: UInt8[np.ndarray, "*B H W 3"
     return float("inf") if error == 0.0 else float(10.0 * np.log10(255.0**2 / error))
 
 
-def _load_mask(mask: Picture) -> Image.Image:
-    """Give a mask as a grey picture of 0 and 255."""
-    if isinstance(mask, Image.Image):
-        return to_rgb(mask).convert("L")
-    return Image.fromarray(np.uint8(255 * load_mask(mask)))
+def _fit_mask(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
+    """Cut a mask as its photo is cut, and mark each pixel that any of its own falls into."""
+    grey = Image.fromarray(mask.astype(np.float32))  # in 8 bits one of many pixels would be lost
+    shares = np.asarray(ImageOps.fit(grey, size, Image.BOX))
+    return (shares > 0.0).astype(np.float32)
 
 
 def _near(pixels: float, multiple: int) -> int:

@@ -83,7 +83,7 @@ class Pipeline(Engine):
             latents: standard normal draws [num_images, height/8, width/8, 4] to start from.
             height: in pixels; the checkpoint's own size by default, as is `width`.
             image: a photo to start from instead of nothing but noise.
-            mask: bright where `image` is drawn anew; the rest is kept.
+            mask: bright where `image` is drawn anew; beyond a soft edge (`paste`), it is kept.
             strength: how much of the way from noise `image` goes through, 0 to 1: 1 leaves nothing
                 of what is drawn over. By default 0.8, and 1 with a mask.
             controls: for each ControlNet its picture.

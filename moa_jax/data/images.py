@@ -41,16 +41,12 @@ def open_image(image: Image.Image | str | File) -> Image.Image:
 
 
 def load_mask(file: str | File) -> Bool[np.ndarray, "H W"]:
-    """Read a subject's mask: bright pixels are the subject.
-
-    A pixel belongs to the subject if its brightest channel is at least 128. In a palette picture,
-    and in one that holds only the values 0 and 1 (as labelling tools write them), every value but
-    0 belongs to it. What is transparent does not.
+    """Read a mask: which pixels are bright, see `to_mask`.
 
     Raises:
         InputError: as `load_image`.
     """
-    return _read(file, _to_mask)
+    return _read(file, to_mask)
 
 
 def prepare_control_image(
@@ -84,7 +80,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_mask(image: Image.Image) -> Bool[np.ndarray, "H W"]:
+def to_mask(image: Image.Image) -> Bool[np.ndarray, "H W"]:
+    """Say of each pixel of an opened picture whether a mask marks it.
+
+    A pixel is marked if its brightest channel is at least 128. In a palette picture, and in one
+    that holds only the values 0 and 1 (as labelling tools write them), every value but 0 is. What
+    is transparent is not.
+
+    Raises:
+        InputError: as `to_rgb`.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode in ("1", "P") and not image.has_transparency_data:
         return np.asarray(image) > 0
