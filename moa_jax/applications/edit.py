@@ -65,7 +65,7 @@ def edit(
         prompt: what to draw; `<|image|>` after each word that one of `subjects` personalizes.
         subjects: a picture of each. One that is in `source_subjects` too is kept.
         source_prompt: what the photo shows; likewise with `source_subjects`.
-        mask: bright where the photo may change; the rest is kept, to the pixel.
+        mask: bright where the photo may change; but for a soft edge, the rest is kept.
         strength: how far back to lead the photo, 0 to 1: less keeps more of it. All parts of the
             steps are parts of those that this leaves, on both ways.
         iterations: passes through the network for each step of the way back.
