@@ -6,7 +6,7 @@ MoA weights it is plain Stable Diffusion. Knows no command line and writes no fi
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from moa_jax.control import Control
 from moa_jax.engine import Engine, Result
 from moa_jax.errors import InputError
 from moa_jax.loading import load
-from moa_jax.method.style import apply_lora
+from moa_jax.method.style import Styles
 from moa_jax.noise import (
     Latents,
     latent_shape,
@@ -44,6 +44,9 @@ class Pipeline(Engine):
     def add_lora(self, file: str | Path, weight: float = 1.0, experts: str = "both") -> None:
         """Change the weights by a LoRA; several add up, and the same at -weight takes it back.
 
+        The weights are then the very arrays of before. Where `params` is replaced, what replaces it
+        is taken to be without LoRAs.
+
         Args:
             file: .safetensors, with the keys of kohya's scripts, diffusers or peft.
             weight: how strongly.
@@ -52,7 +55,11 @@ class Pipeline(Engine):
         Raises:
             InputError: a damaged file, or one of another architecture.
         """
-        self.params = apply_lora(self.params, read_lora(file), weight, experts)
+        self.params = self._styles.add(self.params, read_lora(file), weight, experts)
+
+    @cached_property
+    def _styles(self) -> Styles:
+        return Styles()
 
     def __call__(
         self,

@@ -3,7 +3,7 @@
 Source: LoRA (arXiv 2106.09685): W + alpha / rank * up @ down. Knows networks only by their trees.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from moa_jax.backbone.lora_file import Lora, LowRank, address, flatten, listed, 
 from moa_jax.backbone.supported import STABLE_DIFFUSION_OF_WIDTH
 from moa_jax.errors import InputError
 
-__all__ = ["Lora", "add_changes", "match_lora", "merge_lora", "read_lora"]
+__all__ = ["Lora", "LowRank", "add_changes", "match_lora", "merge", "merge_lora", "read_lora"]
 
 Params = Mapping[str, Any]
 LeafPath = tuple[str, ...]  # from the root of the tree of all networks
@@ -65,7 +65,7 @@ def match_lora(params: Params, lora: Lora) -> dict[LeafPath, LowRank]:
 def add_changes(
     params: Params, changes: Mapping[LeafPath, LowRank], weight: float
 ) -> dict[str, Any]:
-    """Add each change, `weight` times, to the kernel at its path; in float32.
+    """Add each change, `weight` times, to the kernel at its path.
 
     Args:
         changes: as `match_lora` gives them.
@@ -75,9 +75,14 @@ def add_changes(
         The tree, its other leaves the same arrays; every leaf keeps its dtype.
     """
     flat = flatten_dict(params, keep_empty_nodes=True)
-    for path, (down, up, mid, scale) in changes.items():
-        flat[path] = _add(flat[path], down, up, mid, np.float32(weight * scale))
-    return unflatten_dict(flat)
+    merged = {path: merge(flat[path], [(change, weight)]) for path, change in changes.items()}
+    return unflatten_dict(flat | merged)
+
+
+def merge(kernel: Array, changes: Sequence[tuple[LowRank, float]]) -> Array:
+    """Add changes, each with its weight, to a kernel: in float32, and rounded to its dtype once."""
+    terms = [(*factors, np.float32(weight * scale)) for (*factors, scale), weight in changes]
+    return _merge(kernel, terms)
 
 
 def merge_lora(params: Params, lora: Lora, weight: float = 1.0) -> dict[str, Any]:
@@ -94,7 +99,13 @@ def merge_lora(params: Params, lora: Lora, weight: float = 1.0) -> dict[str, Any
 
 
 @jax.jit
-def _add(leaf: Array, down: Array, up: Array, mid: Array | None, scale: Array) -> Array:
+def _merge(kernel: Array, terms: Sequence[tuple[Array, Array, Array | None, Array]]) -> Array:
+    change = sum(scale * _product(down, up, mid) for down, up, mid, scale in terms)
+    return (kernel.astype(jnp.float32) + change.reshape(kernel.shape)).astype(kernel.dtype)
+
+
+def _product(down: Array, up: Array, mid: Array | None) -> Array:
+    """Multiply the factors of a change; its rows and columns are one axis, the first."""
     exact = jax.lax.Precision.HIGHEST  # TPUs would multiply in bfloat16
     (rank, width), out = down.shape[:2], up.shape[0]
     up = up.reshape(out, rank)
@@ -103,8 +114,7 @@ def _add(leaf: Array, down: Array, up: Array, mid: Array | None, scale: Array) -
     else:
         down = down.reshape(rank, width)
         change = jnp.einsum("op,pqhw,qi->oihw", up, mid, down, precision=exact)
-    change = change.reshape(out, width, -1).transpose(2, 1, 0).reshape(leaf.shape)
-    return (leaf.astype(jnp.float32) + scale * change).astype(leaf.dtype)
+    return change.reshape(out, width, -1).transpose(2, 1, 0)
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,24 +2,75 @@
 
 Not in the paper. A LoRA was trained for the original Stable Diffusion, which is the prior; the
 personalized experts began as copies of its attention, so the same change means the same to them.
+Half-precision weights round what is added to them, so several are added at once, and taken back by
+putting back what was there.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from flax.traverse_util import flatten_dict
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array
 
-from moa_jax.backbone.lora import LeafPath, Lora, LowRank, add_changes, match_lora
+from moa_jax.backbone.lora import LeafPath, Lora, LowRank, add_changes, match_lora, merge
 from moa_jax.errors import InputError
 from moa_jax.method.mixture import MixtureOfAttention, counterparts
 
 EXPERTS = ("both", "prior", "personalized")
+_NOTHING = 1e-6  # a weight below it is none: in floats, 0.1 + 0.2 - 0.3 is not 0
+
+Weighted = tuple[LowRank, float]
+
+
+class _Kernel(NamedTuple):
+    """A kernel without LoRAs, with all of them, and which they are."""
+
+    original: Array
+    merged: Array
+    changes: tuple[Weighted, ...]
+
+
+class Styles:
+    """The LoRAs in force in a tree of weights.
+
+    Each kernel is merged from what it was without any of them: the sum of the changes is rounded
+    once, and a kernel whose changes are all taken back is the same array as before. It counts as
+    without LoRAs if it is not the one that `add` returned last, but was replaced.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._kernels: dict[LeafPath, _Kernel] = {}
+
+    def add(
+        self, params: Mapping[str, Any], lora: Lora, weight: float = 1.0, experts: str = "both"
+    ) -> dict[str, Any]:
+        """Put a LoRA in force; the same at -weight takes it back.
+
+        For arguments, the tree returned and errors see `apply_lora`.
+        """
+        found = _match(params, lora, experts)
+        flat = flatten_dict(params, keep_empty_nodes=True)
+        kernels = {
+            path: kernel
+            for path, kernel in self._kernels.items()
+            if kernel.merged is flat.get(path)
+        }
+        for path, change in found.items():
+            original, _, changes = kernels.pop(path, _Kernel(flat[path], flat[path], ()))
+            flat[path] = original
+            if changes := _joined(changes, (change, weight)):
+                flat[path] = merge(original, changes)
+                kernels[path] = _Kernel(original, flat[path], changes)
+        self._kernels = kernels
+        return unflatten_dict(flat)
 
 
 def apply_lora(
     params: Mapping[str, Any], lora: Lora, weight: float = 1.0, experts: str = "both"
 ) -> dict[str, Any]:
-    """Merge a LoRA into the weights; several, one after the other, add up.
+    """Merge a LoRA into the weights; several, see `Styles`.
 
     Args:
         params: of MoA, or of plain Stable Diffusion: a tree with an entry for each network.
@@ -35,17 +86,35 @@ def apply_lora(
         InputError: the file does not fit, see `match_lora`; another word for `experts`; or
             "personalized" where there are no such experts, or for a file without attention.
     """
+    return add_changes(params, _match(params, lora, experts), weight)
+
+
+def _match(params: Mapping[str, Any], lora: Lora, experts: str) -> dict[LeafPath, LowRank]:
+    """Find the kernel that each of a LoRA's changes is for, in the experts whose it is to be."""
     if experts not in EXPERTS:
         raise InputError(f"experts={experts!r}: choose one of {', '.join(EXPERTS)}")
     prior = match_lora(params, lora)
     personalized = _personalized(prior, params)
-    if experts == "prior":
-        return add_changes(params, prior, weight)
-    if experts == "both":
-        return add_changes(params, {**prior, **personalized}, weight)
-    if not personalized:
+    if experts == "personalized" and not personalized:
         raise InputError(_nothing(lora, params))
-    return add_changes(params, personalized, weight)
+    return {
+        "both": {**prior, **personalized},
+        "prior": prior,
+        "personalized": personalized,
+    }[experts]
+
+
+def _joined(changes: Sequence[Weighted], added: Weighted) -> tuple[Weighted, ...]:
+    """Add a change to some, or its weight to that of the same one among them."""
+    change, weight = added
+    others = tuple(each for each in changes if not _same(each[0], change))
+    weight += sum(each[1] for each in changes if _same(each[0], change))
+    return others if abs(weight) < _NOTHING else (*others, (change, weight))
+
+
+def _same(one: LowRank, other: LowRank) -> bool:
+    """Say whether two changes are of one file, which may have been read twice."""
+    return all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
 
 
 def _personalized(

@@ -1,4 +1,7 @@
-"""A LoRA in MoA: which experts change, and that each then is what Stable Diffusion would be."""
+"""A LoRA in MoA: which experts change, and that each then is what Stable Diffusion would be.
+
+And several in half precision: what is in force is rounded once, and what is taken back is gone.
+"""
 
 from functools import cache, partial
 
@@ -8,11 +11,11 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from moa_jax.backbone.lora import merge_lora, read_lora
+from moa_jax.backbone.lora import Lora, LowRank, merge_lora, read_lora
 from moa_jax.backbone.unet import UNet
 from moa_jax.errors import InputError
 from moa_jax.method.mixture import FixedRouter, MixtureOfAttention, PersonalizedRouter
-from moa_jax.method.style import apply_lora
+from moa_jax.method.style import Styles, apply_lora
 from tests.backbone.loras import ATTENTION, draw, kohya, write
 
 TEXT = {"text_model.encoder.layers.0": {"mlp": {"fc1": {"kernel": jnp.ones((24, 48))}}}}
@@ -124,6 +127,107 @@ def test_taking_away_returns(params, everything):
     back = apply_lora(apply_lora(params, everything, 0.7), everything, -0.7)
     assert jax.tree.structure(back) == jax.tree.structure(params)
     jax.tree.map(lambda was, now: np.testing.assert_allclose(now, was, atol=1e-6), params, back)
+
+
+LAYER = "lora_unet_block_attn2_to_k"
+WEIGHTS = (0.9, -0.4, 0.7)
+
+
+@pytest.fixture(scope="module")
+def half():
+    """One attention in bfloat16, of both experts."""
+    kernels = np.random.default_rng(0).normal(size=(2, 96, 64)) / 8
+    prior, personalized = ({"kernel": jnp.asarray(each, jnp.bfloat16)} for each in kernels)
+    return {"unet": {"block": {"attn2": {"to_k": prior, "personalized": {"to_k": personalized}}}}}
+
+
+@pytest.fixture(scope="module")
+def weak():
+    """LoRAs whose changes are 0.3 % of the weights, less than half of what bfloat16 can tell."""
+    random = np.random.default_rng(1)
+    loras = []
+    for name in "abc":
+        down, up = random.normal(size=(3, 96)), random.normal(size=(64, 3)) * 0.003 / 8 / 3**0.5
+        factors = down.astype(np.float32), up.astype(np.float32)
+        loras.append(Lora(name, {LAYER: LowRank(*factors, None, 0.5)}))
+    return loras
+
+
+def kernels(tree):
+    return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+
+
+def rounded_sum(kernel, loras, weights):
+    """Add in float64, and round once."""
+    for lora, weight in zip(loras, weights, strict=True):
+        down, up, _, scale = lora.layers[LAYER]
+        kernel = kernel + weight * scale * (up.astype(np.float64) @ down.astype(np.float64)).T
+    return kernel.astype(jnp.bfloat16).astype(np.float64)
+
+
+def put_in_force(styles, tree, loras, weights=WEIGHTS):
+    for lora, weight in zip(loras, weights, strict=True):
+        tree = styles.add(tree, lora, weight)
+    return tree
+
+
+def test_several_in_half_precision_are_the_sum_rounded_once(half, weak):
+    styled = put_in_force(Styles(), half, weak)
+    for before, after in zip(kernels(half), kernels(styled), strict=True):
+        expected = rounded_sum(before, weak, WEIGHTS)
+        # float32 may put what lies between two values to either side
+        assert np.mean(after == expected) > 0.999
+        np.testing.assert_allclose(after, expected, rtol=2**-7)
+        one_by_one = before
+        for lora, weight in zip(weak, WEIGHTS, strict=True):
+            one_by_one = rounded_sum(one_by_one, [lora], [weight])
+        assert np.mean(one_by_one == expected) < 0.95, "the case must tell the two apart"
+
+
+def test_what_is_taken_back_is_gone_in_whatever_order(half, weak):
+    first, second, third = weak
+    for order in ([first, second, third], [third, first, second], [second, third, first]):
+        styles = Styles()
+        tree = put_in_force(styles, half, weak)
+        for lora in order:
+            before, left = tree, dict(zip("abc", WEIGHTS, strict=True))
+            tree = styles.add(tree, lora, -left[lora.name])
+            assert changed(before, tree)
+        assert not changed(half, tree), "the same arrays"
+    styles = Styles()
+    tree = styles.add(put_in_force(styles, half, weak), second, 0.4)
+    alone = put_in_force(Styles(), half, [first, third], (0.9, 0.7))
+    jax.tree.map(np.testing.assert_array_equal, tree, alone)
+
+
+def test_a_lora_is_taken_back_by_parts_and_by_experts(half, weak):
+    styles, tree = Styles(), half
+    for weight in (0.1, 0.2, -0.3):  # which do not add up to 0 in floats
+        change = weak[0].layers[LAYER]
+        again = change._replace(down=change.down.copy(), up=change.up.copy())
+        again = Lora("again", {LAYER: again})
+        tree = styles.add(tree, again, weight)
+    assert not changed(half, tree)
+    tree = styles.add(half, weak[0], 0.5)
+    tree = styles.add(tree, weak[0], -0.5, "prior")
+    assert all(map(is_expert, changed(half, tree)))
+    assert not changed(half, styles.add(tree, weak[0], -0.5, "personalized"))
+
+
+def test_replaced_weights_count_as_without_loras(half, weak):
+    styles = Styles()
+    put_in_force(styles, half, weak)
+    other = jax.tree.map(lambda leaf: leaf + leaf, half)
+    tree = styles.add(other, weak[0], 0.9)
+    jax.tree.map(np.testing.assert_array_equal, tree, Styles().add(other, weak[0], 0.9))
+    assert not changed(other, styles.add(tree, weak[0], -0.9))
+
+
+def test_the_products_are_exact_on_a_tpu(half, weak):
+    lowered = jax.jit(lambda tree: apply_lora(tree, weak[0])).lower(half).as_text()
+    products = [line for line in lowered.splitlines() if "dot_general" in line]
+    assert products
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 def test_every_leaf_keeps_its_dtype(params, everything):
