@@ -144,6 +144,29 @@ def test_two_controlnets_are_diffusers(oracle, controlnets, tiny_folder):
         pipe(PROMPT, controls=controls[:1])
 
 
+@pytest.mark.parametrize("kind", ["Img2Img", "Inpaint"])
+def test_a_controls_range_counts_the_steps_that_a_photo_leaves(
+    kind, oracle, controlnets, tiny_folder
+):
+    """Three of six steps are taken, and the control is for the first of them."""
+    import diffusers
+
+    photo, edges, mask = portrait(3, (72, 48)), portrait(4, (72, 48)), mask_of((0, 0, 72, 48))
+    network = diffusers.ControlNetModel.from_pretrained(controlnets[0])
+    masked = {"mask_image": mask} if kind == "Inpaint" else {}
+    expected = oracle(f"StableDiffusionControlNet{kind}Pipeline", controlnet=network)(
+        image=photo, control_image=edges, strength=0.5, control_guidance_end=0.34, **masked, **SIZE
+    )
+    pipe = Pipeline.from_pretrained(tiny_folder, controlnets=controlnets[:1])
+    draw = dict(num_images=2, seed=7, sampler="ddim", image=photo, strength=0.5, **STEPS, **SIZE)
+    draw |= {"mask": mask} if masked else {}
+    drawn = pipe(PROMPT, controls=[Control(edges, end=0.34)], **draw)
+    assert len(drawn.timesteps) == 3
+    assert difference(drawn, expected).mean() < 0.1
+    longer = pipe(PROMPT, controls=[Control(edges)], **draw)
+    assert difference(longer, expected).mean() > 0.3
+
+
 def test_a_control_reaches_both_experts(controlnets, tiny_folder, moa_folder):
     pipe = Pipeline.from_pretrained(tiny_folder, moa_folder, controlnets=controlnets[:1])
     subjects = [portrait(1), portrait(2)]

@@ -10,6 +10,7 @@ from PIL import Image
 from moa_jax.applications import edit, morph, timelapse
 from moa_jax.evaluation.__main__ import COMMITTED
 from moa_jax.pipeline import Pipeline
+from moa_jax.settings import Strength
 from moa_jax.toyworld.people import draw_look
 from moa_jax.toyworld.readers import Readers
 from moa_jax.toyworld.scenes import render_portrait
@@ -70,6 +71,10 @@ def test_a_photo_is_found_again_and_another_person_put_into_it(pipe, readers, ph
     assert edited.error >= 30.0
     less = edit(pipe, photo, PROMPT, [OTHER], iterations=1, **options)
     assert edited.error > less.error
+    # What changes on the way changes on the way back too, at the same steps.
+    for dial in (Strength(0.0, end=0.5), Strength(3.0, end=0.34)):
+        steered = edit(pipe, photo, PROMPT, [OTHER], iterations=3, moa_strength=[dial], **options)
+        assert steered.error >= edited.error - 3.0, dial
     drawn = pixels(edited.result)[0]
     person = np.any(masks(readers, np.stack([photo, drawn])), axis=0)
     change = np.abs(drawn - np.asarray(photo, np.int16))
