@@ -1,4 +1,4 @@
-"""The paper's run: Stable Diffusion 1.5 on FFHQ as FastComposer prepared it.
+"""The full run: Stable Diffusion 1.5 on FFHQ as FastComposer prepared it and trained on it.
 
 Command:  python train.py configs/sd15_ffhq.py data.path=FFHQ
           FFHQ holds FastComposer's layout: <id[:5]>/<id>.{jpg,json,npy} and image_ids_train.txt.

@@ -1,4 +1,4 @@
-"""The paper's run on 8 GPUs of 80 GB (H100 or A100): 16 pictures on each.
+"""The full run on 8 GPUs of 80 GB (H100 or A100): 16 pictures on each.
 
 Command:  python train.py configs/sd15_ffhq_gpu_8.py data.path=FFHQ
           or sbatch --gpus-per-node=8 launch/slurm.sbatch configs/sd15_ffhq_gpu_8.py ...

@@ -1,4 +1,4 @@
-"""The paper's run on 16 TPU v5e: 8 pictures on each.
+"""The full run on 16 TPU v5e: 8 pictures on each.
 
 Command:  python train.py configs/sd15_ffhq_v5e_16.py data.path=gs://BUCKET/ffhq
 Hardware: v5e:4x4, four hosts: launch/tpu_vm.sh, or launch/gke_jobset.yaml.

@@ -1,4 +1,4 @@
-"""The paper's run on 8 TPU v6e (Trillium): 16 pictures on each.
+"""The full run on 8 TPU v6e (Trillium): 16 pictures on each.
 
 Command:  python train.py configs/sd15_ffhq_v6e_8.py data.path=gs://BUCKET/ffhq
 Hardware: v6e:2x4, one or two hosts: launch/tpu_vm.sh, or launch/gke_jobset.yaml.

@@ -6,7 +6,7 @@ Command:  python train.py configs/sd15_imagefolder.py data.path=MY_PICTURES
 Hardware: meant for one accelerator, a batch of 16 in 4 parts; memory not yet measured. Less of it:
           model.remat=true, optimizer.accumulation=8 (or 16).
 Time:     20,000 steps; not yet measured.
-Result:   not yet measured. The paper trains on FFHQ's 70,000 pictures: the prompt has to learn
+Result:   not yet measured. FastComposer trains on FFHQ's 70,000 pictures: the prompt has to learn
           what a subject is from many different ones.
 """
 
@@ -14,7 +14,7 @@ from moa_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, Tra
 
 
 def get_config() -> Config:
-    """Take a smaller batch than the paper's, a short warm-up and an average of the weights."""
+    """Take a smaller batch than FastComposer's, a short warm-up and an average of the weights."""
     return Config(
         model=ModelConfig(
             base="stable-diffusion-v1-5/stable-diffusion-v1-5",

@@ -2,7 +2,8 @@
 
 A file in `configs/` defines `get_config() -> Config`; the command line overrides single values by
 their path (`optimizer.learning_rate=1e-4`). Comments say where a value comes from: [paper] the MoA
-paper, [FC] FastComposer's released code, [ours] our choice where the paper's text leaves it open.
+paper, [FC] FastComposer's released code, [NeTI] that paper, [ours] our choice where the paper's
+text leaves it open or could not be had.
 """
 
 import dataclasses
@@ -40,8 +41,8 @@ class MethodConfig:
     router: Literal["linear", "mlp", "personalized"] = "linear"  # [ours] last: no prior
     initial_personalized_weight: float = 0.1  # [ours] small but not dead: starts near the prior
     time_layer_conditioning: bool = True  # [paper]
-    sigma_t: float = 0.03  # [NeTI]
-    sigma_l: float = 2.0  # [NeTI]
+    sigma_t: float = 0.03  # [NeTI] as remembered
+    sigma_l: float = 2.0  # [NeTI] as remembered
     fourier_features: int = 128  # [ours] how many random frequencies of (t, l)
     image_encoder_layers: int = 2  # [FC] last CLIP layers that learn; 0 keeps the tower frozen
     mask_probability: float = 0.5  # [FC]

@@ -4,6 +4,7 @@ A file may pass MAX_FILE_LINES if its docstring says why, in words that begin wi
 """
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,9 @@ ORDER = (
     {"evaluation"},
 )
 LEVEL = {part: level for level, row in enumerate(ORDER) for part in row}
+
+# Whose papers were read and whose equations the tests check; of others no section is cited.
+CITING_SECTIONS = ("moa_jax/diffusion/", "moa_jax/applications/edit.py")
 
 
 def name(path: Path) -> str:
@@ -132,6 +136,16 @@ def test_modules_and_public_names_have_docstrings():
         bare = [node for node in [module, *public] if not ast.get_docstring(node)]
         missing[name(path)] = [getattr(node, "name", "module") for node in bare]
     assert not failing(missing)
+
+
+def test_no_section_is_cited_of_a_paper_that_was_not_read():
+    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *PACKAGE, *SCRIPTS]
+    cited = {
+        name(path): re.findall(r".*(?:Sec\.|Section|§) ?\d.*", path.read_text(encoding="utf-8"))
+        for path in texts
+        if not name(path).startswith(CITING_SECTIONS)
+    }
+    assert not failing(cited)
 
 
 def is_public(node: ast.AST) -> bool:

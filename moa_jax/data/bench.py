@@ -20,7 +20,7 @@ from moa_jax.data.examples import read_record
 from moa_jax.data.loader import make_loader
 from moa_jax.data.records import open_records
 
-SUBJECT_RESOLUTION = 224  # pixels; of the paper's image encoder, CLIP ViT-L/14
+SUBJECT_RESOLUTION = 224  # pixels; of FastComposer's image encoder, CLIP ViT-L/14
 BATCH = 4  # examples between two looks at the clock
 
 READ = "read + decode"

@@ -1,7 +1,8 @@
 """The three losses of MoA, as functions of arrays.
 
-Source: MoA (arXiv 2404.11565), Sec. 3.4, with FastComposer's (arXiv 2305.10431) masked and
-localisation losses. K are the subjects of a picture. Masks are 1 on a subject; soft edges allowed.
+Source: MoA (arXiv 2404.11565), with the masked and localisation losses of FastComposer's released
+code (arXiv 2305.10431). K are the subjects of a picture. Masks are 1 on a subject; soft edges
+allowed.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ def masked_denoising_loss(
 ) -> Float[Array, ""]:
     """Measure the denoising error, of some pictures only on the subjects.
 
-    Source: FastComposer, Sec. 4.2 and its released code, which draws `masked` once a batch; a draw
-    for each picture is our choice.
+    Source: FastComposer's released code, which draws `masked` once a batch; a draw for each picture
+    is our choice.
 
     Args:
         mask: the union of the subjects, at the latents' size.
@@ -50,7 +51,7 @@ def mean_routing(
 ) -> Float[Array, "B H W"]:
     """Average an expert's weight over layers, each resized (bilinear) to rows and columns `size`.
 
-    Source: MoA, Sec. 3.4; the resizing is our choice.
+    Source: MoA; the resizing is our choice.
     """
     resized = [jax.image.resize(layer, (layer.shape[0], *size), "linear") for layer in maps]
     return jnp.mean(jnp.stack(resized), axis=0)
@@ -59,7 +60,7 @@ def mean_routing(
 def router_loss(prior: Float[Array, "B H W"], mask: Float[Array, "B H W"]) -> Float[Array, ""]:
     """Keep the background on the prior; the foreground is free.
 
-    Source: MoA, Sec. 3.4. The norm as a mean over pixels is our choice.
+    Source: MoA. The norm as a mean over pixels is our choice.
 
     Args:
         prior: the prior's weight, mean over layers, in [0, 1].
@@ -78,8 +79,8 @@ def object_loss(
 ) -> Float[Array, ""]:
     """Draw each subject's word to its subject, by the personalized expert's cross-attention.
 
-    Source: FastComposer, Sec. 4.2, its balanced L1 as released; that it reads the personalized
-    expert is our choice.
+    Source: FastComposer's released code, its balanced L1; that it reads the personalized expert is
+    our choice.
 
     Args:
         attention: of each layer, the weight of each subject's token at every pixel.

@@ -1,6 +1,6 @@
 """Mixture of attention: in every attention layer a router decides, pixel by pixel, who draws.
 
-Source: MoA (arXiv 2404.11565), Sec. 3.2. Expert 0 is the prior, the layer of Stable Diffusion with
+Source: MoA (arXiv 2404.11565). Expert 0 is the prior, the layer of Stable Diffusion with
 its own parameters under its own names; the added experts are copies of it that learn. What an
 expert attends to comes with the context; this file does not know what it is made of.
 """
@@ -35,7 +35,7 @@ def mix(
 ) -> Float[Array, "B H W D"]:
     """Sum the experts' outputs, each weighted pixel by pixel.
 
-    Source: MoA, Sec. 3.2, the sum over n of R_n times Attention_n.
+    Source: MoA, the sum over n of R_n times Attention_n.
 
     Args:
         outputs: of each expert.
@@ -91,7 +91,7 @@ def initial_logits(experts: int, personalized_weight: float) -> Float[Array, " E
 class LinearRouter(nn.Module):
     """Route with one linear layer on the layer's normalised input, in float32.
 
-    Source: the router is MoA, Sec. 3.2; that it is linear, and its start, are our choice.
+    Source: the router is MoA's; that it is linear, and its start, are our choice.
 
     Attributes:
         experts: how many there are.
@@ -165,7 +165,7 @@ ROUTERS: dict[str, type[nn.Module]] = {
 class MixtureOfAttention(Attention):
     """An attention layer with several experts and a router.
 
-    Source: MoA, Sec. 3.2. The prior's parameters are this layer's own (`to_q`, ...), so that the
+    Source: MoA. The prior's parameters are this layer's own (`to_q`, ...), so that the
     tree without the experts' and the router's names is Stable Diffusion's. Each added expert has
     its own four projections; the outputs are mixed after the last of them (our choice).
 

@@ -1,8 +1,9 @@
 """The multimodal prompt: pictures of subjects, bound to words of the text.
 
-Source: MoA (arXiv 2404.11565), Sec. 3.3; fusion from FastComposer (arXiv 2305.10431); features of
-time and layer from NeTI (arXiv 2305.15391). A subject is bound to a word, not to a place in the
-picture: that is how several of them are told apart without masks or layouts.
+Source: MoA (arXiv 2404.11565); fusion from FastComposer's released code (arXiv 2305.10431);
+features of time and layer from NeTI (arXiv 2305.15391), as remembered. A subject is bound to a
+word, not to a place in the picture: that is how several of them are told apart without masks or
+layouts.
 """
 
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ class MLP(nn.Module):
 class Fusion(nn.Module):
     """Fuse a word's embedding with the image features of its subject.
 
-    Source: FastComposer, Sec. 4.1 and its released code.
+    Source: FastComposer's released code.
     """
 
     dtype: Any = jnp.float32
@@ -95,7 +96,8 @@ def fourier_features(
 ) -> Float[Array, "B layers F"]:
     """Place (t, l) in random Fourier features, of unit norm.
 
-    Source: NeTI, Sec. 3.2. The frequencies are fixed draws, the same in every program.
+    Source: NeTI, as remembered; that MoA's are these is our choice. The frequencies are fixed
+    draws, the same in every program.
 
     Args:
         timesteps: 0 to T-1.
@@ -113,9 +115,9 @@ def fourier_features(
 class TimeLayerConditioning(nn.Module):
     """Let a subject's embedding depend on the diffusion time and the U-Net's layer.
 
-    Source: MoA, Sec. 3.3: MLP(LN(m) + LN(PE(t, l))). The form of the MLP, and that it is added to
-    the embedding of the word and starts silent, are our choice: training starts at the prior, with
-    no random embedding to unlearn.
+    Source: MoA has it; the form MLP(LN(m) + LN(PE(t, l))) as remembered. The form of the MLP, and
+    that it is added to the embedding of the word and starts silent, are our choice: training starts
+    at the prior, with no random embedding to unlearn.
 
     Attributes:
         layers: transformer blocks of the U-Net; l counts them from the input.

@@ -33,7 +33,7 @@ _VISION_HEAD = ("post_layernorm", "visual_projection")
 def learns(path: str, method: MethodConfig, vision_layers: int) -> bool:
     """Say whether the parameter at `path` learns: the one answer in this project.
 
-    Source: MoA (arXiv 2404.11565), Sec. 3: only what MoA adds is trained; the last layers of the
+    Source: MoA (arXiv 2404.11565): only what MoA adds is trained; the last layers of the
     image encoder besides, as FastComposer does.
 
     Args:

@@ -131,7 +131,7 @@ def first_controlnet(
 ) -> dict[str, Any]:
     """Copy a U-Net's down half and middle; what leads into it and out of it starts at zero.
 
-    Source: ControlNet (arXiv 2302.05543), Sec. 3.1.
+    Source: ControlNet (arXiv 2302.05543).
     """
     params, copied = flatten_dict(first_params(module, random)), flatten_dict(unet)
     for path, leaf in params.items():

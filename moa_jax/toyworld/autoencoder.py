@@ -2,7 +2,7 @@
 
 Absolute errors keep edges sharp, squared ones bring small things (eyes, a mouth) before their place
 is certain, and a little of the KL divergence keeps the latents in one place; no adversary, no
-network that judges. Source of the form: Latent Diffusion (arXiv 2112.10752), Sec. 3.1.
+network that judges. Source of the form: Latent Diffusion (arXiv 2112.10752).
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
 """What a training step minimises: the forward pass from pictures to the three losses.
 
-Source: MoA (arXiv 2404.11565), Sec. 3.4. The terms themselves are `moa_jax.method.losses`; here is
+Source: MoA (arXiv 2404.11565). The terms themselves are `moa_jax.method.losses`; here is
 what goes into them. Knows no optimizer and no devices.
 """
 
@@ -76,7 +76,7 @@ def loss(
 ) -> tuple[Float[Array, ""], Numbers]:
     """Compute the training loss and the numbers to log.
 
-    Source: MoA, Sec. 3.4: L = L_masked + lambda_r L_router + lambda_o L_object.
+    Source: MoA: L = L_masked + lambda_r L_router + lambda_o L_object.
 
     Args:
         batch: as `moa_jax.data` gives it.

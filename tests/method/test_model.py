@@ -93,7 +93,7 @@ def compare(base, model, params, ids, times, features, latents, residuals=None):
     return both(params)
 
 
-def test_losses_read_the_layers_of_the_paper_and_of_fastcomposer(built):
+def test_losses_read_the_layers_that_they_are_meant_to(built):
     """Of SD 1.5's 16 blocks: 14 for the router, FastComposer's five middle stages for objects."""
     _, model, _ = built
     blocks = transformer_blocks(UNetConfig.from_dict(full_size_configs.UNET_SD15))

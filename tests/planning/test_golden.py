@@ -68,7 +68,7 @@ def test_a_configuration_says_what_its_plan_says(name):
 
 
 def test_sixteen_pictures_fit_a_v5e_and_eight_move_little():
-    """Recomputed blocks make room for the paper's batch on 8 chips; kept, a picture takes less."""
+    """Recomputed blocks make room for the full batch on 8 chips; kept, a picture takes less."""
     recomputed, kept = (golden.recorded(f"sd15_ffhq_v5e_{devices}") for devices in (8, 16))
     assert [recomputed[key] for key in ("fits", "images", "devices")] == [True, 128, 8]
     assert [kept[key] for key in ("fits", "images", "devices")] == [True, 128, 16]
