@@ -25,8 +25,8 @@ from moa_jax.config import Config, load_config, override
 from moa_jax.evaluation import findings
 from moa_jax.evaluation.drawing import Pictures
 from moa_jax.evaluation.findings import Results, RowResult, bars
-from moa_jax.evaluation.records import Numbers, Records
-from moa_jax.evaluation.report import choose_trials, main_table, write_report
+from moa_jax.evaluation.records import Numbers, Record, Records
+from moa_jax.evaluation.report import choose_trials, main_table, outdated, write_report
 from moa_jax.evaluation.rows import MOA, PRIOR, Row, make_rows, recipe, row_config, select, train
 from moa_jax.evaluation.study import Progress as OnBatch
 from moa_jax.evaluation.study import Study
@@ -98,8 +98,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     for training in trainings:
         if training.row not in chosen or training.seed >= options.seeds:
             continue
+        known = records.find(training.name, training.recipe)
         # Given weights may be other ones of the same recipe.
-        if options.moa or records.numbers(training.name, training.recipe) is None:
+        if options.moa or known is None or known.outdated:
             found = _measure(study, training, options)
             records.save(training.name, training.recipe, *found)
             _report(study, rows, trainings, records, out)
@@ -135,16 +136,23 @@ def _report(
     found, strips = [], {}
     for row in rows:
         own = [training for training in trainings if training.row is row]
-        looked_up = [(each, records.numbers(each.name, each.recipe)) for each in own]
-        known = [(each, numbers) for each, numbers in looked_up if numbers is not None]
-        seeds = tuple(each.seed for each, _ in known) if row.seeds else ()
-        found.append(RowResult(row.name, row.title, tuple(n for _, n in known), seeds))
+        looked_up = [(each, records.find(each.name, each.recipe)) for each in own]
+        known = [(each, record) for each, record in looked_up if record is not None]
+        found.append(_row_result(row, known))
         strip = records.strip(known[0][0].name) if known else None
         if strip is not None:
             strips[row.name] = strip
     results = Results(study.renders(), found, dataclasses.asdict(study.protocol))
     write_report(out, results, study.trials, strips)
     return results
+
+
+def _row_result(row: Row, known: Sequence[tuple[_Training, Record]]) -> RowResult:
+    """Put together what is on record of a row's trainings."""
+    runs = tuple(record.numbers for _, record in known)
+    seeds = tuple(each.seed for each, _ in known) if row.seeds else ()
+    outdated = next((record.outdated for _, record in known if record.outdated), "")
+    return RowResult(row.name, row.title, runs, seeds, outdated)
 
 
 @contextmanager
@@ -178,6 +186,8 @@ def _print(results: Results, console: Console) -> None:
     for line in lines:
         if line[-1]:
             console.print(f"{line[0]} {heads[-1]}: {line[-1]}", highlight=False, markup=False)
+    for row in outdated(results):
+        console.print(f"{row.label}: {row.outdated}", highlight=False, markup=False)
     for bar in bars(results):
         state = {True: "reached", False: "NOT reached", None: "not judged"}[bar.reached]
         console.print(f"{state:12} {bar.text}: {bar.found}", highlight=False, markup=False)

@@ -29,12 +29,19 @@ class RowResult:
 
     Attributes:
         seeds: of `runs`, in their order.
+        outdated: why it is to be trained again; "" if it is not.
     """
 
     name: str
     title: str
     runs: tuple[Numbers, ...]
     seeds: tuple[int, ...] = ()
+    outdated: str = ""
+
+    @property
+    def label(self) -> str:
+        """The title, with a mark where the row is outdated."""
+        return f"{self.title} (to be trained again)" if self.outdated else self.title
 
 
 @dataclass(frozen=True)

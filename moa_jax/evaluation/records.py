@@ -2,12 +2,14 @@
 
 So a study goes on from them on any machine, without the weights and pictures of the rows that are
 done. A record holds for the study and the recipe it was made with; under others it is not there.
+Where the code has changed what a recipe means, the record says so: it is outdated. It is still
+shown, but does not stand in for a new training.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,6 +17,17 @@ from PIL import Image
 from moa_jax.evaluation.drawing import Pictures
 
 Numbers = dict[str, float]
+
+
+class Record(NamedTuple):
+    """What is on record of a run.
+
+    Attributes:
+        outdated: why its training is not what the same recipe would do now; "" if it is.
+    """
+
+    numbers: Numbers
+    outdated: str = ""
 
 
 class Records:
@@ -29,11 +42,13 @@ class Records:
         """Look nothing up yet."""
         self.folder, self.study = folder, study
 
-    def numbers(self, name: str, recipe: Mapping[str, str]) -> Numbers | None:
-        """Give a run's numbers, if it was measured in this study and trained by this recipe."""
+    def find(self, name: str, recipe: Mapping[str, str]) -> Record | None:
+        """Give what was measured of a run in this study, if it was trained by this recipe."""
         found = read_json(self.folder / f"{name}.json")
         made = {"study": found.get("study"), "recipe": found.get("recipe")}
-        return found["numbers"] if made == {"study": self.study, "recipe": dict(recipe)} else None
+        if made != {"study": self.study, "recipe": dict(recipe)}:
+            return None
+        return Record(found["numbers"], found.get("outdated", ""))
 
     def save(
         self,

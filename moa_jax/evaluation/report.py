@@ -90,6 +90,7 @@ def markdown(results: Results) -> str:
         _readers(results),
         "## Rows",
         _table(*main_table(results)),
+        *(textwrap.fill(f"{row.label}: {row.outdated}", 100) for row in outdated(results)),
         LEGEND.strip(),
         textwrap.fill(RULE, 100),
         "## What it must show",
@@ -115,8 +116,13 @@ def main_table(results: Results) -> tuple[list[str], list[list[str]]]:
         if row.runs:
             numbers = [column.show(results.values(row.name, column.key)) for column in COLUMNS]
             count = str(len(row.seeds)) if row.seeds else "–"
-            lines.append([row.title, count, *numbers, effects(results, row)])
+            lines.append([row.label, count, *numbers, effects(results, row)])
     return heads, lines
+
+
+def outdated(results: Results) -> list[RowResult]:
+    """List the rows that are shown although they are to be trained again."""
+    return [row for row in results.rows if row.runs and row.outdated]
 
 
 def _readers(results: Results) -> str:
@@ -147,7 +153,7 @@ def _detail(
     for row in results.rows:
         if row.runs:
             values = [np.mean([run[f"{group}/{name}"] for run in row.runs]) for name in names]
-            lines.append([row.title, *(f"{100 * value:.0f}" for value in values)])
+            lines.append([row.label, *(f"{100 * value:.0f}" for value in values)])
     return ["%", *names], lines
 
 
@@ -172,7 +178,7 @@ def figure(results: Results, trials: Sequence[Trial], pictures: Mapping[str, Pic
         axes = parts[1].subplots(len(shown) + 1, SHOWN, squeeze=False)
         _strip(list(axes[0]), [references(trials[i])[0] for i in chosen], "reference")
         for row, line in zip(shown, axes[1:], strict=True):
-            _strip(list(line), list(pictures[row.name]), row.title)
+            _strip(list(line), list(pictures[row.name]), row.label)
     return drawn
 
 
@@ -200,7 +206,7 @@ def _compare(
     if aim is not None:
         ax.axvline(scale * aim, color="#a1a1aa", linewidth=0.8, linestyle=":")
     ax.set_title(column.title, fontsize=9)
-    ax.set_yticks(range(len(rows)), [row.title for row in rows])
+    ax.set_yticks(range(len(rows)), [row.label.replace(" (", "\n(") for row in rows])
     ax.set_ylim(max(len(rows), 1) - 0.5, -0.5)  # also where nothing is measured yet
     ax.grid(axis="y", color="#e4e4e7", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)

@@ -21,7 +21,7 @@ from moa_jax.backbone.unet import Residuals, UNet, UNetConfig, transformer_block
 from moa_jax.config import MethodConfig
 from moa_jax.errors import InputError
 from moa_jax.method.mixture import ROUTERS, MixtureOfAttention, counterparts
-from moa_jax.method.prompt import SubjectPrompt, TimeLayerConditioning
+from moa_jax.method.prompt import SubjectPrompt, SubjectResidual, TimeLayerConditioning
 
 Params = Mapping[str, Any]
 
@@ -190,12 +190,14 @@ def build(
 
 
 def _prompt(method: MethodConfig, layers: int, dtype: Any) -> SubjectPrompt:
+    if not method.time_layer_conditioning:
+        return SubjectPrompt(layers, SubjectResidual, dtype)
     conditioning = partial(
         TimeLayerConditioning,
         sigmas=(method.sigma_t, method.sigma_l),
         frequencies=method.fourier_features,
     )
-    return SubjectPrompt(layers, conditioning if method.time_layer_conditioning else None, dtype)
+    return SubjectPrompt(layers, conditioning, dtype)
 
 
 def _initialize(model: MoA, config: UNetConfig, features: int, key: Array | None) -> dict[str, Any]:

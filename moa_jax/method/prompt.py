@@ -112,22 +112,18 @@ def fourier_features(
     return jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], axis=-1) / np.sqrt(count)
 
 
-class TimeLayerConditioning(nn.Module):
-    """Let a subject's embedding depend on the diffusion time and the U-Net's layer.
+class SubjectResidual(nn.Module):
+    """Add a subject to its word, the same at every time and in every layer.
 
-    Source: MoA has it; the form MLP(LN(m) + LN(PE(t, l))) as remembered. The form of the MLP, and
-    that it is added to the embedding of the word and starts silent, are our choice: training starts
-    at the prior, with no random embedding to unlearn.
+    The word plus MLP(LN(m)), which starts silent: training starts at the prior, with no random
+    embedding to unlearn. What `TimeLayerConditioning` is compared with, from which it differs by
+    the places alone. The form is our choice.
 
     Attributes:
         layers: transformer blocks of the U-Net; l counts them from the input.
-        sigmas: see `fourier_features`.
-        frequencies: see `fourier_features`.
     """
 
     layers: int
-    sigmas: tuple[float, float] = (0.03, 2.0)
-    frequencies: int = 128
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -137,14 +133,37 @@ class TimeLayerConditioning(nn.Module):
         subjects: Float[Array, "B K D"],
         timesteps: Shaped[Array, " B"],
     ) -> Float[Array, "B layers K D"]:
-        """Condition every subject on the time, once for each layer."""
+        """Embed every subject, once for each layer."""
         width = subjects.shape[-1]
+        subjects = LayerNorm(dtype=self.dtype, name="norm_subject")(subjects)
+        both = subjects[:, None, :, :] + self.places(timesteps, width)[:, :, None, :]
+        embedded = word[:, None] + MLP(width, self.dtype, silent=True, name="mlp")(both)
+        return jnp.broadcast_to(embedded, (len(word), self.layers, *word.shape[1:]))
+
+    def places(self, timesteps: Shaped[Array, " B"], width: int) -> Float[Array, "_b _layers D"]:
+        """Embed the places that the subjects are told apart by: none here."""
+        return jnp.zeros((1, 1, width), self.dtype)
+
+
+class TimeLayerConditioning(SubjectResidual):
+    """Let a subject's embedding depend on the diffusion time and the U-Net's layer.
+
+    Source: MoA has it; the form MLP(LN(m) + LN(PE(t, l))) as remembered. How the places are
+    projected, and all that `SubjectResidual` says, are our choice.
+
+    Attributes:
+        sigmas: see `fourier_features`.
+        frequencies: see `fourier_features`.
+    """
+
+    sigmas: tuple[float, float] = (0.03, 2.0)
+    frequencies: int = 128
+
+    def places(self, timesteps: Shaped[Array, " B"], width: int) -> Float[Array, "_b _layers D"]:
+        """Embed each time and layer."""
         places = fourier_features(timesteps, self.layers, self.sigmas, self.frequencies)
         places = nn.Dense(width, dtype=self.dtype, name="project")(places)
-        places = LayerNorm(dtype=self.dtype, name="norm_place")(places)
-        subjects = LayerNorm(dtype=self.dtype, name="norm_subject")(subjects)
-        both = subjects[:, None, :, :] + places[:, :, None, :]
-        return word[:, None] + MLP(width, self.dtype, silent=True, name="mlp")(both)
+        return LayerNorm(dtype=self.dtype, name="norm_place")(places)
 
 
 class SubjectPrompt(nn.Module):
@@ -152,8 +171,8 @@ class SubjectPrompt(nn.Module):
 
     Attributes:
         layers: transformer blocks of the U-Net.
-        conditioning: builds what makes the embeddings depend on time and layer, called with
-            layers, dtype and name; None leaves them the same everywhere.
+        conditioning: builds what adds the subjects to their words, called with layers, dtype and
+            name; `SubjectResidual` leaves them the same at every time and in every layer.
     """
 
     layers: int
@@ -176,12 +195,6 @@ class SubjectPrompt(nn.Module):
         """
         word = jnp.take_along_axis(text, tokens[:, :, None], axis=1, mode="clip")
         subjects = Fusion(self.dtype, name="fusion")(word, features)
-        if self.conditioning is None:
-            shape = (subjects.shape[0], self.layers, *subjects.shape[1:])
-            conditioned = jnp.broadcast_to(subjects[:, None], shape)
-        else:
-            conditioning = self.conditioning(
-                layers=self.layers, dtype=self.dtype, name="conditioning"
-            )
-            conditioned = conditioning(word, subjects, timesteps)
+        conditioning = self.conditioning(layers=self.layers, dtype=self.dtype, name="conditioning")
+        conditioned = conditioning(word, subjects, timesteps)
         return Prompt(text, conditioned, tokens, timesteps)

@@ -1,5 +1,6 @@
 """The command: which rows it trains and measures, what it prints, how it refuses."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -90,6 +91,20 @@ def test_a_row_of_another_recipe_is_trained_again(run):
     run("--rows", "moa", "--seeds", "1")
     _, trained = run("--rows", "moa", "--seeds", "1", "optimizer.weight_decay=0.5")
     assert trained == [("moa", 0), ("moa", 0)]
+
+
+def test_an_outdated_row_is_shown_with_the_reason_until_it_is_trained_again(run, tmp_path, capsys):
+    run("--rows", "moa", "--seeds", "1")
+    file = tmp_path / "out/rows/moa-0.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "outdated": "was another thing."}))
+    run("--report-only")
+    reason = "MoA, λ_r = 0.0001 (to be trained again): was another thing."
+    page = (tmp_path / "out/toy.md").read_text()
+    assert reason in page and "| MoA, λ_r = 0.0001 (to be trained again) | 1 |" in page
+    assert reason in capsys.readouterr().out.replace("\n", " ")
+    _, trained = run("--rows", "moa", "--seeds", "1")
+    assert trained == [("moa", 0), ("moa", 0)]
+    assert "to be trained again" not in (tmp_path / "out/toy.md").read_text()
 
 
 def test_given_weights_are_measured_without_training(run, tmp_path):

@@ -9,10 +9,10 @@ RECIPE = {"method.router_loss_weight": "0.1"}
 
 def test_a_record_holds_for_its_study_and_recipe(tmp_path):
     Records(tmp_path / "rows", "one").save("moa-0", RECIPE, {"identity": 0.5})
-    assert Records(tmp_path / "rows", "one").numbers("moa-0", RECIPE) == {"identity": 0.5}
-    assert Records(tmp_path / "rows", "other").numbers("moa-0", RECIPE) is None
-    assert Records(tmp_path / "rows", "one").numbers("moa-0", {}) is None
-    assert Records(tmp_path / "rows", "one").numbers("moa-1", RECIPE) is None
+    assert Records(tmp_path / "rows", "one").find("moa-0", RECIPE) == ({"identity": 0.5}, "")
+    assert Records(tmp_path / "rows", "other").find("moa-0", RECIPE) is None
+    assert Records(tmp_path / "rows", "one").find("moa-0", {}) is None
+    assert Records(tmp_path / "rows", "one").find("moa-1", RECIPE) is None
 
 
 def test_pictures_come_back_as_they_were(tmp_path):

@@ -1,10 +1,17 @@
 """A subject is bound to its own word, and to nothing else."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
 
-from moa_jax.method.prompt import SubjectPrompt, fourier_features, replace_tokens
+from moa_jax.config import MethodConfig
+from moa_jax.method.model import _prompt
+from moa_jax.method.prompt import fourier_features, replace_tokens
+from tests.method.prompts import speak
 
 
 def personalized(scene, features, block=0, timesteps=None):
@@ -67,14 +74,45 @@ def test_subjects_depend_on_time_and_layer(scene):
     assert np.abs(here - time).max() > 1e-2
 
 
-def test_without_conditioning_they_do_not(scene):
-    prompter = SubjectPrompt(len(scene.blocks), conditioning=None)
-    arguments = (scene.text, scene.features, scene.tokens)
-    params = prompter.init(jax.random.key(0), *arguments, scene.timesteps)
-    early = prompter.apply(params, *arguments, scene.timesteps)
-    late = prompter.apply(params, *arguments, scene.timesteps + 50)
-    np.testing.assert_array_equal(early.subjects, late.subjects)
-    np.testing.assert_array_equal(early.subjects[:, 0], early.subjects[:, -1])
+@pytest.fixture(scope="module")
+def ablated(scene):
+    """With the switch off: the prompt at the start, and both prompts' parameters there."""
+    prompter = _prompt(MethodConfig(time_layer_conditioning=False), len(scene.blocks), jnp.float32)
+    arguments = scene.text, scene.features, scene.tokens, scene.timesteps
+
+    @jax.jit
+    def initialize(key):
+        start, variables = prompter.init_with_output(key, *arguments)
+        return start, variables["params"], scene.prompter.init(key, *arguments)["params"]
+
+    start, params, whole = initialize(jax.random.key(3))
+    return SimpleNamespace(prompter=prompter, start=start, params=params, whole=whole)
+
+
+def test_without_time_and_layer_training_starts_at_the_words_too(scene, ablated):
+    for block in range(len(scene.blocks)):
+        np.testing.assert_array_equal(ablated.start.for_experts(block)[1], scene.text)
+
+
+def test_without_time_and_layer_only_what_serves_the_places_is_left_out(ablated):
+    kept, whole = flatten_dict(ablated.params), flatten_dict(ablated.whole)
+    left_out = {path[:2] for path in whole.keys() - kept.keys()}
+    assert left_out == {("conditioning", "project"), ("conditioning", "norm_place")}
+    for path, leaf in kept.items():
+        np.testing.assert_array_equal(leaf, whole[path], err_msg=str(path))
+
+
+def test_without_time_and_layer_a_subject_depends_on_neither(scene, ablated):
+    arguments = scene.text, scene.features, scene.tokens
+    params = {"params": speak(ablated.params)}
+    embed = jax.jit(lambda times: ablated.prompter.apply(params, *arguments, times).subjects)
+    early, late = embed(scene.timesteps), embed(scene.timesteps + 50)
+    np.testing.assert_array_equal(early, late)
+    assert early.shape == scene.prompt.subjects.shape
+    for block in range(1, early.shape[1]):
+        np.testing.assert_array_equal(early[:, 0], early[:, block])
+    word = scene.text[0, 1]
+    assert np.abs(early[0, 0, 0] - word).max() > 1e-2
 
 
 def test_fourier_features_have_unit_norm_and_the_stated_widths():
