@@ -233,7 +233,7 @@ def check_resolution(resolution: int, base: StableDiffusion) -> None:
     """
     levels = len(base.unet.config["block_out_channels"])
     factor = base.vae.module.config.downscale * 2 ** (levels - 1)
-    if resolution < 1 or resolution % factor:
+    if resolution % factor:
         raise InputError(f"data.resolution={resolution} must be a multiple of {factor}")
 
 

@@ -1,27 +1,42 @@
 """Every default of a training run, as frozen dataclasses: the one place where a default lives.
 
 A file in `configs/` defines `get_config() -> Config`; the command line overrides single values by
-their path (`optimizer.learning_rate=1e-4`). Comments say where a value comes from: [paper] the MoA
-paper, [FC] FastComposer's released code, [NeTI] that paper, [ours] our choice where the paper's
-text leaves it open or could not be had.
+their path (`optimizer.learning_rate=1e-4`). Whoever makes a section, command line, file or
+`moa.json`: a value of another type or out of range is refused. Comments say where a value comes
+from: [paper] the MoA paper, [FC] FastComposer's released code, [NeTI] that paper, [ours] our choice
+where the paper's text leaves it open or could not be had.
 """
 
 import dataclasses
 import difflib
 import importlib.util
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
 
 from moa_jax.errors import InputError
+from moa_jax.section import (
+    Count,
+    Decay,
+    Inside,
+    Positive,
+    Probability,
+    Section,
+    Seed,
+    Weight,
+    Whole,
+    checked,
+    hints_of,
+    key_of,
+    parse,
+)
 
 Sections = TypeVar("Sections")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The pretrained networks: what the prior is."""
 
     base: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # diffusers folder or hub id
@@ -34,38 +49,38 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class MethodConfig:
+class MethodConfig(Section):
     """MoA itself: the mixture, its prompt and its losses."""
 
-    max_subjects: int = 4  # [FC]
+    max_subjects: Count = 4  # [FC]
     router: Literal["linear", "mlp", "personalized"] = "linear"  # [ours] last: no prior
-    initial_personalized_weight: float = 0.1  # [ours] small but not dead: starts near the prior
+    initial_personalized_weight: Inside = 0.1  # [ours] small but not dead: starts near the prior
     time_layer_conditioning: bool = True  # [paper]
-    sigma_t: float = 0.03  # [NeTI] as remembered
-    sigma_l: float = 2.0  # [NeTI] as remembered
-    fourier_features: int = 128  # [ours] how many random frequencies of (t, l)
-    image_encoder_layers: int = 2  # [FC] last CLIP layers that learn; 0 keeps the tower frozen
-    mask_probability: float = 0.5  # [FC]
-    router_loss_weight: float = 1e-4  # [ours]
-    router_loss_skip: int = 1  # [ours] transformer blocks at either end that L_router leaves out
-    object_loss_weight: float = 1e-3  # [FC]
+    sigma_t: Positive = 0.03  # [NeTI] as remembered
+    sigma_l: Positive = 2.0  # [NeTI] as remembered
+    fourier_features: Count = 128  # [ours] how many random frequencies of (t, l)
+    image_encoder_layers: Whole = 2  # [FC] last CLIP layers that learn; 0 keeps the tower frozen
+    mask_probability: Probability = 0.5  # [FC]
+    router_loss_weight: Weight = 1e-4  # [ours]
+    router_loss_skip: Whole = 1  # [ours] transformer blocks at either end that L_router leaves out
+    object_loss_weight: Weight = 1e-3  # [FC]
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """Captioned pictures with a mask per subject, and what is done to them."""
 
     path: str = ""
     layout: Literal["auto", "imagefolder", "ffhq", "packed"] = "auto"
     split: Literal["all", "train", "test"] = "all"  # the ffhq layout's image_ids*.txt
     subject_label: str | None = "person"  # [FC] the ffhq layout's coco_label; None: every label
-    resolution: int = 512  # [FC] pixels
+    resolution: Count = 512  # [FC] pixels
     augment: bool = True  # [FC]
     encoded: str | None = None  # folder for what frozen encoders make of unaugmented pictures
-    condition_dropout: float = 0.1  # [FC]
-    subject_dropout: float = 0.1  # [FC]
-    workers: int = 8  # threads that read and augment
-    max_bad_fraction: float = 0.01  # more bad records than this stop the run
+    condition_dropout: Probability = 0.1  # [FC]
+    subject_dropout: Probability = 0.1  # [FC]
+    workers: Whole = 8  # threads that read and augment; 0: none, the run does it itself
+    max_bad_fraction: Probability = 0.01  # more bad records than this stop the run
 
     def source(self) -> tuple[str, str, str, str | None]:
         """Give what says which records there are: path, layout, split and subject label."""
@@ -73,45 +88,45 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Section):
     """AdamW over what learns."""
 
-    learning_rate: float = 1e-5  # [FC]
-    muon_learning_rate: float | None = None  # [ours] matrices learn by Muon; None: AdamW for all
+    learning_rate: Weight = 1e-5  # [FC]
+    muon_learning_rate: Weight | None = None  # [ours] matrices learn by Muon; None: AdamW for all
     schedule: Literal["constant", "cosine"] = "constant"  # [FC]
-    warmup_steps: int = 0
-    router_start: int = 0  # [ours] step from which routers learn: see configs/toy.py
-    weight_decay: float = 1e-2  # [FC]
-    max_grad_norm: float = 1.0  # [FC] over what learns
-    accumulation: int = 1  # micro-batches a step
-    ema_decay: float | None = None
+    warmup_steps: Whole = 0
+    router_start: Whole = 0  # [ours] step from which routers learn: see configs/toy.py
+    weight_decay: Weight = 1e-2  # [FC]
+    max_grad_norm: Positive = 1.0  # [FC] over what learns
+    accumulation: Count = 1  # micro-batches a step
+    ema_decay: Decay | None = None
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Section):
     """The run: how long, how often, where to."""
 
-    steps: int = 150_000  # [FC]
-    batch_size: int = 128  # [FC] over all devices and micro-batches
-    seed: int = 0
+    steps: Count = 150_000  # [FC]
+    batch_size: Count = 128  # [FC] over all devices and micro-batches
+    seed: Seed = 0
     output: str = "runs/moa"
-    log_every: int = 10
-    sample_every: int | None = 1_000
-    sample_steps: int = 50  # sampler steps of the preview pictures
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 3
+    log_every: Count = 10
+    sample_every: Count | None = 1_000
+    sample_steps: Count = 50  # sampler steps of the preview pictures
+    checkpoint_every: Count = 500
+    keep_checkpoints: Count = 3
     profile_steps: str | None = None  # "10:13": a trace of these steps, for xprof
     wandb: str | None = None  # project of Weights & Biases to log to as well
 
 
 @dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Section):
     """Devices along each axis of the mesh, or a preset that says which axis takes them all."""
 
     preset: Literal["dp", "fsdp", "fsdp+tp"] | None = None  # None: the axes as given
-    data: int | None = None  # None: all devices that the other axes leave, or as the preset has it
-    fsdp: int | None = None  # None: 1, or as the preset has it
-    tensor: int | None = None  # None: 1, or 2 with the preset fsdp+tp
+    data: Count | None = None  # None: all devices that the other axes leave, or by the preset
+    fsdp: Count | None = None  # None: 1, or as the preset has it
+    tensor: Count | None = None  # None: 1, or 2 with the preset fsdp+tp
 
 
 @dataclass(frozen=True)
@@ -130,7 +145,8 @@ def load_config(path: str | Path) -> Config:
     """Run `get_config()` of a Python file.
 
     Raises:
-        InputError: no such file, it does not run, or it does not give a Config.
+        InputError: no such file, it does not run, or it does not give a Config; a value that is
+            out of range.
     """
     path = Path(path)
     if not path.is_file():
@@ -143,6 +159,8 @@ def load_config(path: str | Path) -> Config:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
+    except InputError as error:
+        raise InputError(f"config {str(path)!r}: {error}") from error
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"config {str(path)!r} does not run: {reason}") from error
@@ -158,7 +176,8 @@ def override(config: Sections, assignments: Sequence[str]) -> Sections:
         config: a Config, or another frozen dataclass of sections.
 
     Raises:
-        InputError: no `=`, an unknown key (the nearest names are given) or a value of another type.
+        InputError: no `=`, an unknown key (the nearest names are given), or a value of another type
+            or out of range.
     """
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -181,16 +200,19 @@ def from_dict(kind: type, values: Mapping[str, Any]) -> Any:
     """Rebuild a config dataclass from what `dataclasses.asdict` and JSON made of it.
 
     Raises:
-        InputError: a key that the dataclass does not have.
+        InputError: a key that the dataclass does not have, or a value of another type or out of
+            range.
     """
-    hints = get_type_hints(kind)
+    hints = hints_of(kind)
     if unknown := set(values) - set(hints):
         raise InputError(
             f"unknown {kind.__name__} keys {sorted(unknown)}: written by a newer moa_jax?"
         )
     return kind(
         **{
-            key: from_dict(hints[key], value) if dataclasses.is_dataclass(hints[key]) else value
+            key: from_dict(hints[key], value)
+            if dataclasses.is_dataclass(hints[key])
+            else checked(key_of(kind, key), value, hints[key])
             for key, value in values.items()
         }
     )
@@ -198,7 +220,7 @@ def from_dict(kind: type, values: Mapping[str, Any]) -> Any:
 
 def _replace(node: Any, keys: Sequence[str], text: str, path: str, names: list[str]) -> Any:
     key, rest = keys[0], keys[1:]
-    hints = get_type_hints(type(node))
+    hints = hints_of(type(node))
     if key not in hints or bool(rest) != dataclasses.is_dataclass(hints[key]):
         near = difflib.get_close_matches(path, names, n=3, cutoff=0.4)
         near += [name for name in names if name.endswith("." + path) and name not in near]
@@ -206,25 +228,5 @@ def _replace(node: Any, keys: Sequence[str], text: str, path: str, names: list[s
     if rest:
         value = _replace(getattr(node, key), rest, text, path, names)
     else:
-        value = _parse(hints[key], text, path)
+        value = checked(path, parse(hints[key], text, path), hints[key])
     return dataclasses.replace(node, **{key: value})
-
-
-def _parse(hint: Any, text: str, path: str) -> Any:
-    """Read `text` as the type `hint`: int, float, bool, str, Literal, or one of these or None."""
-    if get_origin(hint) in (Union, types.UnionType):
-        if text.lower() == "none":
-            return None
-        (hint,) = [part for part in get_args(hint) if part is not type(None)]
-    if get_origin(hint) is Literal:
-        if text in get_args(hint):
-            return text
-        raise InputError(f"{path}={text!r}: must be one of {', '.join(get_args(hint))}")
-    if hint is bool:
-        if text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        raise InputError(f"{path}={text!r}: must be true or false")
-    try:
-        return hint(text.replace("_", "")) if hint in (int, float) else hint(text)
-    except ValueError as error:
-        raise InputError(f"{path}={text!r}: must be of type {hint.__name__}") from error

@@ -21,6 +21,7 @@ LONG_REASON = "Longer than 300 lines because"
 # A part imports only parts of the rows above its own: what lies in one row is independent.
 ORDER = (
     {"chips", "errors"},
+    {"section"},
     {"animation", "command", "config", "figures", "inside", "metadata", "runtime"},
     {"backbone", "diffusion", "data"},
     {"method", "request", "batches"},
@@ -101,7 +102,13 @@ def banned(path: Path) -> set[str]:
             and "demo" not in path.name
         ):
             found |= {"argparse"}
-        if part(path) in {"data", "errors", "config", "figures"}:  # all that `data` may import
+        if part(path) in {
+            "data",
+            "errors",
+            "config",
+            "figures",
+            "section",
+        }:  # all that `data` may import
             found |= {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
         if name(path) == "moa_jax/method/losses.py":
             found |= {"flax"}

@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+import math
+import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from moa_jax.config import Config, flatten, from_dict, load_config, override
 from moa_jax.errors import InputError
+from moa_jax.method.weights import read_moa_card
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -59,6 +63,105 @@ def test_the_last_override_wins():
 def test_a_wrong_override_is_refused_with_the_remedy(assignment, message):
     with pytest.raises(InputError, match=message):
         override(Config(), [assignment])
+
+
+# Of every key that holds a number: what is just inside its range, and just outside.
+RANGES = {
+    "method.max_subjects": ((1,), (0, -1)),
+    "method.initial_personalized_weight": ((1e-9, 0.999), (0.0, 1.0)),
+    "method.sigma_t": ((1e-9,), (0.0,)),
+    "method.sigma_l": ((1e-9,), (0.0,)),
+    "method.fourier_features": ((1,), (0,)),
+    "method.image_encoder_layers": ((0,), (-1,)),
+    "method.mask_probability": ((0.0, 1.0), (-1e-9, 1.001)),
+    "method.router_loss_weight": ((0.0,), (-1e-9,)),
+    "method.router_loss_skip": ((0,), (-1,)),
+    "method.object_loss_weight": ((0.0,), (-1e-9,)),
+    "data.resolution": ((1,), (0,)),
+    "data.condition_dropout": ((0.0, 1.0), (-1e-9, 1.001)),
+    "data.subject_dropout": ((0.0, 1.0), (-1e-9, 1.001)),
+    "data.workers": ((0,), (-1,)),
+    "data.max_bad_fraction": ((0.0, 1.0), (-1e-9, 1.001)),
+    "optimizer.learning_rate": ((0.0,), (-1e-9,)),
+    "optimizer.muon_learning_rate": ((0.0, None), (-1e-9,)),
+    "optimizer.warmup_steps": ((0,), (-1,)),
+    "optimizer.router_start": ((0,), (-1,)),
+    "optimizer.weight_decay": ((0.0,), (-1e-9,)),
+    "optimizer.max_grad_norm": ((1e-9,), (0.0,)),
+    "optimizer.accumulation": ((1,), (0,)),
+    "optimizer.ema_decay": ((0.0, 0.9999, None), (-1e-9, 1.0)),
+    "train.steps": ((1,), (0,)),
+    "train.batch_size": ((1,), (0,)),
+    "train.seed": ((0, 2**32 - 1), (-1, 2**32)),
+    "train.log_every": ((1,), (0,)),
+    "train.sample_every": ((1, None), (0,)),
+    "train.sample_steps": ((1,), (0,)),
+    "train.checkpoint_every": ((1,), (0, -1)),
+    "train.keep_checkpoints": ((1,), (0,)),
+    "mesh.data": ((1, None), (0, -1)),
+    "mesh.fsdp": ((1, None), (0,)),
+    "mesh.tensor": ((1, None), (0,)),
+}
+
+
+def test_every_number_of_the_config_has_a_range():
+    numeric = set()
+    for section in dataclasses.fields(Config):
+        for key, hint in get_type_hints(section.default_factory).items():
+            if {int, float} & {hint, *get_args(hint)}:
+                numeric.add(f"{section.name}.{key}")
+    assert numeric == set(RANGES)
+
+
+@pytest.mark.parametrize("path", RANGES)
+def test_numbers_are_refused_from_just_outside_of_their_range(path):
+    inside, outside = RANGES[path]
+    for value in inside:
+        assert flatten(override(Config(), [f"{path}={value}"]))[path] == value
+    unreal = () if isinstance(inside[0], int) else (math.nan, math.inf, -math.inf)
+    for value in (*outside, *unreal):
+        with pytest.raises(InputError, match=f"^{path}={value}: must be (at least|above|from) "):
+            override(Config(), [f"{path}={value}"])
+
+
+BROKEN = {
+    ("method", "router", "cubic"): "method.router='cubic': must be one of linear, mlp, perso",
+    ("method", "mask_probability", 2): "method.mask_probability=2: must be from 0 to 1",
+    ("train", "steps", "many"): "train.steps='many': must be of type int",
+    ("train", "steps", 1.5): "train.steps=1.5: must be of type int",
+    ("train", "steps", True): "train.steps=True: must be of type int",
+    ("train", "steps", None): "train.steps=None: must be of type int",
+    ("mesh", "data", "all"): "mesh.data='all': must be of type int, or none",
+    ("model", "remat", 1): "model.remat=1: must be of type bool",
+    ("model", "base", 3): "model.base=3: must be of type str",
+}
+
+
+@pytest.mark.parametrize(("section", "key", "value"), BROKEN)
+def test_a_card_of_weights_is_held_to_the_same_and_named(tmp_path, section, key, value):
+    """The values of a `moa.json` that someone has edited, or that another program wrote."""
+    values = dataclasses.asdict(Config())
+    values[section][key] = value
+    identity = {"base": "base", "image_encoder": "base", "fingerprints": {}}
+    card = {"format_version": 1, "config": values, "identity": identity, "step": 1}
+    (tmp_path / "moa.json").write_text(json.dumps(card))
+    message = re.escape(BROKEN[section, key, value])
+    with pytest.raises(InputError, match=rf"{re.escape(str(tmp_path))}/moa.json'.*{message}"):
+        read_moa_card(tmp_path)
+
+
+def test_a_config_file_is_held_to_the_same_and_named(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from moa_jax.config import Config, TrainConfig\n\n\n"
+        "def get_config():\n    return Config(train=TrainConfig(steps=0))\n"
+    )
+    with pytest.raises(InputError, match=r"mine.py': train.steps=0: must be at least 1$"):
+        load_config(tmp_path / "mine.py")
+
+
+def test_a_whole_number_will_do_for_a_fraction():
+    values = {"optimizer": {"learning_rate": 1}}
+    assert from_dict(Config, values).optimizer.learning_rate == 1
 
 
 def test_a_config_survives_json():

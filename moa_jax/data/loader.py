@@ -150,8 +150,8 @@ def make_loader(
             f"rows={list(rows)} of batch size {batch_size}: there must be one or more, each from 0 "
             f"to {batch_size - 1}"
         )
-    if seed < 0 or config.workers < 0:
-        raise InputError(f"seed={seed}, data.workers={config.workers}: neither may be negative")
+    if seed < 0:
+        raise InputError(f"seed={seed} may not be negative")
     encoded = EncodedRecords(config.encoded) if config.encoded else None
     records = open_records(*config.source()) if encoded is None else encoded
     # The loader's own tokenizer: padding, as a caller's may do, changes it under the threads. Only

@@ -164,7 +164,7 @@ def build(
     )
     attention = partial(MixtureOfAttention, router=router, attend=base.attend)
     blocks = transformer_blocks(config)
-    if not 0 <= method.router_loss_skip < len(blocks) / 2:
+    if method.router_loss_skip >= len(blocks) / 2:
         raise InputError(
             f"method.router_loss_skip={method.router_loss_skip} leaves none of the U-Net's "
             f"{len(blocks)} transformer blocks to L_router: choose 0 to {(len(blocks) - 1) // 2}"

@@ -146,7 +146,8 @@ def read_moa_card(folder: str | Path) -> MoaCard:
     """Read `moa.json`: with which configuration to build the model, and for which base.
 
     Raises:
-        InputError: no such folder or file, not JSON, or a format this version does not know.
+        InputError: no such folder or file, not JSON, a format this version does not know, or a
+            value that the configuration cannot have.
     """
     path = Path(folder) / CARD_NAME
     if not path.is_file():
@@ -159,10 +160,17 @@ def read_moa_card(folder: str | Path) -> MoaCard:
                 f"{str(path)!r} has format_version {version!r}; this moa_jax reads "
                 f"{FORMAT_VERSION}: install the version that wrote it"
             )
-        config = from_dict(Config, values["config"])
+        config = _read_config(path, values["config"])
         return MoaCard(config, Identity(**values["identity"]), int(values["step"]))
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{str(path)!r} is damaged ({error!r}): export it again") from error
+
+
+def _read_config(path: Path, values: Mapping[str, Any]) -> Config:
+    try:
+        return from_dict(Config, values)
+    except InputError as error:
+        raise InputError(f"{str(path)!r}: {error}") from error
 
 
 def load_moa(

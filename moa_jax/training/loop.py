@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from moa_jax.config import Config
-from moa_jax.errors import InputError, NonFiniteLoss
+from moa_jax.errors import NonFiniteLoss
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.disk import writing
 from moa_jax.training.learning import combine, learning_rate
@@ -119,19 +119,12 @@ def fit(
 
 
 def check_run(config: Config) -> None:
-    """Refuse what cannot be trained with, before anything is loaded.
+    """Refuse values that do not go together, before anything is loaded.
 
     Raises:
         InputError: naming the value.
     """
     learning_rate(config.optimizer, config.train.steps)
-    for key in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
-        if getattr(config.train, key) < 1:
-            raise InputError(f"train.{key}={getattr(config.train, key)} must be at least 1")
-    if config.train.sample_every is not None and config.train.sample_every < 1:
-        raise InputError(
-            f"train.sample_every={config.train.sample_every} must be at least 1, or none"
-        )
     if config.train.profile_steps is not None:
         steps_to_profile(config.train.profile_steps)
     if config.train.wandb is not None:

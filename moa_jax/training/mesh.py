@@ -78,8 +78,6 @@ def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, int, int]:
     """
     given = {axis: getattr(config, axis) for axis in AXES}
     given = {axis: size for axis, size in given.items() if size is not None}
-    if min(given.values(), default=1) < 1:
-        raise InputError(f"mesh axes must be at least 1: {config}")
     filled, sizes = PRESETS[config.preset]
     sizes = sizes | {axis: size for axis, size in given.items() if axis in FREE[config.preset]}
     others = math.prod(size for axis, size in sizes.items() if axis != filled)

@@ -86,15 +86,6 @@ def test_prefetch_gives_each_batch_with_its_own_place(one_device):
     assert batches.place > 3  # it reads ahead
 
 
-@pytest.mark.parametrize(
-    "values", [{"steps": 0}, {"log_every": 0}, {"checkpoint_every": -1}, {"sample_every": 0}]
-)
-def test_counts_that_are_none_are_refused_by_key(config, values):
-    (key,) = values
-    with pytest.raises(InputError, match=f"train.{key}"):
-        check_run(with_train(config, **values))
-
-
 def test_a_warm_up_as_long_as_the_run_is_refused(config):
     optimizer = dataclasses.replace(config.optimizer, schedule="cosine", warmup_steps=6)
     with pytest.raises(InputError, match="optimizer.warmup_steps=6 .*train.steps=6"):
