@@ -102,13 +102,8 @@ def banned(path: Path) -> set[str]:
             and "demo" not in path.name
         ):
             found |= {"argparse"}
-        if part(path) in {
-            "data",
-            "errors",
-            "config",
-            "figures",
-            "section",
-        }:  # all that `data` may import
+        # `data`, and all that it may import:
+        if part(path) in {"data", "errors", "config", "figures", "section"}:
             found |= {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
         if name(path) == "moa_jax/method/losses.py":
             found |= {"flax"}

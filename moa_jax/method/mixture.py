@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from moa_jax.backbone.attention import Attention
 
 PRIOR, PERSONALIZED = 0, 1
+EXACT = jax.lax.Precision.HIGHEST  # a TPU's default multiplies float32 in bfloat16
 
 
 @runtime_checkable
@@ -113,6 +114,7 @@ class LinearRouter(nn.Module):
             self.experts,
             kernel_init=nn.initializers.zeros,
             bias_init=lambda *_: initial_logits(self.experts, self.initial_personalized_weight),
+            precision=EXACT,
             name="logits",
         )(hidden)
 
@@ -121,8 +123,8 @@ class MLPRouter(LinearRouter):
     """Route with one hidden layer of the width of the input. Our choice, as an alternative."""
 
     def _logits(self, hidden: Float[Array, "B H W D"]) -> Float[Array, "B H W E"]:
-        hidden = nn.gelu(nn.Dense(hidden.shape[-1], name="hidden")(hidden), approximate=False)
-        return super()._logits(hidden)
+        hidden = nn.Dense(hidden.shape[-1], precision=EXACT, name="hidden")(hidden)
+        return super()._logits(nn.gelu(hidden, approximate=False))
 
 
 class FixedRouter(nn.Module):
