@@ -31,6 +31,8 @@ CHIPS: dict[str, Chip] = {
     "TPU v4": Chip("v4", 275e12, 1228e9, 300e9, 30.75 * GIB),
     "TPU v5 lite": Chip("v5e", 197e12, 819e9, 200e9, 15.75 * GIB),
     "TPU v5e": Chip("v5e", 197e12, 819e9, 200e9, 15.75 * GIB),
+    # 2,765 GB/s by docs.cloud.google.com/tpu/docs/v5p, which also puts it as 2,575 GiB/s. The table
+    # in jax.experimental.pallas.tpu has 2,460 and names no source: the maker's figure counts here.
     "TPU v5": Chip("v5p", 459e12, 2765e9, 600e9, 95.7 * GIB),
     "TPU v6": Chip("v6e", 918e12, 1640e9, 448e9, 31.24 * GIB),
     "TPU7x": Chip("tpu7x core", 1153e12, 3690e9, 600e9, 94.7 * GIB),
