@@ -8,13 +8,14 @@ RUN := .venv/bin/python
 WORKERS ?= 2
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test slow test-all lint format clean
+.PHONY: help demo test slow test-all worlds lint format clean
 
 help:
 	@echo "make demo      install, then train and sample on a small world; pictures in $(DEMO_DIR)/"
 	@echo "make test      install the test extras, lint, run all but the slow tests"
 	@echo "make slow      run the slow tests (full-size models, many starts, TPU compilations)"
 	@echo "make test-all  lint, run every test"
+	@echo "make worlds    run a quick part under Colab's versions and the newest, from .venv-worlds/"
 	@echo "make lint      check style and format;  make format mends both"
 	@echo "make clean     remove what these made, .venv too"
 
@@ -30,6 +31,9 @@ slow: .venv/.installed-test
 test-all: lint
 	$(PYTEST)
 
+worlds: | $(RUN)
+	$(RUN) -m tests.worlds
+
 lint: .venv/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -39,7 +43,7 @@ format: .venv/.installed-test
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf .venv .demo .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-worlds .demo .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -50,7 +51,7 @@ def join(asked: bool) -> bool:
 
     Returns:
         Whether there are others to join: by the variables above, or by what jax knows of Cloud TPU,
-        GKE, Slurm and Open MPI.
+        GKE, Slurm and Open MPI. A jax that does not say is warned of, and taken for none.
 
     Raises:
         InputError: only some of the variables are set or one is no number, or the others are not to
@@ -93,12 +94,23 @@ def _variables() -> dict[str, Any]:
 
 
 def _in_cluster() -> bool:
-    """Ask jax's own detection whether this is one of several processes of a cluster's job."""
-    from jax._src.clusters import ClusterEnv  # no public name has it
+    """Ask jax's own detection whether this is one of several processes of a cluster's job.
 
-    kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
-    kind = next((kind for kind in kinds if kind.is_env_present()), None)
-    return kind is not None and kind.get_process_count() > 1
+    No public name has it, and a later jax may take the private ones away.
+    """
+    try:
+        from jax._src.clusters import ClusterEnv
+
+        kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
+        kind = next((kind for kind in kinds if kind.is_env_present()), None)
+        return kind is not None and kind.get_process_count() > 1
+    except (ImportError, AttributeError) as error:
+        warnings.warn(
+            f"jax {jax.__version__} does not tell whether this is one host of several ({error}): "
+            "the run starts alone. If there are others, start all with --distributed",
+            stacklevel=3,
+        )
+        return False
 
 
 def first() -> bool:
