@@ -110,15 +110,35 @@ def test_a_gradient_that_is_not_finite_is_not_applied(adamw):
     state, frozen = adamw.start()
     state, _ = adamw.step(state, frozen, random_batch(0))
     good = jax.device_get(state)
-    poisoned = state.replace(key=state.key)
     poison = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), frozen["text_encoder"])
-    after, numbers = adamw.step(poisoned, {**frozen, "text_encoder": poison}, random_batch(1))
+    after, numbers = adamw.step(state, {**frozen, "text_encoder": poison}, random_batch(1))
     assert np.isnan(numbers["loss/denoising"])
-    assert int(after.step) == 2
-    for kept, old in zip(leaves(after.trained), leaves(good.trained), strict=True):
-        np.testing.assert_array_equal(kept, old)
-    for kept, old in zip(leaves(after.optimizer), leaves(good.optimizer), strict=True):
-        np.testing.assert_array_equal(kept, old)
+    require_the_same_but_for_the_step(after, good)
+
+
+def require_the_same_but_for_the_step(after, before):
+    assert int(after.step) == int(before.step) + 1
+    for part in ("trained", "optimizer", "ema", "key"):
+        pairs = list(zip(leaves(getattr(after, part)), leaves(getattr(before, part)), strict=True))
+        assert pairs, part
+        for kept, old in pairs:
+            np.testing.assert_array_equal(kept, old, err_msg=part)
+
+
+@pytest.mark.parametrize("bad", ["loss", "slope"])
+def test_either_of_loss_and_gradient_keeps_an_update_from_being_applied(config, bad):
+    def objective(trained, frozen, batch, keys):
+        return jnp.mean(batch["slope"]) * trained["w"], {"loss/total": jnp.mean(batch["loss"])}
+
+    optimizer = make_optimizer(config.optimizer, config.train.steps, {"w": True})
+    state, frozen = initial_state({"w": jnp.ones(())}, {"w": True}, optimizer, config)
+    step = jax.jit(make_train_step(objective, config, optimizer))
+    good = {"loss": jnp.ones(2), "slope": jnp.ones(2)}
+    before, _ = step(state, frozen, good)
+    after, _ = step(before, frozen, {**good, bad: jnp.array([1.0, jnp.inf])})
+    require_the_same_but_for_the_step(after, before)
+    moved, _ = step(before, frozen, good)
+    assert moved.ema["w"] != before.ema["w"] and moved.trained["w"] != before.trained["w"]
 
 
 def test_in_bfloat16_what_learns_and_its_optimizer_stay_float32(tiny, config):
