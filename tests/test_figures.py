@@ -149,7 +149,9 @@ def test_routing_panels_are_sharp():
 @pytest.mark.parametrize("size", [(96, 40), (40, 96)])
 def test_routing_panels_have_the_pictures_proportions(size):
     routing = {PATH.format("mid_block", "attn1"): constant(1.0)}
-    for box in boxes(routing_figure(solid(RED, size), routing), LIGHTEST):
+    found = boxes(routing_figure(solid(RED, size), routing), LIGHTEST)
+    assert found
+    for box in found:
         ratio = (box[3] - box[1]) / (box[2] - box[0])
         assert ratio == pytest.approx(size[0] / size[1], rel=0.02)
 

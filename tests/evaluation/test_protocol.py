@@ -42,6 +42,7 @@ def test_pictures_that_differ_only_in_the_person_share_the_noise():
     assert len(pairs_within(ALONE, same_noise)) == 3 * 6 * 3 * (4 * 3 // 2)
     for i, j in pairs_within(ALONE, same_scene):
         assert ALONE[i].noise != ALONE[j].noise
+    assert len(pairs_within(ALONE, same_scene)) == 3 * 4 * 6 * (3 * 2 // 2)
     assert set(Counter(trial.noise for trial in TRIALS).values()) == {4, 1}
 
 

@@ -138,7 +138,9 @@ def test_the_readers_are_trained_on_the_same_scenes(output, tmp_path):
         (tmp_path / name).symlink_to(output / name)
     steps = STAGE.format("readers", 2).split()
     pretrain(tmp_path, override(recipe(), steps), ["readers"])
-    assert len(Readers.load(tmp_path / "readers.safetensors").read(np.zeros((1, 64, 64, 3), "u1")))
+    readers = Readers.load(tmp_path / "readers.safetensors")
+    (reading,) = readers.read(np.zeros((1, 64, 64, 3), "u1"))
+    assert reading.mask.shape == (64, 64)
     lines = (tmp_path / "readers/metrics.jsonl").read_text()
     assert "loss/hat_color" in lines and "accuracy/hat_color" in lines
 
