@@ -1,7 +1,7 @@
 """Does the subject's picture matter? Measured while training goes on.
 
 A falling loss proves nothing about identity: the prior alone lowers it. What tells is the same
-noisy picture, predicted once with its own subjects and once with its neighbour's. Knows no loop.
+noisy picture, predicted once with its own subjects and once with other ones. Knows no loop.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
 from moa_jax.method.losses import union_mask
@@ -39,10 +39,32 @@ def make_probe(model: MoA, schedule: NoiseSchedule) -> Callable[[TrainState, Any
 
         target = training_target(schedule, mean, draws.noise, draws.timesteps)
         union = union_mask(batch["masks"].astype(jnp.float32), mean.shape[1:3])
-        own, other = predict(features), predict(jnp.roll(features, 1, axis=0))
-        return swap_effect(own, other, target, union)
+        swapped, count = swap(features, batch["subject_present"])
+        effect = swap_effect(predict(features), predict(swapped), target, union)
+        return effect | {"swap/count": count.astype(jnp.float32)}
 
     return probe
+
+
+def swap(
+    features: Float[Array, "B K F"], present: Bool[Array, "B K"]
+) -> tuple[Float[Array, "B K F"], Int[Array, ""]]:
+    """Give each subject the features of another one; absent subjects are neither side of a swap.
+
+    Returns:
+        The features, each subject's those of the next one in the batch; and how many were swapped:
+        none where there are fewer than two subjects, for then no other one is there.
+    """
+    # By the subject's number first, so that the next one is in another picture where it can be.
+    listed = features.swapaxes(0, 1).reshape(-1, features.shape[-1])
+    here = present.T.reshape(-1)
+    count = jnp.sum(here)
+    ranks = jnp.cumsum(here) - 1
+    subjects = jnp.argsort(~here, stable=True)  # the places of those present, in their order
+    others = subjects[(ranks + 1) % jnp.maximum(count, 1)]
+    swapped = jnp.where(here[:, None], listed[others], listed)
+    back = swapped.reshape(*present.T.shape, -1).swapaxes(0, 1)
+    return back, jnp.where(count < 2, 0, count)
 
 
 def swap_effect(
