@@ -44,7 +44,7 @@ from moa_jax.training.mesh import check_batch, host_rows, make_mesh, place_weigh
 from moa_jax.training.preview import SHOWN, make_preview
 from moa_jax.training.probe import make_probe
 from moa_jax.training.program import moa_step
-from moa_jax.training.step import initial_state
+from moa_jax.training.step import initial_state, stream
 
 EXAMPLES = """\
 examples:
@@ -129,7 +129,7 @@ def train(config: Config) -> None:
         place=partial(place_weight, mesh, dtype),
         attend=attend,
     )
-    key = jax.random.key(config.train.seed)
+    key = stream(config.train.seed, "init")
     model, params = build(base, config.method, dtype=dtype, key=key, remat=config.model.remat)
     schedule = NoiseSchedule.from_config(base.scheduler_config)
     identity = Identity.of(base, config.model.image_encoder)
@@ -149,7 +149,7 @@ def train(config: Config) -> None:
     train_step = moa_step(model, schedule, config, optimizer, mesh, state, frozen)
 
     preview = open_preview(config, base, model, output / "samples")
-    probe = jax.jit(make_probe(model, schedule))
+    probe = jax.jit(make_probe(model, schedule, config.train.seed))
     with Checkpoints(output / "checkpoints", config, identity) as checkpoints:
         state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview, probe)
     batches.close()

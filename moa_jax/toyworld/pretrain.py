@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,6 +53,7 @@ from moa_jax.toyworld.scenes import GROUP
 from moa_jax.toyworld.stage import Stage, load_network
 from moa_jax.toyworld.tokenizer import WORDS, write_tokenizer
 from moa_jax.training.mesh import make_mesh
+from moa_jax.training.step import stream
 
 TOWERS = ("text_encoder", "image_encoder")
 LEFT_BY = {"text_encoder": "clip", "image_encoder": "looks"}  # stages that end with a network
@@ -186,7 +186,7 @@ class Pretraining:
         arrays = self._open("scenes")
         trained = stage.train(
             reader_objective,
-            reader_params(jax.random.key(recipe.seed)),
+            reader_params(stream(recipe.seed, "init")),
             self._batches(
                 partial(reader_batch, arrays, seed=scenes.seed), len(arrays["pictures"]), recipe
             ),

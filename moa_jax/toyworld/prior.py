@@ -24,7 +24,7 @@ from moa_jax.settings import Settings
 from moa_jax.toyworld.arrays import create
 from moa_jax.toyworld.denoising import denoising_objective, encode_pictures
 from moa_jax.toyworld.recipe import UNetRecipe
-from moa_jax.training.step import Batch, Objective
+from moa_jax.training.step import Batch, Objective, stream
 
 CAPTIONS, SEEDS = 8, 3  # of a preview
 LATENTS, CARD = "latents.npy", "latents.json"
@@ -106,7 +106,7 @@ def unet_preview(
         subject_tokens=np.full((count, 1), ids.shape[1], np.int32),
     )
     size, channels = base.unet.config["sample_size"], base.unet.config["in_channels"]
-    keys = jax.random.split(jax.random.key(recipe.seed), count)
+    keys = jax.random.split(stream(recipe.seed, "preview"), count)
     latents = jax.vmap(lambda key: jax.random.normal(key, (size, size, channels)))(keys)
     pipeline = Pipeline(base)
     settings = Settings(recipe.sample_steps, guidance_scale=recipe.guidance_scale)

@@ -19,6 +19,7 @@ from moa_jax.pipeline import Pipeline
 from moa_jax.request import Request
 from moa_jax.settings import Settings
 from moa_jax.training.hosts import first, whole
+from moa_jax.training.step import stream
 
 SHOWN = 4  # pictures in a preview
 
@@ -34,7 +35,7 @@ def make_preview(
     pipeline.fetch = whole  # every host draws, for each holds a part of the weights
     shown = {key: array[:SHOWN] for key, array in examples.items()}
     request = _request(pipeline.base.tokenizer, shown)
-    keys = jax.random.split(jax.random.key(config.seed), len(shown["image"]))
+    keys = jax.random.split(stream(config.seed, "preview"), len(shown["image"]))
     height, width = (side // pipeline.downscale for side in shown["image"].shape[1:3])
     channels = pipeline.base.vae.module.config.latent_channels
     draw = jax.vmap(lambda key: jax.random.normal(key, (height, width, channels)))

@@ -16,19 +16,29 @@ from moa_jax.method.losses import union_mask
 from moa_jax.method.model import MoA
 from moa_jax.training.learning import combine
 from moa_jax.training.objective import draw, encode_batch
-from moa_jax.training.step import Batch, Numbers, TrainState
+from moa_jax.training.step import Batch, Numbers, TrainState, stream
 
 PROBED = 8  # pictures of the batch
 
 
-def make_probe(model: MoA, schedule: NoiseSchedule) -> Callable[[TrainState, Any, Batch], Numbers]:
-    """Build `numbers = probe(state, frozen, batch)`, to be jitted."""
+def make_probe(
+    model: MoA, schedule: NoiseSchedule, seed: int
+) -> Callable[[TrainState, Any, Batch], Numbers]:
+    """Build `numbers = probe(state, frozen, batch)`, to be jitted.
+
+    Args:
+        seed: of the run; the noise and the timesteps are the same in every call.
+
+    Returns:
+        A function that gives what `swap_effect` does, and swap/count: how many subjects were
+        swapped. Where that is 0, the others say nothing.
+    """
 
     def probe(state: TrainState, frozen: Any, batch: Batch) -> Numbers:
         params = combine(state.trained, frozen)
         batch = {name: array[:PROBED] for name, array in batch.items()}
         mean, _, features = encode_batch(model, params, batch)
-        keys = jax.random.split(jax.random.wrap_key_data(state.key), len(mean))
+        keys = jax.random.split(stream(seed, "probe"), len(mean))
         draws = draw(keys, mean.shape[1:], schedule.num_train_timesteps, 0.0)
         noisy = add_noise(schedule, mean, draws.noise, draws.timesteps)
         text = model.encode_text(params, batch["input_ids"])

@@ -5,6 +5,7 @@ the batch comes from `fold_in(key, n)` split over the rows, so that a resumed ru
 other micro-batches draw the same. Knows no mesh, no file and no clock.
 """
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ class TrainState:
         trained: the parameters that learn, in float32.
         optimizer: state of the optimizer.
         ema: moving average of `trained`, or None.
-        key: data of the run's random key; never changes.
+        key: data of the steps' random key, `stream(seed, "steps")`; never changes.
     """
 
     step: Any
@@ -48,6 +49,16 @@ class TrainState:
     def averaged(self) -> Any:
         """The trained parameters to draw pictures with: their moving average if there is one."""
         return self.trained if self.ema is None else self.ema
+
+
+def stream(seed: int, name: str) -> Key[Array, ""]:
+    """Give the random key of one use in a run, so that two uses never draw the same numbers.
+
+    Args:
+        seed: of the run.
+        name: of the use: "init", "steps", "probe" or "preview".
+    """
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 def initial_state(
@@ -69,7 +80,7 @@ def initial_state(
         trained=trained,
         optimizer=optimizer.init(trained),
         ema=ema,
-        key=jax.random.key_data(jax.random.key(config.train.seed)),
+        key=jax.random.key_data(stream(config.train.seed, "steps")),
     )
     return state, frozen
 

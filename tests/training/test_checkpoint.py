@@ -5,12 +5,16 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from moa_jax.errors import InputError
+from moa_jax.method.weights import Identity
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.loop import fit
+from moa_jax.training.step import initial_state
 from moa_jax.training.throughput import MEASURED
 from tests.training.tiny import RandomBatches, leaves
 
@@ -92,6 +96,18 @@ def test_later_steps_do_not_write_into_a_state_that_is_being_saved(
     assert place == {"place": 1}
     for one, other in zip(leaves(state), leaves(expected), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_goes_on_with_the_key_that_it_was_saved_with(tmp_path, config):
+    """Older checkpoints hold the seed's own key, from which no run starts any more."""
+    state, _ = initial_state({"w": jnp.ones(())}, {"w": True}, optax.sgd(1.0), config)
+    old = state.replace(key=jax.random.key_data(jax.random.key(config.train.seed)))
+    assert not np.array_equal(old.key, state.key)
+    with Checkpoints(tmp_path, config, Identity("small", "small", {})) as checkpoints:
+        checkpoints.save(1, old, {"place": 1})
+        checkpoints.finish()
+        resumed, _, _ = checkpoints.restore(state)
+    np.testing.assert_array_equal(resumed.key, old.key)
 
 
 def test_another_base_is_refused_by_name(tmp_path, adamw, tiny, config, one_device):

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
@@ -14,7 +15,7 @@ from moa_jax.method.weights import leaf_paths
 from moa_jax.training.learning import combine, make_optimizer
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.objective import loss_weights, make_objective, summarize
-from moa_jax.training.step import initial_state, make_train_step, update_ema
+from moa_jax.training.step import initial_state, make_train_step, stream, update_ema
 from tests.training.tiny import (
     gradient_of,
     gradient_run,
@@ -97,6 +98,19 @@ def test_ema_is_the_recursion_written_out():
         keep = min(decay, (1 + step) / (10 + step))
         expected = keep * expected + (1 - keep) * step
     np.testing.assert_allclose(average["w"], [expected], rtol=1e-6)
+
+
+def test_every_use_of_a_seed_has_a_stream_of_its_own(config):
+    names = ("init", "steps", "probe", "preview")
+    keys = [jax.random.key(7), *(stream(7, name) for name in names), stream(8, "steps")]
+    # Those drawn for pictures of a batch count too: one use's key must not be another's split.
+    data = [jax.random.key_data(part) for key in keys for part in (key, *jax.random.split(key, 8))]
+    assert len({tuple(each.tolist()) for each in data}) == 9 * len(keys)
+    # Written down, for a run that is resumed by a later version must go on with the same draws.
+    steps = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=7))
+    state, _ = initial_state({"w": jnp.ones(())}, {"w": True}, optax.sgd(1.0), steps)
+    np.testing.assert_array_equal(state.key, [2452286983, 4014129249])
+    np.testing.assert_array_equal(jax.random.key_data(stream(7, "steps")), state.key)
 
 
 def test_the_same_key_and_step_draw_the_same(adamw, three_steps):
