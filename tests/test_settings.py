@@ -23,12 +23,6 @@ def test_a_strength_is_a_number_of_any_kind(number):
     np.testing.assert_array_equal(strength_table(number, 2, BLOCKS), np.full((2, 4), 0.5))
 
 
-@pytest.mark.parametrize("kind", [float, np.float32, np.float64, np.int32, int])
-def test_a_strength_is_a_number_of_any_kind(kind):
-    table = Settings(4, moa_strength=kind(2)).steering(BLOCKS).strength
-    np.testing.assert_array_equal(table, np.full((4, 4), 2.0))
-
-
 def test_strengths_apply_to_their_layers_and_steps_and_the_later_one_wins():
     dials = [Strength(0.5), Strength(0.0, "down_blocks", end=0.5), Strength(2.0, "mid", start=0.5)]
     expected = [[0, 0, 0.5, 0.5]] * 2 + [[0.5, 0.5, 2.0, 0.5]] * 2
