@@ -5,15 +5,12 @@ The settings stand before any import of jax, torch or transformers, which read s
 
 import os
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-if [int(part) for part in version("jaxlib").split(".")[:2]] >= [0, 10]:  # older ones do not know it
-    # Eight devices on two busy cores can keep each other waiting for longer than XLA's 40 seconds.
-    os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+from tests.compiling import IN_A_HURRY, xla_flags
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(IN_A_HURRY)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the parity tests are about float32 on a CPU
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch's threads
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -32,6 +29,14 @@ __all__ += ["moa_folder", "personal", "plain"]
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """Compile with XLA's optimizations: for programs that compute for longer than they compile."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", IN_A_HURRY)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from moa_jax.training import hosts
+from tests.compiling import xla_flags
 
 ROOT = Path(__file__).parents[1]
 DEVICES = 8  # over all processes, as in this one
@@ -20,7 +21,7 @@ def start(processes, folder, command, last=None):
     started = []
     for number in range(processes):
         variables = {hosts.ADDRESS: address, hosts.COUNT: processes, hosts.NUMBER: number}
-        variables["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES // processes}"
+        variables["XLA_FLAGS"] = xla_flags(DEVICES // processes)
         if last and number == processes - 1:
             variables |= last
         with (folder / f"log{number}").open("w") as log:

@@ -17,6 +17,7 @@ import sample
 import train
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.throughput import MEASURED
+from tests.compiling import xla_flags
 
 ROOT = Path(__file__).parents[1]
 
@@ -154,7 +155,7 @@ sys.exit(train.main(commands[0]) or sample.main(commands[1]))
         + ["--num-images", "1", "--steps", "2", "--out", str(tmp_path / "out")],
     ]
     arguments = [sys.executable, "-c", script, json.dumps(commands)]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}
     done = subprocess.run(
         arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

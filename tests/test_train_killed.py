@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from moa_jax.toyworld.scenes import write_data
 from moa_jax.training.throughput import MEASURED
+from tests.compiling import xla_flags
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 600  # seconds for a start on a machine that has much else to do
@@ -26,7 +27,7 @@ def start(tiny_folder, tmp_path_factory):
     """Start train.py on one device; compiled programs are kept from one start to the next."""
     data = tmp_path_factory.mktemp("data")
     write_data(data, count=10)
-    one_device = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    one_device = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}
     cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
     started = []
 
