@@ -1,5 +1,6 @@
 """What the parity tests share: torch networks with random weights, and these in our own tree."""
 
+from functools import cache
 from typing import Any
 
 import flax
@@ -8,6 +9,8 @@ import numpy as np
 
 from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.weights import from_checkpoint, to_checkpoint
+
+shapes_of = cache(parameter_shapes)  # each network is traced once
 
 
 def randomize(network: Any, random: Any = None, spread: float = 0.3) -> Any:
@@ -33,7 +36,7 @@ def randomize(network: Any, random: Any = None, spread: float = 0.3) -> Any:
 def params_of(module: Any, network: Any, prefix: str = "") -> dict[str, Any]:
     """Arrange a torch network's weights as the parameters of ours."""
     state = {f"{prefix}{key}": value.numpy() for key, value in network.state_dict().items()}
-    leaves = flax.traverse_util.flatten_dict(parameter_shapes(module))
+    leaves = flax.traverse_util.flatten_dict(shapes_of(module))
     arranged = {
         path: from_checkpoint(path, state.pop(checkpoint_key(path, leaf)))
         for path, leaf in leaves.items()
@@ -52,16 +55,20 @@ def random_params(module: Any, seed: int = 0) -> dict[str, Any]:
             return values * np.prod(leaf.shape[:-1]).astype(np.float32) ** -0.5
         return np.float32(path[-1] == "scale") + np.float32(0.3) * values
 
-    leaves = flax.traverse_util.flatten_dict(parameter_shapes(module))
+    leaves = flax.traverse_util.flatten_dict(shapes_of(module))
     return flax.traverse_util.unflatten_dict(
         {path: draw(path, leaf) for path, leaf in leaves.items()}
     )
 
 
 def apply(module: Any, params: Any, *inputs: Any, method: str | None = None) -> Any:
-    """Run a network of ours, compiled as a whole: faster than operation by operation."""
-    run = jax.jit(lambda params, *inputs: module.apply({"params": params}, *inputs, method=method))
-    return run(params, *inputs)
+    """Run a network of ours, compiled as a whole, once for each shape of what it is given."""
+    return _compiled(module, method)(params, *inputs)
+
+
+@cache
+def _compiled(module: Any, method: str | None) -> Any:
+    return jax.jit(lambda params, *inputs: module.apply({"params": params}, *inputs, method=method))
 
 
 def checkpoint_key(path: tuple[str, ...], leaf: Any) -> str:
@@ -70,7 +77,7 @@ def checkpoint_key(path: tuple[str, ...], leaf: Any) -> str:
 
 def checkpoint_shapes(module: Any) -> dict[str, tuple[int, ...]]:
     """Give every key and shape that a checkpoint of this network must have."""
-    leaves = flax.traverse_util.flatten_dict(parameter_shapes(module))
+    leaves = flax.traverse_util.flatten_dict(shapes_of(module))
     stand_ins = {path: np.broadcast_to(np.int8(0), leaf.shape) for path, leaf in leaves.items()}
     named = (to_checkpoint(path, stand_in) for path, stand_in in stand_ins.items())
     return {key: array.shape for key, array in named}

@@ -9,12 +9,11 @@ from flax.traverse_util import flatten_dict
 from moa_jax.backbone.clip import TextConfig, TextEncoder
 from moa_jax.backbone.lora import Lora, match_lora, merge_lora, read_lora
 from moa_jax.backbone.lora_file import LowRank
-from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.backbone.unet import UNet, UNetConfig
 from tests.backbone import full_size_configs
 from tests.backbone.loras import ATTENTION, draw, kohya, old_diffusers, peft, write
-from tests.backbone.parity import apply, channels_last, relative_error
+from tests.backbone.parity import apply, channels_last, relative_error, shapes_of
 
 random = np.random.default_rng(0)
 LATENTS = random.normal(size=(1, 8, 6, 4)).astype(np.float32)
@@ -227,7 +226,7 @@ def test_every_layer_of_the_full_size_model_has_a_name_of_its_own():
         "unet": UNet(UNetConfig.from_dict(full_size_configs.UNET_SD15)),
         "text_encoder": TextEncoder(TextConfig.from_dict(full_size_configs.TEXT_SD15)),
     }
-    params = {name: parameter_shapes(module) for name, module in modules.items()}
+    params = {name: shapes_of(module) for name, module in modules.items()}
     kernels = [path for path in flatten_dict(params) if path[-1] == "kernel"]
     prefix = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
     layers = {}

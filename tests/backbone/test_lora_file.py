@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from moa_jax.backbone.lora import match_lora, read_lora
-from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.stable_diffusion import describe_stable_diffusion
 from moa_jax.backbone.unet import UNet, UNetConfig
 from moa_jax.errors import InputError
 from tests.backbone import full_size_configs
 from tests.backbone.loras import ATTENTION, draw, kohya, old_diffusers, peft, write
+from tests.backbone.parity import shapes_of
 
 
 @pytest.fixture(scope="module")
@@ -193,5 +193,5 @@ def context_layers(width, names=("lora_unet_mid_block_attentions_0_transformer_b
 def test_one_for_another_stable_diffusion_is_named(tmp_path, width, names, kind):
     unet = UNet(UNetConfig.from_dict(full_size_configs.UNET_SD15))
     file = write(tmp_path, context_layers(width, names))
-    text = mismatched({"unet": parameter_shapes(unet)}, file)
+    text = mismatched({"unet": shapes_of(unet)}, file)
     assert f"like one for Stable Diffusion {kind}, and this is Stable Diffusion 1.x. Of" in text

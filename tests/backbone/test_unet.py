@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from moa_jax.backbone.blocks import resize_nearest
-from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.unet import UNet, UNetConfig, transformer_blocks
 from moa_jax.errors import InputError
 from tests.backbone import full_size_configs
@@ -19,6 +18,7 @@ from tests.backbone.parity import (
     random_params,
     randomize,
     relative_error,
+    shapes_of,
     torch_shapes,
 )
 
@@ -94,7 +94,7 @@ def test_transformer_blocks_are_listed_in_the_order_of_the_computation():
     assert blocks[0] == "down_blocks.0.attentions.0.transformer_blocks.0"
     assert blocks[6] == "mid_block.attentions.0.transformer_blocks.0"
     assert blocks[-1] == "up_blocks.3.attentions.2.transformer_blocks.0"
-    tree = parameter_shapes(UNet(UNetConfig.from_dict(full_size_configs.UNET_SD15)))
+    tree = shapes_of(UNet(UNetConfig.from_dict(full_size_configs.UNET_SD15)))
     paths = {".".join(path) for path in flax.traverse_util.flatten_dict(tree)}
     for block in blocks:
         assert f"{block}.attn1.to_q.kernel" in paths
