@@ -6,16 +6,18 @@ DEMO_DIR ?= .demo
 RUN := .venv/bin/python
 # Processes that test side by side: each compiles on about one core.
 WORKERS ?= 2
-PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
-.PHONY: help demo test slow test-all worlds lint format clean
+.PHONY: help demo test slow mutations worlds nightly test-all lint format clean
 
 help:
 	@echo "make demo      install, then train and sample on a small world; pictures in $(DEMO_DIR)/"
 	@echo "make test      install the test extras, lint, run all but the slow tests"
 	@echo "make slow      run the slow tests (full-size models, many starts, TPU compilations)"
-	@echo "make test-all  lint, run every test"
+	@echo "make mutations try faults on a copy of the tree: the tests have to fail"
 	@echo "make worlds    run a quick part under Colab's versions and the newest, from .venv-worlds/"
+	@echo "make nightly   slow, mutations, worlds, and make test's tests as XLA optimizes for users"
+	@echo "make test-all  lint, run every test but mutations and worlds"
 	@echo "make lint      check style and format;  make format mends both"
 	@echo "make clean     remove what these made, .venv too"
 
@@ -28,11 +30,17 @@ test: lint
 slow: .venv/.installed-test
 	$(PYTEST) -m slow
 
-test-all: lint
-	$(PYTEST)
+mutations: .venv/.installed-test
+	$(RUN) -m tests.mutations --jobs $(WORKERS)
 
 worlds: | $(RUN)
 	$(RUN) -m tests.worlds
+
+nightly: slow mutations worlds
+	MOA_TESTS_OPTIMIZED=1 $(PYTEST) -m "not slow"
+
+test-all: lint
+	$(PYTEST)
 
 lint: .venv/.installed-test
 	$(RUN) -m ruff check .
