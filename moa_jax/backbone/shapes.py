@@ -1,6 +1,6 @@
 """The shapes of every network's parameters, from its module alone: no weights, no computation."""
 
-from functools import singledispatch
+from functools import cache, singledispatch
 from typing import Any
 
 import flax.linen as nn
@@ -47,6 +47,7 @@ def _array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
+@cache  # a network takes a second to trace, and is asked for at every load
 def _shapes(module: nn.Module, *inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:
     def initialize(*arrays: Any) -> Any:
         return module.init(jax.random.key(0), *arrays)["params"]
