@@ -14,7 +14,13 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(IN_A_HURRY)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the parity tests are about float32 on a CPU
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch's threads
 os.environ["HF_HUB_OFFLINE"] = "1"
+# In the environment, so that commands started by tests keep their programs there too.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".jax_cache")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
+import moa_jax  # noqa: F401 (before jax: it settles what XLA prints)
+
+# isort: split
 import jax
 import pytest
 
@@ -27,8 +33,6 @@ __all__ = ["ffhq", "imagefolder", "photographs", "save_rows", "small", "tokenize
 __all__ += ["moa_folder", "personal", "plain"]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="module")
