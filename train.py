@@ -31,8 +31,9 @@ from moa_jax.data.records import open_records
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.errors import InputError
 from moa_jax.loading import choose_dtype
+from moa_jax.method.identity import Identity
 from moa_jax.method.model import MoA, build
-from moa_jax.method.weights import Identity, MoaCard, learning_mask, load_moa, save_moa
+from moa_jax.method.weights import MoaCard, learning_mask, load_moa, read_carried, save_moa
 from moa_jax.pipeline import Pipeline
 from moa_jax.runtime import keep_programs
 from moa_jax.training import hosts
@@ -133,14 +134,17 @@ def train(config: Config) -> None:
     model, params = build(base, config.method, dtype=dtype, key=key, remat=config.model.remat)
     schedule = NoiseSchedule.from_config(base.scheduler_config)
     identity = Identity.of(base, config.model.image_encoder)
+    mask = learning_mask(params, config.method)
+    carried, running_on = {}, identity
     if config.model.moa:
         params = load_moa(config.model.moa, params, identity)
+        carried = read_carried(config.model.moa, mask)
+        running_on = identity.carrying(carried, config.model.moa)
     check_resolution(config.data.resolution, base)
     if config.data.encoded:
-        ensure_encoded(config, model, params, identity, base.tokenizer, mesh)
+        ensure_encoded(config, model, params, running_on, base.tokenizer, mesh)
     batches = open_data(config, base, host_rows(mesh, config.train.batch_size))
 
-    mask = learning_mask(params, config.method)
     announce(params, mask, mesh, dtype)
     optimizer = make_optimizer(config.optimizer, config.train.steps, mask)
     state, frozen = initial_state(params, mask, optimizer, config)
@@ -150,12 +154,12 @@ def train(config: Config) -> None:
 
     preview = open_preview(config, base, model, output / "samples")
     probe = jax.jit(make_probe(model, schedule, config.train.seed))
-    with Checkpoints(output / "checkpoints", config, identity) as checkpoints:
+    with Checkpoints(output / "checkpoints", config, running_on) as checkpoints:
         state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview, probe)
     batches.close()
     averaged = hosts.whole(state.averaged)
     if hosts.first():
-        save_moa(output, averaged, MoaCard(config, identity, int(state.step)))
+        save_moa(output, averaged, MoaCard(config, identity, int(state.step)), carried)
     print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")
 
 

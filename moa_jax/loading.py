@@ -13,8 +13,9 @@ from moa_jax.backbone.attend import choose_attend
 from moa_jax.backbone.controlnet import load_controlnet, require_fits
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion, load_stable_diffusion
 from moa_jax.backbone.unet import UNetConfig
+from moa_jax.method.identity import Identity
 from moa_jax.method.model import MoA, build
-from moa_jax.method.weights import Identity, load_moa, read_moa_card
+from moa_jax.method.weights import load_moa, read_moa_card
 
 
 class Loaded(NamedTuple):

@@ -70,7 +70,9 @@ def whole(tiny_folder, imagefolder, tmp_path_factory):
 
 
 def test_training_starts_from_earlier_weights(whole, tiny_folder, imagefolder, tmp_path):
+    """Those of the image encoder stay and are exported again, where it does not learn any more."""
     start = ("optimizer.learning_rate=0", "optimizer.muon_learning_rate=0", f"model.moa={whole}")
+    start += ("method.image_encoder_layers=0",)
     assert train.main(train_command(tiny_folder, imagefolder, tmp_path, 1, *start)) == 0
     earlier, now = (load_file(folder / "moa.safetensors") for folder in (whole, tmp_path))
     assert earlier.keys() == now.keys()

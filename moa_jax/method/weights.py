@@ -1,16 +1,20 @@
 """What MoA adds to a Stable Diffusion checkpoint: which weights learn, and the file they travel in.
 
-`learns` is the one answer to "what learns?": gradient, optimizer, training checkpoints and the
-exported file (`moa.safetensors` beside `moa.json`) all follow it. The frozen weights are never
-written; they are named and fingerprinted, and a file is refused on another base. Knows no training.
+`learns` is the one answer to "what learns?": gradient, optimizer and training checkpoints follow
+it. The exported file (`moa.safetensors` beside `moa.json`) holds what learns and, of the image
+encoder, what an earlier run trained and this one carried in: all that differs from the base. The
+base's own weights are never written; they are named and fingerprinted, and a file is refused on
+another base. Knows no training.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +23,32 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.config import Config, MethodConfig, from_dict
 from moa_jax.errors import InputError
+from moa_jax.method.identity import Identity
 
 WEIGHTS_NAME = "moa.safetensors"
 CARD_NAME = "moa.json"
 FORMAT_VERSION = 1
 _VISION_LAYER = re.compile(r"^image_encoder\.(?:.*\.)?layers\.(\d+)\.")
-_VISION_HEAD = ("post_layernorm", "visual_projection")
 
 
 def learns(path: str, method: MethodConfig, vision_layers: int) -> bool:
     """Say whether the parameter at `path` learns: the one answer in this project.
 
-    Source: MoA (arXiv 2404.11565): only what MoA adds is trained; the last layers of the
-    image encoder besides, as FastComposer does.
+    Source: MoA (arXiv 2404.11565): only what MoA adds is trained; the last layers of the image
+    encoder besides, and not its head, as in FastComposer's released code.
 
     Args:
         path: the parameter's place in the tree joined by ".", as `leaf_paths` gives it.
         vision_layers: transformer layers of the image encoder, of which the last
-            `method.image_encoder_layers` learn together with its head.
+            `method.image_encoder_layers` learn.
     """
     parts = path.split(".")
     if parts[0] == "unet":
         return "personalized" in parts or "router" in parts
-    if parts[0] == "image_encoder" and method.image_encoder_layers > 0:
-        if layer := _VISION_LAYER.match(path):
-            return int(layer[1]) >= vision_layers - method.image_encoder_layers
-        return any(name in parts for name in _VISION_HEAD)
+    if layer := _VISION_LAYER.match(path):
+        return int(layer[1]) >= vision_layers - method.image_encoder_layers
     return parts[0] == "prompt"
 
 
@@ -73,72 +74,48 @@ def leaf_paths(tree: Any) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Identity:
-    """Which frozen networks some weights belong to: names for people, fingerprints to compare."""
-
-    base: str
-    image_encoder: str
-    fingerprints: dict[str, str]  # of unet, vae, text_encoder, image_encoder
-
-    @classmethod
-    def of(cls, sd: StableDiffusion, image_encoder: str | None = None) -> "Identity":
-        """Identify a loaded checkpoint.
-
-        Args:
-            image_encoder: where its image encoder came from; None: the base folder itself.
-        """
-        parts = ("unet", "vae", "text_encoder", "image_encoder")
-        components = {part: getattr(sd, part) for part in parts}
-        return cls(
-            base=sd.name,
-            image_encoder=image_encoder or sd.name,
-            fingerprints={part: c.fingerprint for part, c in components.items() if c is not None},
-        )
-
-    def require(self, loaded: "Identity", what: str) -> None:
-        """Refuse networks other than the ones `what` was made with.
-
-        Raises:
-            InputError: naming the component, where both came from and the remedy.
-        """
-        for part, fingerprint in self.fingerprints.items():
-            if loaded.fingerprints.get(part) != fingerprint:
-                mine, theirs = (
-                    i.image_encoder if part == "image_encoder" else i.base for i in (self, loaded)
-                )
-                raise InputError(
-                    f"{what} was trained on the {part} of {mine!r} (fingerprint "
-                    f"{fingerprint[:12]}), but {theirs!r} has another one (fingerprint "
-                    f"{loaded.fingerprints.get(part, 'none')[:12]}): use the base model it was "
-                    f"trained on, or train again on this one"
-                )
-
-
-@dataclasses.dataclass(frozen=True)
 class MoaCard:
-    """What `moa.json` says about the weights beside it."""
+    """What `moa.json` says about the weights beside it.
+
+    Attributes:
+        carried: paths of the weights that did not learn but came from an earlier run.
+    """
 
     config: Config
     identity: Identity
     step: int
+    carried: tuple[str, ...] = ()
 
 
-def save_moa(folder: str | Path, trained: Any, card: MoaCard) -> None:
+def save_moa(
+    folder: str | Path,
+    trained: Any,
+    card: MoaCard,
+    carried: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Write `moa.safetensors` and `moa.json`, each whole or not at all.
+
+    The first holds a digest of the second: a crash between the two leaves files that do not belong
+    together, and reading finds it out.
 
     Args:
         trained: the leaves that learn; leaves that do not are absent or `optax.MaskedNode`.
+        carried: from `read_carried`, where the run began with earlier weights.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {p: np.ascontiguousarray(jax.device_get(a)) for p, a in leaf_paths(trained).items()}
-    text = json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(card)}, indent=2)
+    card = dataclasses.replace(card, carried=tuple(sorted(carried or ())))
+    values = {"format_version": FORMAT_VERSION, **dataclasses.asdict(card)}
+    if not carried:
+        del values["carried"]  # which earlier versions do not know
+    metadata = {"format": "moa_jax", "step": str(card.step), "card": _digest(values)}
     unfinished = folder / (WEIGHTS_NAME + ".unfinished")
-    save_file(arrays, unfinished, metadata={"format": "moa_jax", "step": str(card.step)})
+    save_file(arrays | dict(carried or {}), unfinished, metadata=metadata)
     unfinished.chmod(0o644)  # safetensors makes files that only their owner can read
     os.replace(unfinished, folder / WEIGHTS_NAME)
     unfinished = folder / (CARD_NAME + ".unfinished")
-    unfinished.write_text(text + "\n")
+    unfinished.write_text(json.dumps(values, indent=2) + "\n")
     os.replace(unfinished, folder / CARD_NAME)
 
 
@@ -146,8 +123,8 @@ def read_moa_card(folder: str | Path) -> MoaCard:
     """Read `moa.json`: with which configuration to build the model, and for which base.
 
     Raises:
-        InputError: no such folder or file, not JSON, a format this version does not know, or a
-            value that the configuration cannot have.
+        InputError: no such folder or file, not JSON, a format this version does not know, a value
+            that the configuration cannot have, or not the card of the weights beside it.
     """
     path = Path(folder) / CARD_NAME
     if not path.is_file():
@@ -161,9 +138,32 @@ def read_moa_card(folder: str | Path) -> MoaCard:
                 f"{FORMAT_VERSION}: install the version that wrote it"
             )
         config = _read_config(path, values["config"])
-        return MoaCard(config, Identity(**values["identity"]), int(values["step"]))
+        identity, carried = Identity(**values["identity"]), tuple(values.get("carried", ()))
+        card = MoaCard(config, identity, int(values["step"]), carried)
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{str(path)!r} is damaged ({error!r}): export it again") from error
+    _require_pair(path, values)
+    return card
+
+
+def _require_pair(path: Path, values: Mapping[str, Any]) -> None:
+    """Refuse a card that the weights beside it were not written with."""
+    weights = path.with_name(WEIGHTS_NAME)
+    if not weights.is_file():
+        return
+    with _opened(weights) as file:
+        metadata = file.metadata() or {}
+    if metadata.get("card", _digest(values)) != _digest(values):  # earlier versions wrote none
+        raise InputError(
+            f"{str(path)!r} (step {values['step']}) is not the card that {str(weights)!r} (step "
+            f"{metadata.get('step')}) was written with: only one of the two was replaced, or the "
+            "card was edited; start the training again, which writes both, or copy both again"
+        )
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """Digest a card, whatever its layout in the file."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _read_config(path: Path, values: Mapping[str, Any]) -> Config:
@@ -184,10 +184,10 @@ def load_moa(
     Args:
         params: of the model built with `read_moa_card(folder).config`; gives shapes and dtypes.
         identity: of the networks that `params` was built on.
-        allow_other_base: warn of another U-Net or text encoder instead of refusing it.
+        allow_other_base: warn of other networks instead of refusing them.
 
     Returns:
-        `params` with every leaf that learns replaced, in its dtype and on its devices.
+        `params` with every leaf that the file holds replaced, in its dtype and on its devices.
 
     Raises:
         InputError: another base; a missing, truncated or damaged file; or tensors that do not fit,
@@ -196,10 +196,9 @@ def load_moa(
     path = Path(folder) / WEIGHTS_NAME
     card = read_moa_card(folder)
     _require(card.identity, identity, str(path), allow_other_base)
-    mask = leaf_paths(learning_mask(params, card.config.method))
-    expected = {key: leaf for key, leaf in leaf_paths(params).items() if mask[key]}
+    learning = leaf_paths(learning_mask(params, card.config.method))
     arrays = _read_arrays(path)
-    _check_fit(path, arrays, expected)
+    _check_fit(path, arrays, leaf_paths(params), {key for key in learning if learning[key]}, card)
 
     def replace(key: str, leaf: Any) -> Any:
         if key not in arrays:
@@ -207,6 +206,21 @@ def load_moa(
         return jax.device_put(arrays[key].astype(leaf.dtype), getattr(leaf, "sharding", None))
 
     return _map_paths(replace, params)
+
+
+def read_carried(folder: str | Path, mask: Any) -> dict[str, np.ndarray]:
+    """Read what the weights of `folder` hold and a run that goes on from them does not train.
+
+    Args:
+        mask: what that run trains, from `learning_mask`.
+
+    Returns:
+        Weights of the image encoder by their path, exactly as the file has them. The run's own file
+        must hold them too, for they are not the base's.
+    """
+    learning = leaf_paths(mask)
+    arrays = _read_arrays(Path(folder) / WEIGHTS_NAME)
+    return {key: array for key, array in arrays.items() if not learning[key]}
 
 
 def _require(trained_on: Identity, loaded: Identity, what: str, allow_other_base: bool) -> None:
@@ -222,23 +236,41 @@ def _require(trained_on: Identity, loaded: Identity, what: str, allow_other_base
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise InputError(f"{str(path)!r} is missing: give the folder that train.py wrote it to")
     try:
         with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            yield file
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{str(path)!r} is truncated or damaged ({error}): copy or export it again"
         ) from error
 
 
-def _check_fit(path: Path, arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _check_fit(
+    path: Path,
+    arrays: Mapping[str, Any],
+    leaves: Mapping[str, Any],
+    learning: set[str],
+    card: MoaCard,
+) -> None:
+    """Refuse weights that are not those of the card.
+
+    The image encoder's may be more than the card says: earlier versions trained its head too.
+    """
+    expected = [key for key in leaves if key in learning or key in card.carried]
+    allowed = {key for key in leaves if key.startswith("image_encoder.")}.union(expected)
     faults = [f"missing {key}" for key in expected if key not in arrays]
-    faults += [f"unexpected {key}" for key in arrays if key not in expected]
+    faults += [f"unexpected {key}" for key in arrays if key not in allowed]
     faults += [
         f"{key} has shape {arrays[key].shape} instead of {leaf.shape}"
-        for key, leaf in expected.items()
+        for key, leaf in leaves.items()
         if key in arrays and arrays[key].shape != leaf.shape
     ]
     if faults:

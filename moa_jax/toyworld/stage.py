@@ -23,7 +23,7 @@ from moa_jax.backbone.stable_diffusion import Component
 from moa_jax.backbone.weights import load_params, save_params
 from moa_jax.config import Config, OptimizerConfig, TrainConfig
 from moa_jax.errors import InputError
-from moa_jax.method.weights import Identity
+from moa_jax.method.identity import Identity
 from moa_jax.toyworld.architecture import make_module
 from moa_jax.toyworld.recipe import TrainingRecipe
 from moa_jax.training.checkpoint import Checkpoints
