@@ -152,8 +152,11 @@ class Engine:
         def run(rows: tuple[Request, Latents, Any, Any]) -> tuple[np.ndarray, Any]:
             request, start, keys, kept = rows
             denoise = self._denoiser(request, steering, pictures, watch)
-            after = kept and (lambda latents, step: self._keep(drawn_mask, latents, kept[step]))
-            latents, seen = sample(denoise, plan, start, keys, on_step, after)
+
+            def after_step(latents: Array, step: int) -> Array:
+                return latents if known is None else self._keep(drawn_mask, latents, kept[step])
+
+            latents, seen = sample(denoise, plan, start, keys, on_step, after_step)
             pixels, seen = self.fetch((self._decode(self.params, self._at_home(latents)), seen))
             return pixels, jax.tree.map(lambda *maps: np.stack(maps, axis=1), *seen)
 
@@ -192,7 +195,10 @@ class Engine:
         home = jax.tree.leaves(self.params["unet"])[0].sharding
         if isinstance(home, NamedSharding):
             home = NamedSharding(home.mesh, PartitionSpec())
-        return jax.device_put(latents, home)
+        if home.is_fully_addressable or not getattr(latents, "is_fully_addressable", True):
+            return jax.device_put(latents, home)
+        own = np.asarray(latents)  # every host has them all
+        return jax.make_array_from_callback(own.shape, home, lambda index: own[index])
 
     def encode(self, photo: Photo) -> Float[Array, "1 H W C"]:
         """Turn a photo into latents."""
