@@ -9,7 +9,7 @@ against checksums: a checkpoint that is not whole is set aside, and the one befo
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,20 +20,25 @@ from jax.experimental import multihost_utils
 
 from moa_jax.config import Config, flatten
 from moa_jax.errors import InputError
-from moa_jax.method.weights import Identity
+from moa_jax.method.identity import Identity
+from moa_jax.method.weights import leaf_paths
 from moa_jax.training import hosts
 from moa_jax.training.checksum import checksums
 from moa_jax.training.disk import writing
 
 State = TypeVar("State")
 
-# Configuration values that give the state its shape: another value is another state.
-SHAPES_STATE = (
-    "method.router",
-    "method.time_layer_conditioning",
-    "method.fourier_features",
-    "method.image_encoder_layers",
-)
+# Configuration values that give the state its arrays, and what of a value does: where that is
+# another, so are the arrays. A test holds every value of the two sections against this.
+SHAPES_STATE: dict[str, Callable[[Any], Any]] = {
+    "method.router": lambda kind: kind,
+    "method.time_layer_conditioning": lambda used: used,
+    "method.fourier_features": lambda count: count,
+    "method.image_encoder_layers": lambda count: count,
+    "optimizer.muon_learning_rate": lambda rate: rate is None,
+    "optimizer.router_start": lambda step: step == 0,
+    "optimizer.ema_decay": lambda decay: decay is None,
+}
 
 
 class _OnAllHosts:
@@ -146,8 +151,7 @@ class Checkpoints:
             listed = "; ".join(f"{step} ({why})" for step, why in broken.items())
             raise InputError(
                 f"no checkpoint in {str(self.folder)!r} can be read: {listed}. Put whole ones "
-                "there from a copy, or remove the folder or choose another train.output to begin "
-                "anew"
+                "there from a copy, or choose another train.output to begin anew"
             )
         return None
 
@@ -182,7 +186,7 @@ class Checkpoints:
         sealed = "seal" in card  # checkpoints of earlier versions are not
         if sealed and card["seal"] != _seal(card, place):
             raise ValueError("its card or its place in the data is not what was saved")
-        changes = self._check(step, card)
+        changes = self._check(step, card, like)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         arrays = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         state = self._manager.restore(step, args=arrays)["state"]
@@ -206,30 +210,42 @@ class Checkpoints:
             self._manager.reload()
         return notes
 
-    def _check(self, step: int, card: Mapping[str, Any]) -> list[str]:
-        """Refuse a state of another shape or base; list the other values that differ."""
+    def _check(self, step: int, card: Mapping[str, Any], like: Any) -> list[str]:
+        """Refuse a state of other arrays or another base; list the other values that differ."""
         what = f"checkpoint {str(self.where(step))!r}"
         Identity(**card["identity"]).require(self._identity, what)
         now = flatten(self._config)
         saved = {
             f"{s}.{key}": v for s, values in card["config"].items() for key, v in values.items()
         }
-        remedy = "set it back, or choose another train.output"
-        for key in SHAPES_STATE:
-            if saved.get(key) != now[key]:
-                raise InputError(
-                    f"{what} was made with {key}={saved.get(key)!r}, not {now[key]!r}: {remedy}"
-                )
-        ema = "optimizer.ema_decay"
-        if (saved.get(ema) is None) != (now[ema] is None):
+        shaping = [
+            f"{key}={saved[key]!r}, not {now[key]!r}"
+            for key, shape in SHAPES_STATE.items()
+            if key in saved and shape(saved[key]) != shape(now[key])
+        ]
+        if shaping:
             raise InputError(
-                f"{what} was made with {ema}={saved.get(ema)}, not {now[ema]}: {remedy}"
+                f"{what} was made with {' and '.join(shaping)}, so its state has other arrays: "
+                "set that back to go on, or choose another train.output to begin anew with it"
             )
+        self._require_arrays(what, card, like)
         return [
             f"changed since: {key} was {saved.get(key)!r}, is {value!r}"
             for key, value in now.items()
             if saved.get(key) != value
         ]
+
+    def _require_arrays(self, what: str, card: Mapping[str, Any], like: Any) -> None:
+        """Refuse a state whose arrays are others for a reason that no value tells."""
+        if "checksums" not in card:  # as in checkpoints of earlier versions
+            return
+        differing = sorted(card["checksums"].keys() ^ leaf_paths(like).keys())
+        if differing:
+            raise InputError(
+                f"{what} has not the arrays of this run's state: {len(differing)} are in one of "
+                f"the two alone, {differing[0]} among them. Another version of moa_jax wrote it: "
+                "go on with that version, or choose another train.output to begin anew"
+            )
 
 
 def _seal(card: Mapping[str, Any], data: Mapping[str, Any]) -> int:

@@ -106,6 +106,7 @@ def test_without_a_whole_one_nothing_is_moved_and_nothing_starts_anew(copy):
     assert str(checkpoints) in message and "5 (" in message and "10 (" in message
     assert "trained.kernel" in message or "optimizer" in message or "ema.kernel" in message
     assert "choose another train.output" in message
+    assert "remove" not in message and "delete" not in message
     assert {path.name for path in checkpoints.iterdir()} == {"5", "10"}
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,13 @@ import numpy as np
 import optax
 import pytest
 
+from moa_jax.config import MethodConfig, OptimizerConfig
 from moa_jax.errors import InputError
-from moa_jax.method.weights import Identity
-from moa_jax.training.checkpoint import Checkpoints
+from moa_jax.method.model import build
+from moa_jax.method.identity import Identity
+from moa_jax.method.weights import leaf_paths, learning_mask
+from moa_jax.training.checkpoint import SHAPES_STATE, Checkpoints
+from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import fit
 from moa_jax.training.step import initial_state
 from moa_jax.training.throughput import MEASURED
@@ -123,17 +129,94 @@ def test_another_base_is_refused_by_name(tmp_path, adamw, tiny, config, one_devi
 
 @pytest.mark.parametrize(
     ("section", "change"),
-    [("method", {"router": "mlp"}), ("optimizer", {"ema_decay": None})],
+    [
+        ("method", {"router": "mlp"}),
+        ("optimizer", {"ema_decay": None}),
+        ("optimizer", {"router_start": 2400}),
+        ("optimizer", {"muon_learning_rate": 1e-2}),
+    ],
 )
 def test_a_config_that_shapes_the_state_is_refused_by_key(
     tmp_path, whole, adamw, tiny, config, section, change
 ):
     other = dataclasses.replace(getattr(config, section), **change)
     changed = dataclasses.replace(config, **{section: other})
-    (key,) = change
+    [(key, value)] = change.items()
+    optimizer = make_optimizer(changed.optimizer, changed.train.steps, tiny.mask)
+    like, _ = initial_state(tiny.params, tiny.mask, optimizer, changed)
+    was = getattr(getattr(config, section), key)
+    refused = f"made with {section}.{key}={was!r}, not {value!r}"
     with (
         Checkpoints(whole[0] / "checkpoints", changed, tiny.identity) as checkpoints,
-        pytest.raises(InputError, match=f"{section}.{key}"),
+        pytest.raises(InputError, match=f"{refused}.*: set that back to go on"),
+    ):
+        checkpoints.restore(like)
+    assert {path.name for path in (whole[0] / "checkpoints").iterdir()} == {"3", "6"}
+
+
+def test_what_of_the_optimizer_shapes_the_state_is_listed(tiny, config):
+    """Each value is changed alone, and the state's arrays are looked at."""
+    usual, shapes = config.optimizer, state_shapes(tiny.params, tiny.mask, config)
+    for key, hint in get_type_hints(OptimizerConfig).items():
+        was = getattr(usual, key)
+        shaped = SHAPES_STATE.get(f"optimizer.{key}", lambda value: None)
+        for value in others(was, hint):
+            changed = dataclasses.replace(usual, **{key: value})
+            changed = dataclasses.replace(config, optimizer=changed)
+            found = state_shapes(tiny.params, tiny.mask, changed)
+            assert (found != shapes) == (shaped(value) != shaped(was)), (key, value)
+
+
+def test_what_of_the_method_shapes_the_state_is_listed(tiny, config):
+    """All other values are changed at once, for the network is traced each time."""
+    unlisted = {
+        key: others(getattr(config.method, key), hint)[0]
+        for key, hint in get_type_hints(MethodConfig).items()
+        if f"method.{key}" not in SHAPES_STATE
+    }
+    assert len(unlisted) >= 8
+    changed = dataclasses.replace(config.method, **unlisted)
+    key, dtype = jax.random.key(0), jnp.float32
+    params = jax.eval_shape(lambda key: build(tiny.base, changed, dtype=dtype, key=key)[1], key)
+    mask, usual = learning_mask(params, changed), state_shapes(tiny.params, tiny.mask, config)
+    assert state_shapes(params, mask, config) == usual
+
+
+def others(value, hint):
+    """Give other values of the type, those that switch something off among them."""
+    if get_origin(hint) is Literal:
+        return [other for other in get_args(hint) if other != value]
+    if hint is bool:
+        return [not value]
+    if hint is int:
+        return [value - 1 if value else 1]
+    return [0.5] if value is None else [value / 2] + [None] * (hint is not float)
+
+
+def state_shapes(params, mask, config):
+    """Give the arrays that a run's state has, by their names."""
+    optimizer = make_optimizer(config.optimizer, config.train.steps, mask)
+    start = partial(initial_state, mask=mask, optimizer=optimizer, config=config)
+    state = jax.eval_shape(lambda params: start(params)[0], params)
+    return {name: (leaf.shape, leaf.dtype) for name, leaf in leaf_paths(state).items()}
+
+
+def test_a_state_of_other_arrays_is_named_where_no_value_tells(whole, adamw, tiny, config):
+    like = adamw.start()[0]
+    other = like.replace(trained={**like.trained, "more": like.step})
+    with (
+        Checkpoints(whole[0] / "checkpoints", config, tiny.identity) as checkpoints,
+        pytest.raises(InputError, match=r"1 are in one .*, trained\.more among them.*version"),
+    ):
+        checkpoints.restore(other)
+
+
+def test_other_weights_carried_into_the_image_encoder_are_refused(whole, adamw, tiny, config):
+    """As when the folder that model.moa names holds another run's by now."""
+    carrying = tiny.identity.carrying({"image_encoder.kernel": np.ones(3)}, "runs/first")
+    with (
+        Checkpoints(whole[0] / "checkpoints", config, carrying) as checkpoints,
+        pytest.raises(InputError, match="image_encoder of .*with that of 'runs/first'.* another"),
     ):
         checkpoints.restore(adamw.start()[0])
 
