@@ -20,6 +20,7 @@ from PIL import Image
 from moa_jax.config import DataConfig
 from moa_jax.data.examples import read_record
 from moa_jax.data.files import is_remote
+from moa_jax.data.fingerprint import listing_digest
 from moa_jax.data.loader import Ledger
 from moa_jax.data.packed import (
     FORMAT,
@@ -134,7 +135,7 @@ def _describe(
         "split": data.split,
         "subject_label": data.subject_label if ffhq else None,
         "records": len(records),
-        "listing": hashlib.sha256(records.listing.read_bytes()).hexdigest(),
+        "listing": listing_digest(records),
         "resolution": resolution,
         "shard_size": shard_size,
     }

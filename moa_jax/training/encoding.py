@@ -21,15 +21,18 @@ from moa_jax.data.augment import crop_target, cut_out, prepare_subject
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.encoded import EncodedRecord, EncodedRecords, EncodedSubject, write_encoded
 from moa_jax.data.examples import LoadedRecord, read_record
+from moa_jax.data.fingerprint import listing_digest, record_digests
 from moa_jax.data.loader import Ledger
 from moa_jax.data.records import Records, open_records
 from moa_jax.errors import InputError
+from moa_jax.method.identity import Identity
 from moa_jax.method.model import MoA
-from moa_jax.method.weights import Identity
 from moa_jax.training.mesh import place_batch
 from moa_jax.training.objective import encode
 
 PART = 32  # pictures that a device encodes at once
+ENCODERS = ("vae", "image_encoder")
+LISTING, FILES = "listing", "files"  # of the source, as it was
 
 
 def check_encoded(config: Config) -> None:
@@ -60,33 +63,24 @@ def ensure_encoded(
 ) -> None:
     """Encode the data set into `data.encoded`, unless it is there.
 
+    Args:
+        identity: of the networks, with what was carried into the image encoder.
+
     Raises:
         InputError: the folder cannot be written, or holds the encodings of other pictures, or by
             other networks.
     """
     data, folder = config.data, Path(config.data.encoded)
     records = open_records(*data.source())
-    encoders = {name: identity.fingerprints[name] for name in ("vae", "image_encoder")}
-    source = {
-        "data": [*data.source(), len(records)],
-        "resolution": data.resolution,
-        "max_subjects": config.method.max_subjects,
-        "encoders": encoders,
-    }
+    source = describe_source(config, records, identity)
     if folder.exists():
-        found = EncodedRecords(folder).source
-        changed = [f"{key} {found.get(key)}" for key in source if found.get(key) != source[key]]
-        if changed:
-            raise InputError(
-                f"data.encoded={str(folder)!r} was made with another {'; '.join(changed)}: delete "
-                "it, or name another folder"
-            )
+        _require_made_of(folder, source, records)
         return
     if jax.process_count() > 1:
         raise InputError(f"data.encoded={str(folder)!r} is not there: make it on one host first")
     side = data.resolution // model.vae.config.downscale
     tower = model.image_encoder.config
-    frozen = {name: params[name] for name in encoders}
+    frozen = {name: params[name] for name in ENCODERS}
     chunk = PART * mesh.size
     chunks = _cropped(config, records, tokenizer, tower.image_size, chunk)
     try:
@@ -100,6 +94,53 @@ def ensure_encoded(
         )
     except OSError as error:
         raise InputError(f"data.encoded={str(folder)!r} cannot be written: {error}") from error
+
+
+def describe_source(config: Config, records: Records, identity: Identity) -> dict[str, Any]:
+    """Say what encodings are made of: all that decides what they are, as JSON can hold it.
+
+    Args:
+        identity: see `ensure_encoded`.
+    """
+    return {
+        "data": [*config.data.source(), len(records)],
+        "resolution": config.data.resolution,
+        "max_subjects": config.method.max_subjects,
+        "encoders": {name: identity.fingerprints[name] for name in ENCODERS},
+        LISTING: listing_digest(records),
+        FILES: record_digests(records, config.data.workers),
+    }
+
+
+def _require_made_of(folder: Path, source: dict[str, Any], records: Records) -> None:
+    """Refuse encodings of other pictures, or by other networks."""
+    found = EncodedRecords(folder).source
+    remedy = "delete it, or name another folder"
+    changed = [
+        f"{key} {found.get(key)}"
+        for key in source
+        if key not in (LISTING, FILES) and found.get(key) != source[key]
+    ]
+    if changed:
+        raise InputError(
+            f"data.encoded={str(folder)!r} was made with another {'; '.join(changed)}: {remedy}"
+        )
+    if LISTING not in found:
+        raise InputError(
+            f"data.encoded={str(folder)!r} is of an earlier version, which did not note the files "
+            f"that it read: {remedy}"
+        )
+    since = [f"{records.listing} changed"] if found[LISTING] != source[LISTING] else []
+    pairs = enumerate(zip(found[FILES], source[FILES], strict=False))
+    if places := [place for place, (then, now) in pairs if then != now]:
+        since.append(
+            f"{len(places)} of {len(records)} records or files of theirs changed, "
+            f"{records[places[0]].name!r} among them"
+        )
+    if since:
+        raise InputError(
+            f"since data.encoded={str(folder)!r} was made, {'; '.join(since)}: {remedy}"
+        )
 
 
 class _Cropped(NamedTuple):

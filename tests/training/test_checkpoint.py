@@ -14,8 +14,8 @@ import pytest
 
 from moa_jax.config import MethodConfig, OptimizerConfig
 from moa_jax.errors import InputError
-from moa_jax.method.model import build
 from moa_jax.method.identity import Identity
+from moa_jax.method.model import build
 from moa_jax.method.weights import leaf_paths, learning_mask
 from moa_jax.training.checkpoint import SHAPES_STATE, Checkpoints
 from moa_jax.training.learning import make_optimizer

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import logging
+import os
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +14,13 @@ import pytest
 
 from moa_jax.config import Config, DataConfig, MeshConfig, MethodConfig
 from moa_jax.data.augment import cut_out, prepare_subject
-from moa_jax.data.encoded import EncodedRecords
+from moa_jax.data.encoded import EncodedRecords, write_encoded
 from moa_jax.data.examples import read_record
 from moa_jax.data.loader import make_loader
 from moa_jax.data.pack import pack
 from moa_jax.data.records import open_records
 from moa_jax.errors import InputError
-from moa_jax.training.encoding import check_encoded, ensure_encoded
+from moa_jax.training.encoding import check_encoded, describe_source, ensure_encoded
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.objective import encode, encode_batch, loss
 from tests.training.tiny import random_batch
@@ -25,9 +28,10 @@ from tests.training.tiny import random_batch
 METHOD = MethodConfig(image_encoder_layers=0, max_subjects=2)
 
 
-def encode_data(tiny, config):
+def encode_data(tiny, config, identity=None):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    arguments = (tiny.model, tiny.params, tiny.identity, tiny.base.tokenizer, mesh)
+    identity = identity or tiny.identity
+    arguments = (tiny.model, tiny.params, identity, tiny.base.tokenizer, mesh)
     ensure_encoded(config, *arguments)
 
 
@@ -99,6 +103,47 @@ def test_what_is_there_is_taken_and_other_pictures_are_refused(tiny, run):
     larger = dataclasses.replace(run, data=dataclasses.replace(run.data, resolution=128))
     with pytest.raises(InputError, match="made with another resolution 64: delete it"):
         encode_data(tiny, larger)
+
+
+@pytest.fixture
+def noted(tiny, imagefolder, tmp_path):
+    """(configuration, its pictures) of encodings that hold nothing but what they are made of."""
+    folder = shutil.copytree(imagefolder, tmp_path / "pictures")
+    data = DataConfig(path=str(folder), resolution=64, augment=False, encoded=f"{folder}-encoded")
+    config = Config(data=data, method=METHOD)
+    source = describe_source(config, open_records(*data.source()), tiny.identity)
+    shapes = {"rows": (1, 1), "latents": (1, 1, 1), "features": 1}
+    write_encoded(Path(data.encoded), [], source, **shapes)
+    encode_data(tiny, config)
+    return config, folder
+
+
+def test_encodings_of_pictures_that_changed_since_are_refused(tiny, noted):
+    config, folder = noted
+    os.utime(folder / "chelsea.png", ns=(0, 0))
+    changed = "1 of 4 records or files of theirs changed, 'chelsea.png .*' among them: delete it"
+    with pytest.raises(InputError, match=f"since data.encoded=.* was made, {changed}"):
+        encode_data(tiny, config)
+    listing = folder / "metadata.jsonl"
+    listing.write_text(listing.read_text().replace("a hat", "no hat"))
+    with pytest.raises(InputError, match="metadata.jsonl changed; 2 of 4 records.*'chelsea.png"):
+        encode_data(tiny, config)
+
+
+def test_encodings_by_another_image_encoder_are_refused(tiny, noted):
+    """As when model.moa names weights that hold another one, over the same base."""
+    carried = {"image_encoder.visual_projection.kernel": np.ones((2, 2), np.float32)}
+    with pytest.raises(InputError, match="made with another encoders .*: delete it"):
+        encode_data(tiny, noted[0], tiny.identity.carrying(carried, "runs/first"))
+
+
+def test_encodings_that_note_no_files_are_refused(tiny, noted):
+    index = Path(noted[0].data.encoded) / "index.json"
+    values = json.loads(index.read_text())
+    del values["source"]["listing"], values["source"]["files"]
+    index.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="of an earlier version.*: delete it, or name another"):
+        encode_data(tiny, noted[0])
 
 
 def test_a_bad_record_is_left_out(tiny, imagefolder, tmp_path, caplog):
