@@ -35,11 +35,13 @@ def check(plan, recorded):
     assert sent == recorded["collectives"]
 
 
+@pytest.mark.slow
 def test_the_toy_worlds_plan_is_the_one_on_record():
     """Split over four chips, in two micro-batches: each weight is gathered for each."""
     check(golden.make("toy"), golden.recorded("toy"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", golden.FULL_SIZE)
 def test_a_full_size_plan_is_of_todays_weights(name, tmp_path):
     """Without the compiler: what weights, optimizer and batch take of a device."""
