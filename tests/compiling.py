@@ -9,7 +9,9 @@ Knows no jax: what is set here must stand in the environment before jax is impor
 
 import os
 from importlib.metadata import version
+from pathlib import Path
 
+PROGRAMS = Path(__file__).parents[1] / ".jax_cache"  # compiled ones, of all workers
 JAXLIB = tuple(int(part) for part in version("jaxlib").split(".")[:2])
 IN_A_HURRY = not os.environ.get("MOA_TESTS_OPTIMIZED")
 
@@ -28,3 +30,11 @@ def xla_flags(devices: int) -> str:
     if IN_A_HURRY and JAXLIB <= (0, 10):
         flags.append("--xla_cpu_use_fusion_emitters=false")
     return " ".join(flags)
+
+
+def on_one_device() -> dict[str, str]:
+    """Give the environment of a command that finds one device, and the programs of the tests."""
+    return os.environ | {
+        "XLA_FLAGS": xla_flags(devices=1),
+        "JAX_COMPILATION_CACHE_DIR": str(PROGRAMS),
+    }

@@ -3,11 +3,12 @@
 The settings stand before any import of jax, torch or transformers, which read some of them once.
 """
 
+import gc
 import os
 from functools import partial
 from pathlib import Path
 
-from tests.compiling import IN_A_HURRY, xla_flags
+from tests.compiling import IN_A_HURRY, PROGRAMS, xla_flags
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(IN_A_HURRY)
@@ -15,8 +16,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the parity tests are about floa
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch's threads
 os.environ["HF_HUB_OFFLINE"] = "1"
 # In the environment, so that commands started by tests keep their programs there too.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".jax_cache")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(PROGRAMS)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import moa_jax  # noqa: F401 (before jax: it settles what XLA prints)
 
@@ -32,6 +33,7 @@ from tests.photographs import ffhq, imagefolder, photographs, save_rows, small, 
 __all__ = ["ffhq", "imagefolder", "photographs", "save_rows", "small", "tokenizer"]  # fixtures
 __all__ += ["moa_folder", "personal", "plain"]
 
+gc.set_threshold(50_000, 20, 50)  # tracing makes many objects, of which few are garbage
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

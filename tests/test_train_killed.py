@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from moa_jax.toyworld.scenes import write_data
 from moa_jax.training.throughput import MEASURED
-from tests.compiling import xla_flags
+from tests.compiling import on_one_device
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 600  # seconds for a start on a machine that has much else to do
@@ -27,8 +27,6 @@ def start(tiny_folder, tmp_path_factory):
     """Start train.py on one device; compiled programs are kept from one start to the next."""
     data = tmp_path_factory.mktemp("data")
     write_data(data, count=10)
-    one_device = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
     started = []
 
     def start(output, steps):
@@ -52,7 +50,7 @@ def start(tiny_folder, tmp_path_factory):
         with (output / "words").open("w") as words:
             command = [sys.executable, "train.py", "configs/toy.py", *overrides]
             process = subprocess.Popen(
-                command, cwd=ROOT, env=one_device | cache, stdout=words, stderr=words
+                command, cwd=ROOT, env=on_one_device(), stdout=words, stderr=words
             )
         started.append(process)
         return process

@@ -22,6 +22,7 @@ from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.loop import fit
 from moa_jax.training.mesh import jit_step, make_mesh, weight_shardings
 from moa_jax.training.step import initial_state, make_train_step
+from tests.compiling import PROGRAMS
 
 WIDTH = 256  # one array takes more than what a process prints
 EVERY = 5  # steps between checkpoints
@@ -99,7 +100,7 @@ def main(folder, steps, pause=0.0, limit=None):
         for stream in (1, 2):
             os.dup2(words.fileno(), stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w") for stream in (1, 2))
-    jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[2] / ".jax_cache"))
+    jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
