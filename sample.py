@@ -257,7 +257,7 @@ def make_record(arguments: argparse.Namespace, pipe: Any, images: list[Any]) -> 
     """Gather what it takes to draw the pictures again."""
     import jax
 
-    from moa_jax.method.weights import Identity
+    from moa_jax.method.identity import Identity
 
     width, height = images[0].size
     return {
