@@ -121,6 +121,7 @@ class Readers:
         return readings
 
 
+@jax.jit  # as one program: flax compiles each operation of `init` alone
 def initial_params(key: Array) -> dict[str, Any]:
     """Start both networks at random."""
     picture, mask = jnp.zeros((1, SIZE, SIZE, 3)), jnp.zeros((1, SIZE, SIZE))

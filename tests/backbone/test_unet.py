@@ -54,13 +54,15 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS.keys())
-@pytest.mark.parametrize("size", [(8, 12), (13, 10)])  # oblong, odd
-def test_prediction_is_diffusers(options, size):
+ODD, EVEN = (13, 10), (8, 12)
+
+
+@pytest.mark.parametrize(("name", "size"), [("SD 1.x", EVEN), *((name, ODD) for name in CONFIGS)])
+def test_prediction_is_diffusers(name, size):
     torch = pytest.importorskip("torch")
     import diffusers
 
-    theirs = randomize(diffusers.UNet2DConditionModel(**{**BASE, **options}))
+    theirs = randomize(diffusers.UNet2DConditionModel(**{**BASE, **CONFIGS[name]}))
     ours = UNet(UNetConfig.from_dict(dict(theirs.config)))
     random = np.random.default_rng(0)
     latents = random.normal(size=(2, *size, ours.config.in_channels)).astype(np.float32)

@@ -57,7 +57,9 @@ def reference(tiny, accumulating, one_device):
     return start, *train(step, state, frozen, one_device)
 
 
-@pytest.fixture(scope="module", params=["dp", "fsdp", "fsdp+tp"])
+@pytest.fixture(  # test_step.py has a data axis at every run
+    scope="module", params=[pytest.param("dp", marks=pytest.mark.slow), "fsdp", "fsdp+tp"]
+)
 def preset(request, tiny, accumulating):
     mesh = make_mesh(MeshConfig(preset=request.param))
     return request.param, mesh, *compiled(tiny, accumulating, mesh)

@@ -12,7 +12,7 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.method.model import MoA
 from moa_jax.method.weights import Identity
 from moa_jax.training.learning import make_optimizer
-from moa_jax.training.mesh import place_weights
+from moa_jax.training.mesh import place_batch, place_weights
 from moa_jax.training.program import moa_step
 from moa_jax.training.step import initial_state
 
@@ -66,10 +66,27 @@ def random_batch(seed, size=BATCH):
     }
 
 
+class Placing:
+    """A step that places its batch as the loop does: else jax compiles it twice, for both kinds."""
+
+    def __init__(self, step, mesh):
+        self.step, self.mesh = step, mesh
+
+    def __call__(self, state, frozen, batch):
+        return self.step(state, frozen, self._placed(batch))
+
+    def lower(self, state, frozen, batch):
+        return self.step.lower(state, frozen, self._placed(batch))
+
+    def _placed(self, batch):
+        placed = all(isinstance(array, jax.Array) for array in batch.values())
+        return batch if placed else place_batch(self.mesh, batch)
+
+
 class Run(NamedTuple):
     """A step on a mesh, and how to start from the beginning."""
 
-    step: Any
+    step: Placing
     start: Any  # () -> (state, frozen)
 
 
@@ -82,7 +99,7 @@ def make_run(tiny, config, mesh, optimizer=None, mask=None) -> Run:
         return place_weights(state, mesh), place_weights(frozen, mesh)
 
     step = moa_step(tiny.model, tiny.schedule, config, optimizer, mesh, *start())
-    return Run(step, start)
+    return Run(Placing(step, mesh), start)
 
 
 def gradient_run(tiny, config, mesh, mask=None, **optimizer) -> Run:
