@@ -67,6 +67,7 @@ def test_object_loss_ignores_absent_subjects_and_empty_pictures():
 PREDICTION = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
 TARGET = jnp.array([[0.0, 0.0], [1.0, 1.0]]).reshape(1, 2, 2, 1)
 UNION = jnp.array([[[1.0, 0.0], [0.5, 1.0]]])
+TWO_SIZES = ((4, 3), (2, 2))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,20 @@ def test_masks_resize_as_pytorch_does():
     masks = np.random.default_rng(0).random((2, 1, 33, 48)).astype(np.float32)
     expected = torch.nn.functional.interpolate(torch.tensor(masks), (4, 6), mode="bilinear")
     np.testing.assert_allclose(union_mask(jnp.array(masks), (4, 6)), expected[:, 0], atol=1e-5)
+
+
+def test_subjects_that_overlap_count_once():
+    masks = jnp.zeros((1, 2, 4, 4)).at[0, 0, :2, :].set(1).at[0, 1, :, :2].set(1)
+    np.testing.assert_array_equal(union_mask(masks, (2, 2)), [[[1, 1], [1, 0]]])
+
+
+def test_routing_is_resized_as_pytorch_does():
+    torch = pytest.importorskip("torch")
+    maps = [np.random.default_rng(0).random((2, *size)).astype(np.float32) for size in TWO_SIZES]
+    sizes = {"size": (8, 6), "mode": "bilinear"}
+    expected = [torch.nn.functional.interpolate(torch.tensor(m)[:, None], **sizes) for m in maps]
+    mean = mean_routing([jnp.array(layer) for layer in maps], (8, 6))
+    np.testing.assert_allclose(mean, sum(expected)[:, 0] / 2, atol=1e-6)
 
 
 def test_router_loss_punishes_only_the_background():
