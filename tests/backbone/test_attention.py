@@ -53,6 +53,15 @@ def test_no_token_has_no_gradient_however_unlikely_the_others(arrays):
         np.testing.assert_array_equal(found, np.zeros_like(found))
 
 
+def test_logits_of_low_precision_are_summed_in_float32(arrays):
+    query, key = (4.0 * array.astype(jnp.bfloat16) for array in arrays[:2])
+    found = attention_weights(query, key, jnp.array(TOKENS))
+    exact = [np.asarray(array, np.float64) for array in (query, key)]
+    logits = np.einsum("blnd,bsnd->bnls", *exact) / np.sqrt(WIDTH)
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(found[0], weights[0][..., TOKENS[0]], atol=1e-5)
+
+
 def test_the_backward_pass_saves_no_weight_of_the_other_tokens(arrays):
     query, key, _ = arrays
     weigh = partial(attention_weights, tokens=jnp.array(TOKENS))

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from moa_jax.backbone.attention import Attention
 from moa_jax.backbone.unet import UNet
 from moa_jax.method.mixture import (
+    ROUTERS,
     FixedRouter,
     LinearRouter,
     MixtureOfAttention,
@@ -37,6 +38,8 @@ def test_mix_weighs_pixel_by_pixel():
     routing = jnp.array([[[[1.0, 0.0], [0.25, 0.75]]]])
     expected = [[[[2.0] * 3, [8.0] * 3]]]
     np.testing.assert_array_equal(mix([prior, personalized], routing), expected)
+    low = mix([prior.astype(jnp.bfloat16), personalized.astype(jnp.bfloat16)], routing)
+    assert low.dtype == jnp.bfloat16
 
 
 def test_turning_multiplies_what_is_added_and_leaves_the_rest_to_the_prior():
@@ -94,8 +97,8 @@ def test_the_tree_without_what_moa_adds_is_stable_diffusions(scene):
     assert rest.keys() == flatten_dict(scene.prior).keys()
 
 
-def test_an_expert_of_its_own_name_joins_the_mixture(scene):
-    """Three experts, a context and a weight for each: the third alone gives its own answer."""
+def test_each_expert_alone_gives_its_own_answer(scene):
+    """Three experts, a context and a name for each; the prior's weights have no name."""
 
     class ThreeContexts:
         tokens, strength = scene.tokens, None
@@ -103,19 +106,50 @@ def test_an_expert_of_its_own_name_joins_the_mixture(scene):
         def for_experts(self, block):
             return (*scene.prompt.for_experts(block), 2 * scene.text)
 
-    layer = MixtureOfAttention(
-        heads=2,
-        head_dim=8,
-        cross=True,
-        added=("personalized", "style"),
-        router=partial(FixedRouter, weights=(0.0, 0.0, 1.0)),
-    )
+    def layer(*weights):
+        router = partial(FixedRouter, weights=weights)
+        names = ("personalized", "style")
+        return MixtureOfAttention(heads=2, head_dim=8, cross=True, added=names, router=router)
+
     hidden = jax.random.normal(jax.random.key(1), (2, 4, 3, 16))
-    params = layer.init(jax.random.key(2), hidden, ThreeContexts())["params"]
-    style = Attention(heads=2, head_dim=8, cross=True)
-    alone = style.apply({"params": params["style"]}, hidden, 2 * scene.text)
-    mixed = layer.apply({"params": params}, hidden, ThreeContexts())
-    np.testing.assert_allclose(mixed, alone, atol=1e-6)
+    params = layer(1.0, 0.0, 0.0).init(jax.random.key(2), hidden, ThreeContexts())["params"]
+    plain = Attention(heads=2, head_dim=8, cross=True)
+    contexts = ThreeContexts().for_experts(0)
+    for expert, own in enumerate((params, params["personalized"], params["style"])):
+        projections = {name: leaf for name, leaf in own.items() if name.startswith("to_")}
+        alone = plain.apply({"params": projections}, hidden, contexts[expert])
+        chosen = layer(*(float(expert == place) for place in range(3)))
+        mixed = chosen.apply({"params": params}, hidden, ThreeContexts())
+        np.testing.assert_allclose(mixed, alone, atol=1e-6)
+
+
+def test_a_router_is_told_its_block_and_sees_the_layers_input(scene):
+    seen = []
+
+    class Spy(FixedRouter):
+        def __call__(self, hidden, context):
+            seen.append((self.block, self.experts, hidden, context))
+            return super().__call__(hidden, context)
+
+    def build(hidden):
+        layer = MixtureOfAttention(heads=2, head_dim=8, cross=True, block=3, router=Spy)
+        layer.init(jax.random.key(0), hidden, scene.prompt)
+        ((block, experts, given, context),) = seen
+        assert (block, experts) == (3, 2)
+        assert given is hidden and context is scene.prompt
+
+    jax.eval_shape(build, jnp.zeros((2, 4, 3, 16)))
+
+
+def test_the_dial_of_its_own_block_turns_a_layer_and_what_it_shows(scene):
+    even = partial(FixedRouter, weights=(0.5, 0.5))
+    layer = MixtureOfAttention(heads=2, head_dim=8, cross=True, block=1, router=even)
+    hidden = jax.random.normal(jax.random.key(1), (2, 4, 3, 16))
+    params = layer.init(jax.random.key(2), hidden, scene.prompt)["params"]
+    turned = scene.prompt._replace(strength=jnp.array([1.0, 0.5, 2.0]))
+    _, state = layer.apply({"params": params}, hidden, turned, mutable=["intermediates"])
+    (routing,) = state["intermediates"]["routing"]
+    np.testing.assert_array_equal(routing, np.broadcast_to([0.75, 0.25], (2, 4, 3, 2)))
 
 
 def test_every_expert_attends_by_the_function_that_is_handed_in(scene):
@@ -153,6 +187,32 @@ def test_routers_start_near_the_prior_and_learn(router):
         gradients = jax.grad(error)(params)
         params = jax.tree.map(lambda p, g: p - 2.0 * g, params, gradients)
     assert error(params) < 0.5 * error(module.init(jax.random.key(1), hidden, None))
+
+
+def test_the_mlp_router_is_an_mlp():
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(0)
+    shapes = {"hidden": (6, 6), "logits": (6, 2)}
+    params = {
+        name: {"kernel": random.normal(size=shape), "bias": random.normal(size=shape[1])}
+        for name, shape in shapes.items()
+    }
+    hidden = random.normal(size=(1, 3, 4, 6))
+    params, hidden = jax.tree.map(lambda leaf: leaf.astype(np.float32), (params, hidden))
+    found = MLPRouter(experts=2).apply({"params": params}, jnp.asarray(hidden), None)
+    weights = jax.tree.map(torch.tensor, params)
+    inner = torch.tensor(hidden) @ weights["hidden"]["kernel"] + weights["hidden"]["bias"]
+    logits = torch.nn.functional.gelu(inner) @ weights["logits"]["kernel"]
+    expected = torch.softmax(logits + weights["logits"]["bias"], -1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_fixed_routers_hold_what_their_names_say():
+    hidden = jnp.zeros((1, 1, 1, 4))
+    np.testing.assert_array_equal(FixedRouter(experts=2)(hidden, None)[0, 0, 0], [1, 0])
+    single = ROUTERS["personalized"](experts=2, initial_personalized_weight=0.1)
+    np.testing.assert_array_equal(single(hidden, None)[0, 0, 0], [0, 1])
+    assert (ROUTERS["linear"], ROUTERS["mlp"]) == (LinearRouter, MLPRouter)
 
 
 def test_added_experts_share_the_initial_weight():
