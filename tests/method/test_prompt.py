@@ -10,7 +10,13 @@ from flax.traverse_util import flatten_dict
 
 from moa_jax.config import MethodConfig
 from moa_jax.method.model import _prompt
-from moa_jax.method.prompt import fourier_features, replace_tokens
+from moa_jax.method.prompt import (
+    Fusion,
+    SubjectPrompt,
+    TimeLayerConditioning,
+    fourier_features,
+    replace_tokens,
+)
 from tests.method.prompts import speak
 
 
@@ -129,3 +135,66 @@ def test_replacing_leaves_out_absent_subjects():
     text = jnp.zeros((1, 3, 2))
     replaced = replace_tokens(text, jnp.ones((1, 2, 2)), jnp.array([[2, 3]]))
     np.testing.assert_array_equal(replaced[0, :, 0], [0, 0, 1])
+
+
+def drawn(module, *arguments):
+    """Parameters from numpy, and what the module makes of the arguments with them."""
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *arguments)["params"]
+    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
+    return params, jax.jit(module.apply)({"params": params}, *arguments)
+
+
+def in_torch(params):
+    """(norm, linear, mlp) of torch, each of the parameters of one layer and its input."""
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+
+    def norm(of, hidden):
+        return functional.layer_norm(hidden, hidden.shape[-1:], of["scale"], of["bias"], 1e-5)
+
+    def linear(of, hidden):
+        return hidden @ of["kernel"] + of["bias"]
+
+    def mlp(of, hidden):
+        return linear(of["fc2"], functional.gelu(linear(of["fc1"], norm(of["norm"], hidden))))
+
+    return jax.tree.map(torch.tensor, params), norm, linear, mlp
+
+
+def test_fusion_is_fastcomposers():
+    """Its PostfuseModule as released, written in torch."""
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(1)
+    word, image = (random.normal(size=(2, 3, width)).astype(np.float32) for width in (8, 5))
+    params, found = drawn(Fusion(), word, image)
+    weights, norm, _, mlp = in_torch(params)
+    word, image = torch.tensor(word), torch.tensor(image)
+    fused = mlp(weights["mlp1"], torch.cat([word, image], -1)) + word
+    fused = mlp(weights["mlp2"], fused) + fused
+    np.testing.assert_allclose(found, norm(weights["norm"], fused), rtol=1e-4, atol=1e-4)
+
+
+def test_conditioning_is_its_formula():
+    """The word plus MLP(LN(m) + LN(PE(t, l))), written in torch."""
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(1)
+    word, subjects = (random.normal(size=(2, 3, 8)).astype(np.float32) for _ in range(2))
+    times = jnp.array([7, 801])
+    params, found = drawn(TimeLayerConditioning(4, frequencies=6), word, subjects, times)
+    weights, norm, linear, mlp = in_torch(params)
+    features = torch.tensor(np.asarray(fourier_features(times, 4, (0.03, 2.0), 6)))
+    places = norm(weights["norm_place"], linear(weights["project"], features))
+    both = norm(weights["norm_subject"], torch.tensor(subjects))[:, None] + places[:, :, None]
+    expected = torch.tensor(word)[:, None] + mlp(weights["mlp"], both)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_frequencies_never_change():
+    """Trained weights are of no use with others."""
+    draws = np.random.RandomState(0).standard_normal((2, 3))
+    np.testing.assert_allclose(draws[:, 0], [1.764052346, 2.240893199])
+    phases = 801 * 0.03 * draws[0] + 2 * 2.0 * draws[1]
+    expected = np.concatenate([np.sin(phases), np.cos(phases)]) / np.sqrt(3)
+    found = fourier_features(jnp.array([801]), 3, (0.03, 2.0), 3)[0, 2]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
