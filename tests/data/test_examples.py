@@ -6,7 +6,14 @@ import pytest
 from PIL import Image
 
 from moa_jax.config import DataConfig
-from moa_jax.data.examples import LoadedRecord, LoadedSubject, faults, make_example, read_record
+from moa_jax.data.examples import (
+    LoadedRecord,
+    LoadedSubject,
+    bounds,
+    faults,
+    make_example,
+    read_record,
+)
 from moa_jax.data.records import Record, Subject, open_records
 
 STILL = DataConfig(resolution=64, augment=False, condition_dropout=0.0, subject_dropout=0.0)
@@ -64,6 +71,29 @@ def test_every_slot_speaks_of_one_subject(crowd, tokenizer):
             np.testing.assert_array_equal(here, example["masks"][place])
             middle = example["subject_images"][place][8, 8]
             np.testing.assert_array_equal(middle, colour)
+
+
+def test_what_is_left_of_a_crowd_keeps_its_own_pictures_and_masks(crowd, tokenizer):
+    config, words = (
+        replace(STILL, resolution=40, subject_dropout=0.5),
+        ("man", "dog", "cat", "girl"),
+    )
+    left = set()
+    for seed in range(20):
+        example = draw(crowd, seed, tokenizer, config)
+        for slot, word in enumerate(words_of(tokenizer, example)):
+            colour = (50 * words.index(word) + 1, 0, 0)
+            here = (example["image"] == colour).all(-1)
+            np.testing.assert_array_equal(here, example["masks"][slot])
+            np.testing.assert_array_equal(example["subject_images"][slot][8, 8], colour)
+            left.add((slot, word))
+    assert {(0, "girl"), (1, "cat")} <= left
+
+
+def test_bounds_hold_the_mask_and_no_more():
+    mask = np.zeros((7, 9), bool)
+    mask[2, 3] = mask[4, 6] = True
+    assert bounds(mask) == (3, 2, 7, 5)
 
 
 def test_a_subject_outside_the_crop_counts_as_dropped(crowd, tokenizer):

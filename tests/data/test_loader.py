@@ -93,6 +93,13 @@ def test_each_epoch_shows_every_picture_once_in_its_own_order(imagefolder, token
     assert len({tuple(epoch) for epoch in epochs}) > 3
 
 
+def test_the_seed_moves_the_order(imagefolder, tokenizer):
+    still = {"augment": False, "condition_dropout": 0.0}
+    loaders = [open_loader(imagefolder, tokenizer, 4, seed, **still) for seed in range(4)]
+    orders = {next(loader)["input_ids"].tobytes() for loader in loaders}
+    assert len(orders) > 1
+
+
 def test_a_batch_may_be_larger_than_the_data_set(imagefolder, tokenizer):
     assert next(open_loader(imagefolder, tokenizer, 9))["image"].shape == (9, 32, 32, 3)
 
