@@ -10,10 +10,13 @@ from moa_jax.config import MeshConfig
 from moa_jax.errors import InputError
 from moa_jax.training.mesh import (
     check_batch,
+    gather_weights,
     host_rows,
+    jit_step,
     make_mesh,
     place_batch,
     place_weight,
+    place_weights,
     weight_shardings,
     weight_spec,
 )
@@ -30,7 +33,9 @@ SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
         ("unet.mid_block.attn1.to_out.0.kernel", (64, 64), P("tensor", "fsdp")),
         ("optimizer.1.mu.unet.attn1.personalized.to_k.kernel", (64, 64), P("fsdp", "tensor")),
         ("unet.mid_block.attn1.router.logits.kernel", (64, 2), P()),
+        ("image_encoder.layers.0.self_attn.q_proj.kernel", (32, 32), P("fsdp", "tensor")),
         ("image_encoder.layers.0.self_attn.out_proj.kernel", (32, 32), P("tensor", "fsdp")),
+        ("image_encoder.embeddings.class_embedding", (32,), P()),
         ("unet.conv_in.kernel", (3, 3, 4, 320), P(None, None, None, "fsdp")),
         ("text_encoder.token_embedding.embedding", (49408, 768), P("fsdp", None)),
         ("vae.encoder.mid_block.attentions.0.to_q.kernel", (512, 512), P("fsdp", None)),
@@ -135,6 +140,34 @@ def test_a_batch_is_split_over_the_data_axes_and_not_over_tensor():
     batch = place_batch(mesh, random_batch(0))
     assert {shard.data.shape[0] for shard in batch["image"].addressable_shards} == {2}
     np.testing.assert_array_equal(batch["masks"], random_batch(0)["masks"])
+
+
+def kernels(**shapes):
+    return {name: {"kernel": jax.numpy.ones(shape)} for name, shape in shapes.items()}
+
+
+def test_a_step_gathers_weights_from_fsdp_and_leaves_tensor_split():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    objective = gather_weights(lambda trained, frozen: (trained, frozen), mesh)
+    traced = jax.make_jaxpr(objective)(kernels(to_q=(8, 6)), kernels(conv_in=(3, 3, 4, 8)))
+    constraints = [equation.params["sharding"].spec for equation in traced.eqns]
+    assert constraints == [P(None, "tensor"), P(None, None, None, None)]
+
+
+def test_a_step_takes_over_its_state_and_keeps_every_place():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    state = place_weights(kernels(to_q=(8, 6)), mesh)
+    frozen = place_weights(kernels(conv_in=(3, 3, 4, 8)), mesh)
+
+    def add(state, frozen, batch):
+        return jax.tree.map(lambda leaf: leaf + batch["x"].mean(), state), {"loss": frozen}
+
+    step = jit_step(add, mesh, state, frozen)
+    after, numbers = step(state, frozen, place_batch(mesh, {"x": np.ones((8, 2), np.float32)}))
+    assert state["to_q"]["kernel"].is_deleted()
+    assert frozen["conv_in"]["kernel"].sharding.spec == P(None, None, None, "fsdp")
+    assert after["to_q"]["kernel"].sharding.spec == P("fsdp", "tensor")
+    assert numbers["loss"]["conv_in"]["kernel"].is_fully_replicated
 
 
 def test_streamed_weights_land_where_the_step_wants_them(tiny):
