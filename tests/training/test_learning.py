@@ -5,11 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moa_jax.config import OptimizerConfig
+from moa_jax.config import MethodConfig, OptimizerConfig
+from moa_jax.method.weights import learning_mask
 from moa_jax.training.learning import combine, learning_rate, make_optimizer, partition
 
 PARAMS = {"a": {"kernel": jnp.full((2, 2), 3.0)}, "b": {"kernel": jnp.full((3,), 4.0)}}
 MASK = {"a": {"kernel": True}, "b": {"kernel": False}}
+
+
+def test_the_mask_counts_the_towers_layers():
+    layers = {f"vision_model.encoder.layers.{place}": {"scale": jnp.ones(1)} for place in range(3)}
+    params = {"image_encoder": layers, "prompt": {"bias": jnp.ones(1)}}
+    mask = learning_mask(params, MethodConfig(image_encoder_layers=2))
+    assert [leaf["scale"] for leaf in mask["image_encoder"].values()] == [False, True, True]
 
 
 def test_partition_and_combine_are_inverse():
@@ -87,3 +95,18 @@ def test_muon_moves_a_matrix_in_all_directions_alike():
     assert np.linalg.cond(matrix) > 100 and values.min() > 0.25 * values.max()
     assert 0.01 < values.max() < 0.03
     np.testing.assert_allclose(updates["bias"], updates["bias"][0], rtol=1e-4)
+
+
+def test_muon_decays_at_each_ones_own_rate():
+    params = {"kernel": jnp.full((3, 3), 2.0), "bias": jnp.full(3, 2.0)}
+    gradient = {"kernel": jnp.eye(3), "bias": jnp.ones(3)}
+    updates = []
+    for decay in (0.0, 0.5):
+        config = OptimizerConfig(
+            learning_rate=0.1, muon_learning_rate=0.02, weight_decay=decay, max_grad_norm=1e9
+        )
+        optimizer = make_optimizer(config, 10, jax.tree.map(lambda _: True, params))
+        updates.append(optimizer.update(gradient, optimizer.init(params), params)[0])
+    decayed = jax.tree.map(jnp.subtract, updates[1], updates[0])
+    np.testing.assert_allclose(decayed["kernel"], np.full((3, 3), -0.02 * 0.5 * 2), rtol=1e-4)
+    np.testing.assert_allclose(decayed["bias"], np.full(3, -0.1 * 0.5 * 2), rtol=1e-4)

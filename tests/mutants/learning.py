@@ -1,0 +1,156 @@
+"""Faults in what learns, and in the optimizer over it."""
+
+WEIGHTS, LEARNING = "moa_jax/method/weights.py", "moa_jax/training/learning.py"
+W, T = "tests/method/test_weights.py::test_", "tests/training/test_learning.py::test_"
+WHAT, FROZEN = f"{W}what_learns", f"{W}a_frozen_tower_has_a_frozen_head"
+MASK, HALVES = f"{T}the_mask_counts_the_towers_layers", f"{T}partition_and_combine_are_inverse"
+CLIP, ADAMW = f"{T}the_clip_is_over_what_learns", f"{T}update_is_adamw_written_out"
+RATE, START = f"{T}learning_rate_warms_up_and_follows_its_schedule", f"{T}routers_wait_for_their"
+START += "_first_step"
+MUON, DECAY = f"{T}muon_moves_a_matrix_in_all_directions_alike", f"{T}muon_decays_at_each_ones"
+DECAY += "_own_rate"
+
+MUTATIONS = [
+    (
+        "routers do not learn",
+        WEIGHTS,
+        '"personalized" in parts or "router" in parts',
+        '"personalized" in parts',
+        WHAT,
+    ),
+    (
+        "experts do not learn",
+        WEIGHTS,
+        '"personalized" in parts or "router" in parts',
+        '"router" in parts',
+        WHAT,
+    ),
+    (
+        "the prior learns",
+        WEIGHTS,
+        'return "personalized" in parts or "router" in parts',
+        "return True",
+        WHAT,
+    ),
+    ("the prompt does not learn", WEIGHTS, 'return parts[0] == "prompt"', "return False", WHAT),
+    (
+        "the text encoder learns",
+        WEIGHTS,
+        'return parts[0] == "prompt"',
+        'return parts[0] in ("prompt", "text_encoder")',
+        WHAT,
+    ),
+    (
+        "one layer of the tower too few",
+        WEIGHTS,
+        "int(layer[1]) >= vision_layers",
+        "int(layer[1]) > vision_layers",
+        WHAT,
+    ),
+    (
+        "the first layers of the tower learn",
+        WEIGHTS,
+        ">= vision_layers - method.image_encoder_layers",
+        "< method.image_encoder_layers",
+        WHAT,
+    ),
+    ("the layers of the tower are counted from 0", WEIGHTS, "default=-1) + 1", "default=-1)", MASK),
+    ("a frozen tower's head learns", WEIGHTS, " and method.image_encoder_layers > 0:", ":", FROZEN),
+    (
+        "the halves are swapped",
+        LEARNING,
+        "leaf if on else optax.MaskedNode()",
+        "optax.MaskedNode() if on else leaf",
+        HALVES,
+    ),
+    (
+        "the clip comes after Adam",
+        LEARNING,
+        "        optax.clip_by_global_norm(config.max_grad_norm),\n"
+        "        _updates(config, steps),\n",
+        "        _updates(config, steps),\n"
+        "        optax.clip_by_global_norm(config.max_grad_norm),\n",
+        CLIP,
+    ),
+    (
+        "the clip is of every weight by itself",
+        LEARNING,
+        "optax.clip_by_global_norm(config.max_grad_norm)",
+        "optax.clip(config.max_grad_norm)",
+        CLIP,
+    ),
+    (
+        "nothing is clipped",
+        LEARNING,
+        "optax.clip_by_global_norm(config.max_grad_norm)",
+        "optax.identity()",
+        CLIP,
+    ),
+    (
+        "there is no weight decay",
+        LEARNING,
+        "optax.adamw(rate, weight_decay=decay)",
+        "optax.adam(rate)",
+        ADAMW,
+    ),
+    (
+        "weight decay does not know the mask",
+        LEARNING,
+        "return optax.masked(optax.chain(*chain), mask)",
+        "return optax.chain(*chain)",
+        CLIP,
+        "the frozen half has no leaves: partition put MaskedNode in their places",
+    ),
+    ("the cosine ends after the run", LEARNING, "steps - config.warmup_steps)", "steps)", RATE),
+    (
+        "the warm-up starts at the whole rate",
+        LEARNING,
+        "optax.linear_schedule(0.0, peak",
+        "optax.linear_schedule(peak, peak",
+        RATE,
+    ),
+    ("the schedule starts at the first step", LEARNING, "[config.warmup_steps])", "[0])", RATE),
+    (
+        "routers learn one step late",
+        LEARNING,
+        "step >= config.router_start",
+        "step > config.router_start",
+        START,
+    ),
+    (
+        "all wait for the routers",
+        LEARNING,
+        "chain.append(optax.masked(started, _routers))",
+        "chain.append(started)",
+        START,
+    ),
+    (
+        "all but the routers wait",
+        LEARNING,
+        '"router" in {key.key',
+        '"router" not in {key.key',
+        START,
+    ),
+    (
+        "Muon's rate is Adam's",
+        LEARNING,
+        "learning_rate(config, steps, config.muon_learning_rate)",
+        "rate",
+        MUON,
+    ),
+    (
+        "Adam's rate is Muon's",
+        LEARNING,
+        "adam_learning_rate=rate",
+        "adam_learning_rate=learning_rate(config, steps, config.muon_learning_rate)",
+        DECAY,
+    ),
+    (
+        "Muon does not decay",
+        LEARNING,
+        "        weight_decay=decay,\n        adam_learning",
+        "        adam_learning",
+        DECAY,
+    ),
+    ("Muon's Adam does not decay", LEARNING, "        adam_weight_decay=decay,\n", "", DECAY),
+]
