@@ -35,8 +35,16 @@ AREAS = tuple(sorted(path.stem for path in MUTANTS.glob("*.py")))
 SECONDS = 900  # for the tests of one mutation
 # A server that has imported what takes long, and forks a process for each mutation.
 PROCESSES = multiprocessing.get_context("forkserver")
-IMPORTED = ["jax", "flax.linen", "optax", "transformers", "torch", "diffusers", "skimage.data"]
+IMPORTED = (
+    "jax flax.linen optax.contrib orbax.checkpoint grain safetensors.numpy transformers torch "
+    "diffusers skimage.data skimage.draw"
+).split()
 SETTINGS = {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+SETTINGS |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+# Without the check of types and shapes: it takes most of the time, and what a fault does to values
+# is what the tests are to see.
+PYTEST = ["-q", "-p", "no:cacheprovider", "-p", "no:unraisableexception"]
+PYTEST += ["-o", "addopts=--import-mode=importlib"]
 # A mutant that fails so was not a fault to find: its row is wrong.
 NO_FAULT = re.compile(r"^E +(NameError|SyntaxError|ImportError|ModuleNotFoundError)\b", re.M)
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.M)
@@ -121,7 +129,7 @@ def copy_tree(root: Path, folder: Path) -> Path:
 def run_tests(tree: Path, tests: Iterable[str], *options: str) -> Outcome:
     """Run tests in a process of their own, and say what became of a mutant that they ran on."""
     output = tree.with_name("output")
-    arguments = ["-q", "-p", "no:cacheprovider", *options, *tests]
+    arguments = [*PYTEST, *options, *tests]
     began = time.monotonic()
     process = PROCESSES.Process(target=run_pytest, args=(tree, arguments, output))
     process.start()

@@ -10,7 +10,7 @@ MANY = f"{E}too_many_subjects_are_sampled_evenly"
 ABSENT = f"{E}an_absent_subject_is_zeros_and_points_past_the_caption"
 SLOTS = f"{E}every_slot_speaks_of_one_subject"
 DROPPED = f"{E}what_is_left_of_a_crowd_keeps_its_own_pictures_and_masks"
-BOUNDS, HAND = f"{E}bounds_hold_the_mask_and_no_more", f"{E}fastcomposers_example_by_hand"
+BOUNDS = f"{E}bounds_hold_the_mask_and_no_more"
 FAULTS = f"{E}faults_of_the_instance_map"
 CENTRE = f"{A}the_crop_is_the_centre"
 CROP = f"{A}masks_pick_exactly_their_subject_after_the_crop"
@@ -74,7 +74,7 @@ MUTATIONS = [
         EXAMPLES,
         "return sorted(chosen, key=lambda index: record.subjects[index].end)",
         "return chosen",
-        MANY,
+        SLOTS,
     ),
     (
         "one subject too few is chosen",
@@ -151,7 +151,7 @@ MUTATIONS = [
         EXAMPLES,
         "mask = instances == subject.mask",
         "mask = instances == count",
-        HAND,
+        FAULTS,
     ),
     (
         "a landscape picture is cropped at its left",
