@@ -12,7 +12,6 @@ from moa_jax.config import MethodConfig
 from moa_jax.method.model import _prompt
 from moa_jax.method.prompt import (
     Fusion,
-    SubjectPrompt,
     TimeLayerConditioning,
     fourier_features,
     replace_tokens,
