@@ -28,23 +28,43 @@ CONFIG = UNetConfig.from_dict(
 
 BLOCKS = transformer_blocks(CONFIG)
 PROMPTER = SubjectPrompt(len(BLOCKS))
+KEY = jax.random.key(0, impl="unsafe_rbg")  # compiles faster
 
 
 @pytest.fixture(scope="session")
-def scene() -> SimpleNamespace:
-    """Two pictures of 8x6 latents: one with two subjects (words 1 and 4), one with one (word 2)."""
-    drawn = jax.jit(_draw)(jax.random.key(0, impl="unsafe_rbg"))  # compiles faster
+def said() -> SimpleNamespace:
+    """Two prompts: one with two subjects (words 1 and 4), one with one (word 2)."""
+    drawn = jax.jit(_draw_prompt)(KEY)
     return SimpleNamespace(config=CONFIG, blocks=BLOCKS, prompter=PROMPTER, **drawn)
 
 
-def _draw(key):
+@pytest.fixture(scope="session")
+def scene(said) -> SimpleNamespace:
+    """These prompts, and pictures of 8x6 latents with the networks to draw them."""
+    drawn = jax.jit(_draw_networks)(KEY, said.text, said.timesteps, said.prompt)
+    return SimpleNamespace(**vars(said), **drawn)
+
+
+def _draw_prompt(key):
     keys = jax.random.split(key, 7)
     text = jax.random.normal(keys[0], (2, 7, 24))
     features = jax.random.normal(keys[1], (2, 2, 20))
-    latents = jax.random.normal(keys[2], (2, 8, 6, 4))
     tokens, timesteps = jnp.array([[1, 4], [2, 7]]), jnp.array([3, 900])
     prompt_params = speak(PROMPTER.init(keys[3], text, features, tokens, timesteps)["params"])
     prompt = PROMPTER.apply({"params": prompt_params}, text, features, tokens, timesteps)
+    return {
+        "text": text,
+        "features": features,
+        "tokens": tokens,
+        "timesteps": timesteps,
+        "prompt_params": prompt_params,
+        "prompt": prompt,
+    }
+
+
+def _draw_networks(key, text, timesteps, prompt):
+    keys = jax.random.split(key, 7)
+    latents = jax.random.normal(keys[2], (2, 8, 6, 4))
     prior = UNet(CONFIG).init(keys[4], latents, timesteps, text)["params"]
     mixed = UNet(CONFIG, MixtureOfAttention).init(keys[5], latents, timesteps, prompt)["params"]
     routers = {
@@ -52,14 +72,5 @@ def _draw(key):
         for path, leaf in flatten_dict(mixed).items()
         if "router" in path
     }
-    return {
-        "text": text,
-        "features": features,
-        "tokens": tokens,
-        "timesteps": timesteps,
-        "latents": latents,
-        "prompt_params": prompt_params,
-        "prompt": prompt,
-        "prior": prior,
-        "params": add_experts(prior, unflatten_dict(routers), MixtureOfAttention.added),
-    }
+    params = add_experts(prior, unflatten_dict(routers), MixtureOfAttention.added)
+    return {"latents": latents, "prior": prior, "params": params}

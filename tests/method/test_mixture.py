@@ -22,6 +22,7 @@ from moa_jax.method.mixture import (
     turn,
 )
 from moa_jax.method.model import add_experts
+from tests.backbone.parity import random_params
 
 
 def unet(scene, router=LinearRouter, dtype=jnp.float32):
@@ -97,14 +98,14 @@ def test_the_tree_without_what_moa_adds_is_stable_diffusions(scene):
     assert rest.keys() == flatten_dict(scene.prior).keys()
 
 
-def test_each_expert_alone_gives_its_own_answer(scene):
+def test_each_expert_alone_gives_its_own_answer(said):
     """Three experts, a context and a name for each; the prior's weights have no name."""
 
     class ThreeContexts:
-        tokens, strength = scene.tokens, None
+        tokens, strength = said.tokens, None
 
         def for_experts(self, block):
-            return (*scene.prompt.for_experts(block), 2 * scene.text)
+            return (*said.prompt.for_experts(block), 2 * said.text)
 
     def layer(*weights):
         router = partial(FixedRouter, weights=weights)
@@ -123,7 +124,7 @@ def test_each_expert_alone_gives_its_own_answer(scene):
         np.testing.assert_allclose(mixed, alone, atol=1e-6)
 
 
-def test_a_router_is_told_its_block_and_sees_the_layers_input(scene):
+def test_a_router_is_told_its_block_and_sees_the_layers_input(said):
     seen = []
 
     class Spy(FixedRouter):
@@ -133,26 +134,26 @@ def test_a_router_is_told_its_block_and_sees_the_layers_input(scene):
 
     def build(hidden):
         layer = MixtureOfAttention(heads=2, head_dim=8, cross=True, block=3, router=Spy)
-        layer.init(jax.random.key(0), hidden, scene.prompt)
+        layer.init(jax.random.key(0), hidden, said.prompt)
         ((block, experts, given, context),) = seen
         assert (block, experts) == (3, 2)
-        assert given is hidden and context is scene.prompt
+        assert given is hidden and context is said.prompt
 
     jax.eval_shape(build, jnp.zeros((2, 4, 3, 16)))
 
 
-def test_the_dial_of_its_own_block_turns_a_layer_and_what_it_shows(scene):
+def test_the_dial_of_its_own_block_turns_a_layer_and_what_it_shows(said):
     even = partial(FixedRouter, weights=(0.5, 0.5))
     layer = MixtureOfAttention(heads=2, head_dim=8, cross=True, block=1, router=even)
     hidden = jax.random.normal(jax.random.key(1), (2, 4, 3, 16))
-    params = layer.init(jax.random.key(2), hidden, scene.prompt)["params"]
-    turned = scene.prompt._replace(strength=jnp.array([1.0, 0.5, 2.0]))
+    params = layer.init(jax.random.key(2), hidden, said.prompt)["params"]
+    turned = said.prompt._replace(strength=jnp.array([1.0, 0.5, 2.0]))
     _, state = layer.apply({"params": params}, hidden, turned, mutable=["intermediates"])
     (routing,) = state["intermediates"]["routing"]
     np.testing.assert_array_equal(routing, np.broadcast_to([0.75, 0.25], (2, 4, 3, 2)))
 
 
-def test_every_expert_attends_by_the_function_that_is_handed_in(scene):
+def test_every_expert_attends_by_the_function_that_is_handed_in(said):
     calls = []
 
     def attend(query, key, value):
@@ -160,15 +161,15 @@ def test_every_expert_attends_by_the_function_that_is_handed_in(scene):
         return query
 
     layer = MixtureOfAttention(heads=2, head_dim=8, cross=True, attend=attend)
-    jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((2, 4, 3, 16)), scene.prompt)
+    jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((2, 4, 3, 16)), said.prompt)
     assert calls == [7, 7]
 
 
-def test_a_context_for_another_number_of_experts_is_refused(scene):
+def test_a_context_for_another_number_of_experts_is_refused(said):
     layer = MixtureOfAttention(heads=2, head_dim=8, cross=True, added=("personalized", "style"))
     hidden = jnp.zeros((2, 4, 3, 16))
     with pytest.raises(ValueError, match="2 experts; the mixture has 3"):
-        layer.init(jax.random.key(0), hidden, scene.prompt)
+        layer.init(jax.random.key(0), hidden, said.prompt)
 
 
 @pytest.mark.parametrize("router", [LinearRouter, MLPRouter])
@@ -220,12 +221,13 @@ def test_added_experts_share_the_initial_weight():
     np.testing.assert_allclose(weights, [0.7, 0.1, 0.1, 0.1], rtol=1e-6)
 
 
-def test_experts_copy_the_prior_in_float32(scene):
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), scene.prior)
+def test_experts_copy_the_prior_in_float32(said):
+    prior = random_params(UNet(said.config))
+    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), prior)
     flat = flatten_dict(add_experts(half, {}, ("personalized",)))
     copies = {path: leaf for path, leaf in flat.items() if "personalized" in path}
     # Each of the U-Net's attention layers has four kernels and one bias.
-    assert len(copies) == 5 * 2 * len(scene.blocks)
+    assert len(copies) == 5 * 2 * len(said.blocks)
     for path, leaf in copies.items():
         prior = flat[tuple(part for part in path if part != "personalized")]
         assert leaf.dtype == jnp.float32
@@ -233,15 +235,15 @@ def test_experts_copy_the_prior_in_float32(scene):
         np.testing.assert_array_equal(leaf, prior.astype(jnp.float32))
 
 
-def test_observed_attention_is_what_the_expert_used(scene):
+def test_observed_attention_is_what_the_expert_used(said):
     """The sown weights of a subject's word, against the softmax computed by hand."""
     layer = MixtureOfAttention(heads=2, head_dim=8, cross=True)
     hidden = jax.random.normal(jax.random.key(1), (2, 4, 3, 16))
-    variables = layer.init(jax.random.key(2), hidden, scene.prompt)
+    variables = layer.init(jax.random.key(2), hidden, said.prompt)
     params = variables["params"]
-    _, state = layer.apply({"params": params}, hidden, scene.prompt, mutable=["intermediates"])
+    _, state = layer.apply({"params": params}, hidden, said.prompt, mutable=["intermediates"])
     (observed,) = state["intermediates"]["personalized"]["attention"]
-    context = np.asarray(scene.prompt.for_experts(0)[1])
+    context = np.asarray(said.prompt.for_experts(0)[1])
     expert = jax.tree.map(np.asarray, params["personalized"])
     query = (np.asarray(hidden) @ expert["to_q"]["kernel"]).reshape(2, 4, 3, 2, 8)
     key = (context @ expert["to_k"]["kernel"]).reshape(2, 7, 2, 8)

@@ -19,84 +19,84 @@ from moa_jax.method.prompt import (
 from tests.method.prompts import speak
 
 
-def personalized(scene, features, block=0, timesteps=None):
-    timesteps = scene.timesteps if timesteps is None else timesteps
-    prompt = scene.prompter.apply(
-        {"params": scene.prompt_params}, scene.text, features, scene.tokens, timesteps
+def personalized(said, features, block=0, timesteps=None):
+    timesteps = said.timesteps if timesteps is None else timesteps
+    prompt = said.prompter.apply(
+        {"params": said.prompt_params}, said.text, features, said.tokens, timesteps
     )
     return prompt.for_experts(block)[1]
 
 
-def test_a_picture_has_zero_gradient_on_the_tokens_of_another(scene):
-    of_features = jax.jacobian(lambda features: personalized(scene, features))
-    jacobian = jax.jit(of_features)(scene.features)
-    for picture, positions in enumerate(np.asarray(scene.tokens)):
+def test_a_picture_has_zero_gradient_on_the_tokens_of_another(said):
+    of_features = jax.jacobian(lambda features: personalized(said, features))
+    jacobian = jax.jit(of_features)(said.features)
+    for picture, positions in enumerate(np.asarray(said.tokens)):
         for subject, position in enumerate(positions):
             reaches = np.abs(jacobian[picture, :, :, picture, subject]).sum((1, 2))
-            expected = [place == position for place in range(scene.text.shape[1])]
+            expected = [place == position for place in range(said.text.shape[1])]
             np.testing.assert_array_equal(reaches > 0, expected)
     assert np.all(jacobian[0, :, :, 1] == 0)
     assert np.all(jacobian[1, :, :, 0] == 0)
 
 
-def test_training_starts_at_the_words(scene):
-    arguments = scene.text, scene.features, scene.tokens, scene.timesteps
-    prompt, _ = scene.prompter.init_with_output(jax.random.key(3), *arguments)
-    for block in range(len(scene.blocks)):
-        np.testing.assert_array_equal(prompt.for_experts(block)[1], scene.text)
+def test_training_starts_at_the_words(said):
+    arguments = said.text, said.features, said.tokens, said.timesteps
+    prompt, _ = said.prompter.init_with_output(jax.random.key(3), *arguments)
+    for block in range(len(said.blocks)):
+        np.testing.assert_array_equal(prompt.for_experts(block)[1], said.text)
 
 
-def test_words_without_a_subject_keep_their_text(scene):
-    changed = np.asarray(personalized(scene, scene.features) != scene.text).any(-1)
+def test_words_without_a_subject_keep_their_text(said):
+    changed = np.asarray(personalized(said, said.features) != said.text).any(-1)
     expected = np.zeros((2, 7), bool)
     expected[0, [1, 4]] = expected[1, 2] = True
     np.testing.assert_array_equal(changed, expected)
 
 
-def test_the_prior_never_sees_a_subject(scene):
-    np.testing.assert_array_equal(scene.prompt.for_experts(0)[0], scene.text)
+def test_the_prior_never_sees_a_subject(said):
+    np.testing.assert_array_equal(said.prompt.for_experts(0)[0], said.text)
 
 
-def test_a_subject_depends_on_its_word(scene):
+def test_a_subject_depends_on_its_word(said):
     """The same picture bound to another word is another embedding."""
-    prompt = scene.prompter.apply(
-        {"params": scene.prompt_params},
-        scene.text,
-        scene.features,
+    prompt = said.prompter.apply(
+        {"params": said.prompt_params},
+        said.text,
+        said.features,
         jnp.array([[3, 4], [2, 7]]),
-        scene.timesteps,
+        said.timesteps,
     )
-    assert np.abs(prompt.subjects[0, 0, 0] - scene.prompt.subjects[0, 0, 0]).max() > 1e-2
-    unmoved = prompt.subjects[0, 0, 1], scene.prompt.subjects[0, 0, 1]
+    assert np.abs(prompt.subjects[0, 0, 0] - said.prompt.subjects[0, 0, 0]).max() > 1e-2
+    unmoved = prompt.subjects[0, 0, 1], said.prompt.subjects[0, 0, 1]
     np.testing.assert_allclose(*unmoved, atol=1e-5)
 
 
-def test_subjects_depend_on_time_and_layer(scene):
-    here = personalized(scene, scene.features, block=0)[0, 1]
-    layer = personalized(scene, scene.features, block=3)[0, 1]
-    time = personalized(scene, scene.features, block=0, timesteps=jnp.array([700, 900]))[0, 1]
+def test_subjects_depend_on_time_and_layer(said):
+    here = personalized(said, said.features, block=0)[0, 1]
+    layer = personalized(said, said.features, block=3)[0, 1]
+    time = personalized(said, said.features, block=0, timesteps=jnp.array([700, 900]))[0, 1]
     assert np.abs(here - layer).max() > 1e-2
     assert np.abs(here - time).max() > 1e-2
 
 
 @pytest.fixture(scope="module")
-def ablated(scene):
+def ablated(said):
     """With the switch off: the prompt at the start, and both prompts' parameters there."""
-    prompter = _prompt(MethodConfig(time_layer_conditioning=False), len(scene.blocks), jnp.float32)
-    arguments = scene.text, scene.features, scene.tokens, scene.timesteps
+    prompter = _prompt(MethodConfig(time_layer_conditioning=False), len(said.blocks), jnp.float32)
+    arguments = said.text, said.features, said.tokens, said.timesteps
 
     @jax.jit
     def initialize(key):
         start, variables = prompter.init_with_output(key, *arguments)
-        return start, variables["params"], scene.prompter.init(key, *arguments)["params"]
+        return start, variables["params"], said.prompter.init(key, *arguments)["params"]
 
     start, params, whole = initialize(jax.random.key(3))
     return SimpleNamespace(prompter=prompter, start=start, params=params, whole=whole)
 
 
-def test_without_time_and_layer_training_starts_at_the_words_too(scene, ablated):
-    for block in range(len(scene.blocks)):
-        np.testing.assert_array_equal(ablated.start.for_experts(block)[1], scene.text)
+def test_without_time_and_layer_training_starts_at_the_words_too(said, ablated):
+    for block in range(len(said.blocks)):
+        np.testing.assert_array_equal(ablated.start.for_experts(block)[1], said.text)
 
 
 def test_without_time_and_layer_only_what_serves_the_places_is_left_out(ablated):
@@ -107,16 +107,16 @@ def test_without_time_and_layer_only_what_serves_the_places_is_left_out(ablated)
         np.testing.assert_array_equal(leaf, whole[path], err_msg=str(path))
 
 
-def test_without_time_and_layer_a_subject_depends_on_neither(scene, ablated):
-    arguments = scene.text, scene.features, scene.tokens
+def test_without_time_and_layer_a_subject_depends_on_neither(said, ablated):
+    arguments = said.text, said.features, said.tokens
     params = {"params": speak(ablated.params)}
     embed = jax.jit(lambda times: ablated.prompter.apply(params, *arguments, times).subjects)
-    early, late = embed(scene.timesteps), embed(scene.timesteps + 50)
+    early, late = embed(said.timesteps), embed(said.timesteps + 50)
     np.testing.assert_array_equal(early, late)
-    assert early.shape == scene.prompt.subjects.shape
+    assert early.shape == said.prompt.subjects.shape
     for block in range(1, early.shape[1]):
         np.testing.assert_array_equal(early[:, 0], early[:, block])
-    word = scene.text[0, 1]
+    word = said.text[0, 1]
     assert np.abs(early[0, 0, 0] - word).max() > 1e-2
 
 
@@ -140,7 +140,10 @@ def drawn(module, *arguments):
     """Parameters from numpy, and what the module makes of the arguments with them."""
     random = np.random.default_rng(0)
     shapes = jax.eval_shape(module.init, jax.random.key(0), *arguments)["params"]
-    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
+    params = jax.tree.map(
+        lambda leaf: (random.normal(size=leaf.shape) / leaf.shape[0] ** 0.5).astype(np.float32),
+        shapes,
+    )
     return params, jax.jit(module.apply)({"params": params}, *arguments)
 
 
@@ -171,7 +174,7 @@ def test_fusion_is_fastcomposers():
     word, image = torch.tensor(word), torch.tensor(image)
     fused = mlp(weights["mlp1"], torch.cat([word, image], -1)) + word
     fused = mlp(weights["mlp2"], fused) + fused
-    np.testing.assert_allclose(found, norm(weights["norm"], fused), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found, norm(weights["norm"], fused), rtol=1e-5, atol=1e-5)
 
 
 def test_conditioning_is_its_formula():
@@ -186,7 +189,7 @@ def test_conditioning_is_its_formula():
     places = norm(weights["norm_place"], linear(weights["project"], features))
     both = norm(weights["norm_subject"], torch.tensor(subjects))[:, None] + places[:, :, None]
     expected = torch.tensor(word)[:, None] + mlp(weights["mlp"], both)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_frequencies_never_change():

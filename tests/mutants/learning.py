@@ -2,7 +2,7 @@
 
 WEIGHTS, LEARNING = "moa_jax/method/weights.py", "moa_jax/training/learning.py"
 W, T = "tests/method/test_weights.py::test_", "tests/training/test_learning.py::test_"
-WHAT, FROZEN = f"{W}what_learns", f"{W}a_frozen_tower_has_a_frozen_head"
+WHAT = f"{W}what_learns"
 MASK, HALVES = f"{T}the_mask_counts_the_towers_layers", f"{T}partition_and_combine_are_inverse"
 CLIP, ADAMW = f"{T}the_clip_is_over_what_learns", f"{T}update_is_adamw_written_out"
 RATE, START = f"{T}learning_rate_warms_up_and_follows_its_schedule", f"{T}routers_wait_for_their"
@@ -55,7 +55,6 @@ MUTATIONS = [
         WHAT,
     ),
     ("the layers of the tower are counted from 0", WEIGHTS, "default=-1) + 1", "default=-1)", MASK),
-    ("a frozen tower's head learns", WEIGHTS, " and method.image_encoder_layers > 0:", ":", FROZEN),
     (
         "the halves are swapped",
         LEARNING,

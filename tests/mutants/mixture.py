@@ -17,7 +17,7 @@ COPY = f"{T}experts_copy_the_prior_in_float32"
 COLUMNS = f"{A}weights_and_gradients_are_the_softmaxs_columns"
 NO_TOKEN = f"{A}no_token_has_no_gradient_however_unlikely_the_others"
 LOW = f"{A}logits_of_low_precision_are_summed_in_float32"
-READ = "tests/method/test_model.py::test_losses_read_the_layers_of_the_paper_and_of_fastcomposer"
+READ = "tests/method/test_model.py::test_losses_read_the_layers_that_they_are_meant_to"
 
 MUTATIONS = [
     (
@@ -82,14 +82,14 @@ MUTATIONS = [
         "the router does not start at its bias",
         MIXTURE,
         "kernel_init=nn.initializers.zeros",
-        "kernel_init=nn.initializers.ones",
+        "kernel_init=nn.initializers.lecun_normal()",
         ROUTERS,
     ),
     (
         "the MLP router has no GELU",
         MIXTURE,
-        'nn.gelu(nn.Dense(hidden.shape[-1], name="hidden")(hidden), approximate=False)',
-        'nn.Dense(hidden.shape[-1], name="hidden")(hidden)',
+        "_logits(nn.gelu(hidden, approximate=False))",
+        "_logits(hidden)",
         MLP,
     ),
     (

@@ -11,10 +11,8 @@ FREQUENCIES = f"{P}the_frequencies_never_change"
 UNIT = f"{P}fourier_features_have_unit_norm_and_the_stated_widths"
 LAST, MARKED = f"{C}the_last_place_for_a_word", f"{C}a_marker_takes_the_last_token_before_it"
 MARKED += "_and_leaves_no_trace"
-PLAIN, ORDER = (
-    f"{C}without_markers_it_is_what_the_tokenizer_gives",
-    f"{C}insert_markers_in_any_order",
-)
+PLAIN = f"{C}without_markers_it_is_what_the_tokenizer_gives"
+LETTERS = f"{C}a_marker_takes_the_last_token_with_letters_of_the_word_before_it"
 FIND = f"{C}find_word"
 
 MUTATIONS = [
@@ -118,16 +116,16 @@ MUTATIONS = [
     (
         "the place is not normalised",
         PROMPT,
-        'places = LayerNorm(dtype=self.dtype, name="norm_place")(places)',
-        "places = places * 1.0",
+        'return LayerNorm(dtype=self.dtype, name="norm_place")(places)',
+        "return places",
         CONDITIONING,
     ),
     ("subjects do not start silent", PROMPT, "silent=True", "silent=False", START),
     (
         "what is learnt is not added to the word",
         PROMPT,
-        "return word[:, None] + MLP",
-        "return MLP",
+        "embedded = word[:, None] + MLP",
+        "embedded = MLP",
         START,
     ),
     (
@@ -141,15 +139,15 @@ MUTATIONS = [
     (
         "the last place is refused",
         CAPTIONS,
-        "if len(tokens) > room:",
-        "if len(tokens) >= room:",
+        "if count > room:",
+        "if count >= room:",
         LAST,
     ),
     (
         "subjects' places do not count the begin token",
         CAPTIONS,
-        "subject_tokens.append(len(tokens))",
-        "subject_tokens.append(len(tokens) - 1)",
+        "subject_tokens.append(count)",
+        "subject_tokens.append(count - 1)",
         MARKED,
     ),
     (
@@ -160,11 +158,11 @@ MUTATIONS = [
         PLAIN,
     ),
     (
-        "markers are put in from the front",
+        "what follows a word is its last token",
         CAPTIONS,
-        "sorted(ends, reverse=True)",
-        "sorted(ends)",
-        ORDER,
+        "sum(start < end for start, _ in spans)",
+        "sum(start <= end for start, _ in spans)",
+        LETTERS,
     ),
     (
         "the last of several words is found",
