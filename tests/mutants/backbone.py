@@ -1,0 +1,106 @@
+"""Faults in the networks of Stable Diffusion, which the parity tests must see."""
+
+BLOCKS, TRANSFORMER = "moa_jax/backbone/blocks.py", "moa_jax/backbone/transformer.py"
+ENCODER, UNET = "moa_jax/backbone/encoder.py", "moa_jax/backbone/unet.py"
+VAE, CLIP, ATTENTION = (f"moa_jax/backbone/{name}.py" for name in ("vae", "clip", "attention"))
+T = "tests/backbone/test_"
+PREDICTION = f"{T}unet.py::test_prediction_is_diffusers"
+ENCODE, DECODE = f"{T}vae.py::test_encode_is_diffusers", f"{T}vae.py::test_decode_is_diffusers"
+TEXT, VISION = f"{T}clip.py::test_text_is_transformers", f"{T}clip.py::test_vision_is_transformers"
+PIXELS = f"{T}clip.py::test_pixels_are_normalised_as_transformers_does"
+NEAREST = f"{T}unet.py::test_nearest_resizing_is_pytorchs"
+KNOWS = f"{T}unet.py::test_each_attention_layer_knows_its_block"
+
+MUTATIONS = [
+    (
+        "the time is not added",
+        BLOCKS,
+        "hidden = hidden + shift[:, None, None, :]",
+        "hidden = hidden + 0 * shift[:, None, None, :]",
+        PREDICTION,
+    ),
+    (
+        "norms have another epsilon",
+        BLOCKS,
+        "epsilon: float = 1e-5",
+        "epsilon: float = 1e-3",
+        PREDICTION,
+    ),
+    (
+        "nearest neighbours are rounded up",
+        BLOCKS,
+        "jnp.arange(length) * hidden.shape[axis] // length",
+        "-(-jnp.arange(length) * hidden.shape[axis] // length)",
+        NEAREST,
+    ),
+    (
+        "value and gate are swapped",
+        TRANSFORMER,
+        "value, gate = jnp.split(projected, 2, axis=-1)",
+        "gate, value = jnp.split(projected, 2, axis=-1)",
+        PREDICTION,
+    ),
+    ("GELU is approximated", TRANSFORMER, "approximate=False", "approximate=True", PREDICTION),
+    (
+        "cross-attention comes first",
+        TRANSFORMER,
+        "enumerate((False, True), start=1)",
+        "enumerate((True, False), start=1)",
+        KNOWS,
+    ),
+    (
+        "sines come first",
+        ENCODER,
+        "[jnp.cos(angles), jnp.sin(angles)]",
+        "[jnp.sin(angles), jnp.cos(angles)]",
+        PREDICTION,
+    ),
+    (
+        "the shift of the frequencies is lost",
+        ENCODER,
+        "/ (half - freq_shift)",
+        "/ half",
+        PREDICTION,
+    ),
+    (
+        "every level has the first one's heads",
+        ENCODER,
+        "heads=config.heads[level]",
+        "heads=config.heads[0]",
+        KNOWS,
+    ),
+    ("skips are taken from the front", UNET, "skips.pop()", "skips.pop(0)", PREDICTION),
+    (
+        "keys and values are swapped",
+        ATTENTION,
+        "self.attend(query, key, value)",
+        "self.attend(query, value, key)",
+        PREDICTION,
+    ),
+    (
+        "the encoder pads on all sides",
+        VAE,
+        "Downsample(width, (0, 1), self",
+        "Downsample(width, (1, 1), self",
+        ENCODE,
+    ),
+    (
+        "mean and log-variance are swapped",
+        VAE,
+        "mean, logvar = jnp.split(moments",
+        "logvar, mean = jnp.split(moments",
+        ENCODE,
+    ),
+    (
+        "the middle's attention is not residual",
+        VAE,
+        "return hidden + nn.Dense(channels",
+        "return nn.Dense(channels",
+        DECODE,
+    ),
+    ("the text sees what follows", CLIP, "causal=True, dtype", "causal=False, dtype", TEXT),
+    ("quick GELU is slow", CLIP, "1.702 * hidden", "1.0 * hidden", TEXT),
+    ("the feature is the last patch's", CLIP, "(hidden[:, 0])", "(hidden[:, -1])", VISION),
+    ("the class comes last", CLIP, "[token, patches]", "[patches, token]", VISION),
+    ("pixels are divided by 256", CLIP, "/ 255 - mean", "/ 256 - mean", PIXELS),
+]
