@@ -18,8 +18,11 @@ BFLOAT16 = (
 )
 BROKEN = f"{B}the_checkpoint_before_is_used_and_the_broken_one_named"
 TWICE = f"{B}a_step_may_break_twice"
-SHAPES, BASE = f"{C}a_config_that_shapes_the_state_is_refused_by_key", f"{C}another_base_is_refused"
-BASE += "_by_name"
+SHAPES = (
+    f"{C}what_of_the_optimizer_shapes_the_state_is_listed "
+    f"{C}what_of_the_method_shapes_the_state_is_listed"
+)
+BASE = f"{C}another_base_is_refused_by_name"
 NEWEST = f"{C}only_the_newest_are_kept_and_no_frozen_weight_is_in_them"
 STOPPING, HARMLESS = f"{C}stopping_and_resuming_changes_no_bit", f"{C}a_harmless_change_is_told"
 PREFETCH = f"{L}prefetch_gives_each_batch_with_its_own_place"
@@ -174,29 +177,43 @@ MUTATIONS = [
     (
         "a run without conditioning goes on with it",
         CHECKPOINT,
-        '    "method.time_layer_conditioning",\n',
+        '    "method.time_layer_conditioning": lambda used: used,\n',
         "",
         SHAPES,
     ),
     (
         "a run goes on with other frequencies",
         CHECKPOINT,
-        '    "method.fourier_features",\n',
+        '    "method.fourier_features": lambda count: count,\n',
         "",
         SHAPES,
     ),
     (
         "a run goes on with more of the tower",
         CHECKPOINT,
-        '    "method.image_encoder_layers",\n',
+        '    "method.image_encoder_layers": lambda count: count,\n',
         "",
         SHAPES,
     ),
     (
         "a run with an average goes on without",
         CHECKPOINT,
-        "is None) != (now[ema] is None)",
-        "is None) and (now[ema] is None)",
+        "lambda decay: decay is None",
+        "lambda decay: True",
+        SHAPES,
+    ),
+    (
+        "a run whose routers waited goes on with others",
+        CHECKPOINT,
+        "lambda step: step == 0",
+        "lambda step: True",
+        SHAPES,
+    ),
+    (
+        "a run by Muon goes on by Adam",
+        CHECKPOINT,
+        "lambda rate: rate is None",
+        "lambda rate: True",
         SHAPES,
     ),
     (
