@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import Config, MethodConfig, TrainConfig
@@ -15,8 +16,9 @@ from moa_jax.evaluation import study as module
 from moa_jax.evaluation.drawing import draw, through_vae
 from moa_jax.evaluation.protocol import Protocol
 from moa_jax.evaluation.study import Study
+from moa_jax.method.identity import Identity
 from moa_jax.method.model import build
-from moa_jax.method.weights import Identity, MoaCard, learning_mask, save_moa
+from moa_jax.method.weights import MoaCard, learning_mask, read_moa_card, save_moa
 from moa_jax.pipeline import Pipeline
 from moa_jax.toyworld.readers import Readers, initial_params
 from moa_jax.training.learning import partition
@@ -90,12 +92,11 @@ def test_what_is_measured_is_not_drawn_again(made, numbers, monkeypatch):
 def test_other_weights_are_drawn_anew(made, numbers, monkeypatch):
     monkeypatch.setattr(module, "draw", lambda *_: pytest.fail("drew again"))
     moa = made.runs / "moa-0"
-    card = moa / "moa.json"
-    kept = card.read_text()
-    card.write_text(kept.replace('"step": 1', '"step": 2'))
+    card, arrays = read_moa_card(moa), load_file(moa / "moa.safetensors")
+    save_moa(moa, arrays, dataclasses.replace(card, step=2))
     with pytest.raises(pytest.fail.Exception, match="drew again"):
         Study(made.base, made.runs, PROTOCOL, made.readers).row(moa, moa)
-    card.write_text(kept)
+    save_moa(moa, arrays, card)
 
 
 def test_weights_that_are_not_there_are_named(made, numbers, tmp_path):

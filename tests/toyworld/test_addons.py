@@ -83,6 +83,7 @@ def examples():
     return scenes, *zip(*map(render, scenes), strict=True)
 
 
+@pytest.mark.slow
 def test_a_dozen_steps_lower_the_loss_of_the_style(base, trained, examples):
     scenes, pictures, masks = examples
     first = addons.first_factors(base.unet.params, 8, np.random.default_rng(0))
@@ -94,6 +95,7 @@ def test_a_dozen_steps_lower_the_loss_of_the_style(base, trained, examples):
     assert losses[1] < losses[0] - 0.01, losses
 
 
+@pytest.mark.slow
 def test_a_dozen_steps_lower_the_loss_within_outlines(base, trained, examples):
     scenes, pictures, masks = examples
     network = load_controlnet(trained / "outline")

@@ -63,6 +63,7 @@ def weights(folder):
     return {path.name: path.read_bytes() for path in folder.rglob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_the_folder_draws(output):
     pipeline = Pipeline.from_pretrained(output / "model")
     assert pipeline.schedule.prediction_type == "v_prediction"
@@ -73,6 +74,7 @@ def test_the_folder_draws(output):
     assert image.size == (64, 64)
 
 
+@pytest.mark.slow
 def test_scenes_on_disk_are_those_of_the_stream(output):
     found = open_scenes(output / "scenes")
     for row in (0, 5, 31):
@@ -82,15 +84,14 @@ def test_scenes_on_disk_are_those_of_the_stream(output):
         assert not found["masks"][row, len(masks) :].any()
 
 
+@pytest.mark.slow
 def test_latents_have_unit_variance(output):
     mean, deviation = np.split(open_scenes(output / "scenes")["latents"].astype(np.float32), 2, -1)
     np.testing.assert_allclose(np.var(mean) + np.mean(deviation**2), 1.0, rtol=0.02)
 
 
-@pytest.mark.parametrize(  # all by the same `Stage.train`: one of them at every run
-    "stage",
-    ["looks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae", "clip", "unet"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["vae", "clip", "looks", "unet"])
 def test_a_stage_resumes_bit_for_bit(output, tmp_path, stage):
     """Taken back to its checkpoint of step 2, a stage ends with the very same weights."""
     for name in {"scenes", "held_out", "vae", "clip", "looks"} - {stage}:
@@ -105,6 +106,7 @@ def test_a_stage_resumes_bit_for_bit(output, tmp_path, stage):
     assert steps == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_done_is_left_alone(output, capsys):
     before = weights(output)
     pretrain(output, recipe(), ["scenes", "vae", "clip", "looks", "latents", "unet"])
@@ -121,12 +123,14 @@ def test_a_stage_without_what_it_needs_says_which(tmp_path, capsys):
     assert "vae.steps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_scenes_are_not_taken_for_the_recipes(output):
     other = override(recipe(), ["scenes.count=64"])
     with pytest.raises(InputError, match="remove it to render anew"):
         pretrain(output, other, ["scenes"])
 
 
+@pytest.mark.slow
 def test_scenes_of_an_earlier_world_are_not_taken_for_todays(output, monkeypatch):
     def darker(scene, size):
         picture, masks = render(scene, size)
@@ -137,6 +141,7 @@ def test_scenes_of_an_earlier_world_are_not_taken_for_todays(output, monkeypatch
         pretrain(output, recipe(), ["scenes"])
 
 
+@pytest.mark.slow
 def test_the_readers_are_trained_on_the_same_scenes(output, tmp_path):
     for name in ("scenes", "held_out"):
         (tmp_path / name).symlink_to(output / name)
@@ -161,6 +166,7 @@ def test_batches_visit_every_row_once_an_epoch_and_resume():
         RowBatches(lambda rows: {"rows": rows}, count=10, batch_size=11, seed=0)
 
 
+@pytest.mark.slow
 def test_the_towers_fingerprint_guards_the_prior(output, tmp_path):
     """A prior's checkpoint is refused under another text tower."""
     shutil.copytree(output, tmp_path / "run")

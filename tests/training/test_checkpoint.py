@@ -17,6 +17,7 @@ from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import build
 from moa_jax.method.weights import leaf_paths, learning_mask
+from moa_jax.section import _taken_apart
 from moa_jax.training.checkpoint import SHAPES_STATE, Checkpoints
 from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import fit
@@ -157,7 +158,7 @@ def test_a_config_that_shapes_the_state_is_refused_by_key(
 def test_what_of_the_optimizer_shapes_the_state_is_listed(tiny, config):
     """Each value is changed alone, and the state's arrays are looked at."""
     usual, shapes = config.optimizer, state_shapes(tiny.params, tiny.mask, config)
-    for key, hint in get_type_hints(OptimizerConfig).items():
+    for key, hint in get_type_hints(OptimizerConfig, include_extras=True).items():
         was = getattr(usual, key)
         shaped = SHAPES_STATE.get(f"optimizer.{key}", lambda value: None)
         for value in others(was, hint):
@@ -171,7 +172,7 @@ def test_what_of_the_method_shapes_the_state_is_listed(tiny, config):
     """All other values are changed at once, for the network is traced each time."""
     unlisted = {
         key: others(getattr(config.method, key), hint)[0]
-        for key, hint in get_type_hints(MethodConfig).items()
+        for key, hint in get_type_hints(MethodConfig, include_extras=True).items()
         if f"method.{key}" not in SHAPES_STATE
     }
     assert len(unlisted) >= 8
@@ -184,13 +185,15 @@ def test_what_of_the_method_shapes_the_state_is_listed(tiny, config):
 
 def others(value, hint):
     """Give other values of the type, those that switch something off among them."""
-    if get_origin(hint) is Literal:
-        return [other for other in get_args(hint) if other != value]
-    if hint is bool:
+    kind, optional, allowed = _taken_apart(hint)
+    if get_origin(kind) is Literal:
+        return [other for other in get_args(kind) if other != value]
+    if kind is bool:
         return [not value]
-    if hint is int:
-        return [value - 1 if value else 1]
-    return [0.5] if value is None else [value / 2] + [None] * (hint is not float)
+    if value is None:
+        return [0.5]
+    found = [value - 1, value + 1] if kind is int else [value / 2]
+    return [other for other in found if allowed.holds(other)][:1] + [None] * optional
 
 
 def state_shapes(params, mask, config):
