@@ -1,7 +1,7 @@
 """How XLA compiles for the tests: quickly, into programs that run slowly.
 
 Nearly all of the tests' time goes into compiling networks that then run for milliseconds. Without
-most optimizations that takes a fifth of the time, and computes the same to rounding.
+most optimizations that takes a third of the time or less, and computes the same to rounding.
 MOA_TESTS_OPTIMIZED=1 compiles everything as for users; `make nightly` does.
 
 Knows no jax: what is set here must stand in the environment before jax is imported.
