@@ -101,6 +101,7 @@ def metrics(folder):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow  # test_sharding.py shards the step, test_end_to_end.py runs the command
 def test_a_run_on_eight_devices_trains_resumes_and_its_result_draws(trained, tiny_folder):
     folder, words = trained
     assert "resuming from step 2" in words

@@ -90,6 +90,8 @@ def overlap(weights, mask):
     return (chosen & mask).sum() / (chosen | mask).sum()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_a_few_hundred_steps_from_the_prior_lower_all_three_losses(tmp_path, monkeypatch):
     """On held-out pictures, with the same noise before and after."""
     one_device = partial(make_mesh, devices=jax.devices()[:1])
