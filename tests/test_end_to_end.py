@@ -68,6 +68,7 @@ def whole(tiny_folder, imagefolder, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_training_starts_from_earlier_weights(whole, tiny_folder, imagefolder, tmp_path):
     """Those of the image encoder stay and are exported again, where it does not learn any more."""
     start = ("optimizer.learning_rate=0", "optimizer.muon_learning_rate=0", f"model.moa={whole}")
@@ -111,6 +112,7 @@ def test_a_run_leaves_what_a_user_looks_for(whole):
     assert found == kinds
 
 
+@pytest.mark.slow
 def test_training_on_the_ffhq_layout_and_sampling_from_it(tiny_folder, ffhq, tmp_path, capsys):
     trained = tmp_path / "run"
     more = ("data.layout=ffhq", "data.split=train")
@@ -138,6 +140,7 @@ def test_training_on_the_ffhq_layout_and_sampling_from_it(tiny_folder, ffhq, tmp
     assert (record["height"], record["width"], record["dtype"]) == (48, 64, "float32")
 
 
+@pytest.mark.slow
 def test_both_commands_run_without_torch(tiny_folder, imagefolder, tmp_path):
     script = """
 import json, sys

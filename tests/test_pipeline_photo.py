@@ -144,7 +144,7 @@ def test_two_controlnets_are_diffusers(oracle, controlnets, tiny_folder):
         pipe(PROMPT, controls=controls[:1])
 
 
-@pytest.mark.parametrize("kind", ["Img2Img", "Inpaint"])
+@pytest.mark.parametrize("kind", ["Img2Img", pytest.param("Inpaint", marks=pytest.mark.slow)])
 def test_a_controls_range_counts_the_steps_that_a_photo_leaves(
     kind, oracle, controlnets, tiny_folder
 ):

@@ -65,6 +65,7 @@ def test_a_photo_with_a_mask(common, tmp_path):
     np.testing.assert_array_equal(drawn[beyond], np.asarray(Image.open(folder / "2.png"))[beyond])
 
 
+@pytest.mark.slow
 def test_a_morph_and_a_timelapse_are_frames_and_an_animation(common, tmp_path):
     folder, options = common
     morph = ["morph", *options, "--to", str(folder / "3.png"), "--frames", "3", "--look"]

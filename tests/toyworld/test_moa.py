@@ -48,20 +48,24 @@ def test_the_weights_are_those_of_the_configuration():
     assert is_whole(COMMITTED, load_config(CONFIG))
 
 
+@pytest.mark.slow
 def test_the_prior_draws_what_the_words_ask_for(measured):
     assert measured.prior["prompt/overall"] > 0.85
 
 
+@pytest.mark.slow
 def test_moa_draws_the_person_of_the_picture_and_what_the_words_ask_for(measured):
     assert measured.moa["identity/overall"] > measured.prior["identity/overall"] + 0.2
     assert measured.moa["prompt/overall"] > measured.prior["prompt/overall"] - 0.06
 
 
+@pytest.mark.slow
 def test_another_person_changes_the_person_and_keeps_the_background(measured):
     assert measured.moa["swap/background"] < 0.3 * measured.moa["swap/pixels"]
     assert measured.moa["swap/background"] < 0.5 * measured.prior["noise/background"]
 
 
+@pytest.mark.slow
 def test_each_of_two_people_is_drawn_in_the_right_place(measured):
     assert measured.moa["pairs/binding"] > 0.75
 

@@ -90,6 +90,7 @@ def test_two_hosts_train_as_one_does(two, alone):
         np.testing.assert_allclose(np.load(two[0] / preview.name), np.load(preview), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_with_another_number_of_hosts_and_preset(two, alone, tmp_path):
     """And one that a single host of two cannot read is set aside by both."""
     end, step = two[3] + 6, newest(alone)

@@ -43,7 +43,7 @@ def compared(tiny_folder, config, perturbed, gradient):
 @pytest.mark.parametrize("term", ["denoising", "router", "object", "total"])
 def test_every_term_is_that_of_the_oracle(compared, term):
     numbers, terms, _, _ = compared
-    assert abs(terms[term]) > 1e-3
+    assert abs(terms[term]) > 1e-4
     np.testing.assert_allclose(numbers[f"loss/{term}"], terms[term], rtol=1e-5)
 
 

@@ -58,7 +58,8 @@ def reference(tiny, accumulating, one_device):
 
 
 @pytest.fixture(  # test_step.py has a data axis at every run
-    scope="module", params=[pytest.param("dp", marks=pytest.mark.slow), "fsdp", "fsdp+tp"]
+    scope="module",
+    params=[*(pytest.param(each, marks=pytest.mark.slow) for each in ("dp", "fsdp+tp")), "fsdp"],
 )
 def preset(request, tiny, accumulating):
     mesh = make_mesh(MeshConfig(preset=request.param))

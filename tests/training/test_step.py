@@ -179,6 +179,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny, config, one_de
         np.testing.assert_allclose(numbers_of_parts[name], value, rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_all_axes_at_once_give_the_gradient_of_one_device(tiny, config, gradient):
     sharded = gradient_run(tiny, config, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
     one, numbers = gradient_of(gradient, random_batch(0))
@@ -188,6 +189,7 @@ def test_all_axes_at_once_give_the_gradient_of_one_device(tiny, config, gradient
         np.testing.assert_allclose(numbers_of_eight[name], value, rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_cost_no_gradient_work(tiny, config, one_device, gradient):
     everything = jax.tree.map(lambda _: True, tiny.mask)
     full = gradient_run(tiny, config, one_device, mask=everything)
