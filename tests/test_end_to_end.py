@@ -96,6 +96,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     assert [row["step"] for row in losses(whole)] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_a_user_looks_for(whole):
     card = json.loads((whole / "moa.json").read_text())
     assert card["step"] == 6

@@ -121,6 +121,7 @@ def test_softening_is_mild(drawn):
     assert 0.001 < float(jnp.abs(found - pictures).mean()) < 0.08
 
 
+@pytest.mark.slow
 def test_the_objective_reaches_every_weight(drawn):
     batch = make_batch(drawn.scenes, drawn.pictures, drawn.masks)
     params = initial_params(jax.random.key(0))

@@ -170,6 +170,7 @@ def test_in_bfloat16_what_learns_and_its_optimizer_stay_float32(tiny, config):
     assert jax.tree.leaves(after) == jax.tree.leaves(like)  # shapes and dtypes: nothing drifts
 
 
+@pytest.mark.slow  # test_small_step.py has them on one number
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny, config, one_device, gradient):
     split = gradient_run(tiny, config, one_device, accumulation=4)
     whole, numbers = gradient_of(gradient, random_batch(0))
