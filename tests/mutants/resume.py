@@ -228,7 +228,7 @@ MUTATIONS = [
         LOOP,
         "    batches.set_state(place)\n",
         "",
-        TWICE,
+        STOPPING,
     ),
     (
         "the place saved is that of the batches read ahead",

@@ -81,7 +81,8 @@ def test_steps_run_again_after_a_crash_are_logged_once(
 def test_only_the_newest_are_kept_and_no_frozen_weight_is_in_them(
     tmp_path, adamw, tiny, config, one_device
 ):
-    run_to(tmp_path, 5, adamw, tiny, config, one_device, checkpoint_every=1, keep_checkpoints=2)
+    """The last step is among them, though it is no multiple of `checkpoint_every`."""
+    run_to(tmp_path, 5, adamw, tiny, config, one_device, checkpoint_every=2, keep_checkpoints=2)
     steps = [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
     assert sorted(path.name for path in steps) == ["4", "5"]
     metadata = json.loads((tmp_path / "checkpoints/5/state/_METADATA").read_text())
