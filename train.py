@@ -45,6 +45,7 @@ from moa_jax.training.mesh import check_batch, host_rows, make_mesh, place_weigh
 from moa_jax.training.preview import SHOWN, make_preview
 from moa_jax.training.probe import make_probe
 from moa_jax.training.program import moa_step
+from moa_jax.training.resident import ResidentLoader
 from moa_jax.training.step import initial_state, stream
 
 EXAMPLES = """\
@@ -89,6 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--plan-json", type=Path, metavar="FILE", help="write the plan there too")
     parser.add_argument(
+        "--encode",
+        action="store_true",
+        help="encode the pictures into data.encoded and stop; many hosts then find it there",
+    )
+    parser.add_argument(
         "--no-cache",
         action="store_true",
         help="compile anew; otherwise compiled programs are kept in JAX_COMPILATION_CACHE_DIR, or "
@@ -105,16 +111,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keep_programs(not options.no_cache)
         hosts.join(options.distributed)
         with hosts.watching():
-            train(config)
+            train(config, options.encode)
 
     stopped = "stopped: the same command resumes from the newest checkpoint"
     return hosts.leave(run(work, stopped))
 
 
-def train(config: Config) -> None:
-    """Build, fit, export."""
+def train(config: Config, only_encode: bool = False) -> None:
+    """Build, fit, export.
+
+    Args:
+        only_encode: stop before training, with `data.encoded` written.
+    """
     check_run(config)
-    check_encoded(config)
+    check_encoded(config, only_encode)
     output = make_folder("train.output", config.train.output)
     mesh = make_mesh(config.mesh)
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
@@ -143,7 +153,9 @@ def train(config: Config) -> None:
     check_resolution(config.data.resolution, base)
     if config.data.encoded:
         ensure_encoded(config, model, params, running_on, base.tokenizer, mesh)
-    batches = open_data(config, base, host_rows(mesh, config.train.batch_size))
+    if only_encode:
+        return
+    batches = open_batches(config, base, mesh)
 
     announce(params, mask, mesh, dtype)
     optimizer = make_optimizer(config.optimizer, config.train.steps, mask)
@@ -195,6 +207,21 @@ def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:
     )
 
 
+def open_batches(config: Config, base: StableDiffusion, mesh: Mesh) -> Loader | ResidentLoader:
+    """Stream the training data, or keep it on the devices."""
+    if not config.data.resident:
+        return open_data(config, base, host_rows(mesh, config.train.batch_size))
+    print("reading the encoded data into the devices' memory", flush=True)
+    return ResidentLoader(
+        config.data,
+        base.tokenizer,
+        mesh,
+        max_subjects=config.method.max_subjects,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+    )
+
+
 def open_data(config: Config, base: StableDiffusion, rows: Sequence[int] | None = None) -> Loader:
     """Stream the training data: all of each batch, or some rows of it."""
     return make_loader(
@@ -217,7 +244,13 @@ def open_preview(
     """
     if config.train.sample_every is None:
         return None
-    plain = {"augment": False, "encoded": None, "condition_dropout": 0.0, "subject_dropout": 0.0}
+    plain = {
+        "augment": False,
+        "encoded": None,
+        "resident": False,
+        "condition_dropout": 0.0,
+        "subject_dropout": 0.0,
+    }
     data = dataclasses.replace(config.data, **plain)
     # No more pictures are read than are shown: this is before the first step.
     count = min(SHOWN, config.train.batch_size)

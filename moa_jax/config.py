@@ -62,6 +62,7 @@ class MethodConfig(Section):
     image_encoder_layers: Whole = 2  # [FC] last CLIP layers that learn; 0 keeps the tower frozen
     mask_probability: Probability = 0.5  # [FC]
     router_loss_weight: Weight = 1e-4  # [ours]
+    router_loss: Literal["mean", "layers"] = "mean"  # of the layers' mean, as MoA's; or of each
     router_loss_skip: Whole = 1  # [ours] transformer blocks at either end that L_router leaves out
     object_loss_weight: Weight = 1e-3  # [FC]
 
@@ -77,6 +78,7 @@ class DataConfig(Section):
     resolution: Count = 512  # [FC] pixels
     augment: bool = True  # [FC]
     encoded: str | None = None  # folder for what frozen encoders make of unaugmented pictures
+    resident: bool = False  # keep the encoded data in the devices' memory: see training/resident.py
     condition_dropout: Probability = 0.1  # [FC]
     subject_dropout: Probability = 0.1  # [FC]
     workers: Whole = 8  # threads that read and augment; 0: none, the run does it itself

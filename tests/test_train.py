@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import train
+from moa_jax.data.encoded import EncodedRecords
 from moa_jax.pipeline import Pipeline
 from moa_jax.toyworld.scenes import write_data
 from moa_jax.training.throughput import MEASURED
@@ -27,10 +28,11 @@ TOY = str(ROOT / "configs" / "toy.py")
 def world(tmp_path_factory, tiny_folder):
     """Overrides that put a small model and data in the place of the toy config's."""
     data = tmp_path_factory.mktemp("data")
-    write_data(data, count=10)
+    write_data(data, count=10, size=64)
     return [
         f"model.base={tiny_folder}",
         f"data.path={data}",
+        "data.resolution=64",
         "data.workers=0",
         "data.augment=true",
         "data.encoded=none",
@@ -66,6 +68,8 @@ def test_print_config_lists_every_value_as_an_override_would_set_it(capsys):
         ("model.base=/nowhere/at/all", "/nowhere/at/all"),
         ("data.path=/nowhere/at/all", "/nowhere/at/all"),
         ("data.resolution=60", "data.resolution=60 must be a multiple of 16"),
+        ("--encode", "--encode writes encoded pictures: name a folder by data.encoded"),
+        ("data.resident=true", "data.resident=True keeps encoded data on the devices"),
         ("train.batch_size=12", "train.batch_size=12 must be a multiple of"),
         ("mesh.tensor=3", "does not fit 8 devices"),
         ("train.log_every=0", "train.log_every=0"),
@@ -114,6 +118,24 @@ def test_a_run_on_eight_devices_trains_resumes_and_its_result_draws(trained, tin
     man = Image.new("RGB", (40, 30))
     result = pipe("a man <|image|> on the beach", [man], num_inference_steps=2)
     assert result.images[0].size == (64, 64)
+
+
+@pytest.mark.slow  # two commands compile
+def test_what_one_command_encodes_another_keeps_on_its_devices(world, tmp_path, capsys):
+    encoded = tmp_path / "encoded"
+    once = [f"data.encoded={encoded}", "data.augment=false", "method.image_encoder_layers=0"]
+    command = [TOY, *world, *once, f"train.output={tmp_path / 'run'}"]
+    assert train.main([*command, "--encode"]) == 0
+    assert len(EncodedRecords(encoded)) == 10
+    assert not (tmp_path / "run/moa.safetensors").exists()
+    assert "the first step" not in capsys.readouterr().out
+    written = (encoded / "latents.npy").stat().st_mtime_ns
+    last = ["data.resident=true", "train.steps=2", "train.sample_every=2"]
+    assert train.main([*command, *last]) == 0
+    assert "into the devices' memory" in capsys.readouterr().out
+    assert (encoded / "latents.npy").stat().st_mtime_ns == written
+    assert all(np.isfinite(entry["loss/total"]) for entry in metrics(tmp_path / "run"))
+    assert (tmp_path / "run/samples/step_000002.png").exists()
 
 
 @pytest.mark.slow  # two more processes compile

@@ -26,13 +26,14 @@ WEIGHTS = "moa.safetensors"
 def start(tiny_folder, tmp_path_factory):
     """Start train.py on one device; compiled programs are kept from one start to the next."""
     data = tmp_path_factory.mktemp("data")
-    write_data(data, count=10)
+    write_data(data, count=10, size=64)
     started = []
 
     def start(output, steps):
         values = {
             "model.base": tiny_folder,
             "data.path": data,
+            "data.resolution": 64,
             "data.workers": 0,
             "data.encoded": "none",
             "method.image_encoder_layers": 1,

@@ -72,6 +72,33 @@ def router_loss(prior: Float[Array, "B H W"], mask: Float[Array, "B H W"]) -> Fl
     return jnp.mean(jnp.square((1 - mask) * (1 - prior)))
 
 
+def router_loss_by_layer(
+    maps: Sequence[Float[Array, "B _h _w"]], mask: Float[Array, "B H W"]
+) -> Float[Array, ""]:
+    """Keep the background of every layer on the prior, whatever the other layers do [ours].
+
+    The mean of `router_loss` is small where a few layers leave the prior and the others make up for
+    them, and where subjects are large. Here each layer has its own loss, and it is a mean over the
+    background alone.
+
+    Args:
+        maps: the prior's weight in each layer, in [0, 1].
+        mask: the union of the subjects, resized (bilinear, antialiased) to each layer's size.
+
+    Returns:
+        Mean squared weight of other experts on the background: of a picture's background, then over
+        pictures and layers; in [0, 1].
+    """
+
+    def of_layer(prior: Float[Array, "B h w"]) -> Float[Array, ""]:
+        background = 1 - jax.image.resize(mask, prior.shape, "linear")
+        squared = jnp.square(background * (1 - prior))
+        total = jnp.sum(squared, axis=(1, 2))
+        return jnp.mean(total / (jnp.sum(jnp.square(background), axis=(1, 2)) + EPSILON))
+
+    return jnp.mean(jnp.stack([of_layer(layer) for layer in maps]))
+
+
 def object_loss(
     attention: Sequence[Float[Array, "B N _h _w K"]],
     masks: Float[Array, "B K H W"],

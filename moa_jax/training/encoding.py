@@ -35,13 +35,25 @@ ENCODERS = ("vae", "image_encoder")
 LISTING, FILES = "listing", "files"  # of the source, as it was
 
 
-def check_encoded(config: Config) -> None:
+def check_encoded(config: Config, encode: bool = False) -> None:
     """Refuse `data.encoded` where encodings would not stay what they are.
 
+    Args:
+        encode: whether to encode is all that is asked for.
+
     Raises:
-        InputError: naming the value that does not go with it.
+        InputError: naming the value that does not go with it, or that there is no folder.
     """
     if config.data.encoded is None:
+        if config.data.resident:
+            raise InputError(
+                "data.resident=True keeps encoded data on the devices: name a folder for it by "
+                "data.encoded=FOLDER"
+            )
+        if encode:
+            raise InputError(
+                "--encode writes encoded pictures: name a folder by data.encoded=FOLDER"
+            )
         return
     given = f"data.encoded={config.data.encoded!r} keeps what frozen encoders give, but"
     if config.data.augment:
@@ -77,7 +89,10 @@ def ensure_encoded(
         _require_made_of(folder, source, records)
         return
     if jax.process_count() > 1:
-        raise InputError(f"data.encoded={str(folder)!r} is not there: make it on one host first")
+        raise InputError(
+            f"data.encoded={str(folder)!r} is not there: make it on one host first, with "
+            "train.py --encode"
+        )
     side = data.resolution // model.vae.config.downscale
     tower = model.image_encoder.config
     frozen = {name: params[name] for name in ENCODERS}

@@ -180,11 +180,12 @@ def host_rows(mesh: Mesh, batch_size: int) -> list[int]:
     return sorted({row for (part,) in places.values() for row in range(batch_size)[part]})
 
 
-def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict[str, jax.Array]:
     """Split a batch over the data axes.
 
     Args:
-        batch: on many hosts, those rows of it that `host_rows` gives this one, in their order.
+        batch: on many hosts, those rows of it that `host_rows` gives this one, in their order. What
+            is on devices already stays as it is.
     """
     sharding, splits = NamedSharding(mesh, BATCH), mesh.shape["data"] * mesh.shape["fsdp"]
     mine = len(host_rows(mesh, splits))
@@ -199,7 +200,9 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
 
         return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)
 
-    return {key: place(array) for key, array in batch.items()}
+    return {
+        key: array if isinstance(array, jax.Array) else place(array) for key, array in batch.items()
+    }
 
 
 def gather_weights(objective: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

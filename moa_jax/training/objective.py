@@ -18,6 +18,7 @@ from moa_jax.method.losses import (
     mean_routing,
     object_loss,
     router_loss,
+    router_loss_by_layer,
     union_mask,
 )
 from moa_jax.method.mixture import PERSONALIZED, PRIOR
@@ -101,7 +102,7 @@ def loss(
     union = union_mask(masks, latents.shape[1:3])
     terms = {
         "denoising": masked_denoising_loss(prediction, target, union, draws.masked),
-        "router": _router_term(model.router_loss_layers(method.router_loss_skip), seen, union),
+        "router": _router_term(model, method, seen, union),
         "object": _object_term(model.object_loss_layers(), seen, masks, batch["subject_present"]),
     }
     weights = loss_weights(method)
@@ -157,10 +158,13 @@ def encode(
 
 
 def _router_term(
-    blocks: tuple[str, ...], seen: Observations, union: Float[Array, "B H W"]
+    model: MoA, method: MethodConfig, seen: Observations, union: Float[Array, "B H W"]
 ) -> Float[Array, ""]:
-    layers = _layers_of(blocks, seen.routing)
-    return router_loss(mean_routing([w[..., PRIOR] for w in layers], union.shape[1:]), union)
+    layers = _layers_of(model.router_loss_layers(method.router_loss_skip), seen.routing)
+    prior = [weights[..., PRIOR] for weights in layers]
+    if method.router_loss == "layers":
+        return router_loss_by_layer(prior, union)
+    return router_loss(mean_routing(prior, union.shape[1:]), union)
 
 
 def _object_term(

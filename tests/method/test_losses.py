@@ -10,6 +10,7 @@ from moa_jax.method.losses import (
     mean_routing,
     object_loss,
     router_loss,
+    router_loss_by_layer,
     union_mask,
 )
 
@@ -139,3 +140,45 @@ def test_router_loss_sees_the_mean_over_layers_of_other_sizes():
         lambda maps: router_loss(mean_routing(maps, (4, 6)), jnp.zeros((1, 4, 6)))
     )([coarse, fine])
     assert all(np.all(gradient < 0) for gradient in gradients)
+
+
+LEFT = jnp.zeros((1, 8, 8)).at[:, :, :4].set(1)  # a subject on the left half
+SUBJECTS = ((8, 4), (4, 1))  # sides of a layer, and the columns that it fills there
+
+
+def test_the_layers_router_loss_is_zero_with_the_prior_on_the_background():
+    """Whatever the experts do where there is nothing but the subject, in a layer of any size."""
+    maps = [jnp.ones((1, side, side)).at[:, :, :columns].set(0.3) for side, columns in SUBJECTS]
+    assert router_loss_by_layer(maps, LEFT) < 1e-12
+    assert router_loss_by_layer([1 - layer for layer in maps], LEFT) > 0.9
+
+
+def test_the_layers_router_loss_does_not_see_the_subject():
+    layer = jnp.array(np.random.default_rng(0).random((1, 8, 8)), jnp.float32)
+    gradient = jax.grad(lambda prior: router_loss_by_layer([prior], LEFT))(layer)
+    assert np.all(gradient[:, :, :4] == 0) and np.all(gradient[:, :, 4:] < 0)
+
+
+@pytest.mark.parametrize("side", [2, 8])
+@pytest.mark.parametrize("columns", [0, 3, 7])
+def test_the_layers_router_loss_does_not_see_how_large_the_subject_is(side, columns):
+    mask = jnp.zeros((1, 8, 8)).at[:, :, :columns].set(1)
+    loss = router_loss_by_layer([jnp.full((1, side, side), 0.4)], mask)
+    np.testing.assert_allclose(loss, 0.36, rtol=1e-3)
+
+
+def test_the_layers_router_loss_is_the_mean_over_layers_and_pictures():
+    """Of 1/4, 0 and 1, 9/16; where layers make up for each other their mean loses less."""
+    shares = jnp.array([[0.5, 1.0], [0.0, 0.25]])  # of the prior, by layer and picture
+    maps = [jnp.broadcast_to(each[:, None, None], (2, 8, 8)) for each in shares]
+    mask = jnp.concatenate([LEFT, LEFT * 0])
+    expected = (0.25 + 0 + 1 + 0.5625) / 4
+    np.testing.assert_allclose(router_loss_by_layer(maps, mask), expected, rtol=1e-5)
+    apart = [jnp.ones((1, 8, 8)), jnp.zeros((1, 8, 8))]
+    np.testing.assert_allclose(router_loss_by_layer(apart, LEFT), 0.5, rtol=1e-5)
+    np.testing.assert_allclose(router_loss(mean_routing(apart, (8, 8)), LEFT), 0.125, rtol=1e-5)
+
+
+def test_a_picture_without_background_has_no_layers_router_loss():
+    loss, gradient = jax.value_and_grad(router_loss_by_layer)([LEFT], jnp.ones((1, 8, 8)))
+    assert loss == 0 and np.all(gradient[0] == 0)

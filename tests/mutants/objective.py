@@ -122,9 +122,16 @@ MUTATIONS = [
     (
         "L_router reads the personalized expert",
         OBJECTIVE,
-        "[w[..., PRIOR] for w in layers]",
-        "[w[..., PERSONALIZED] for w in layers]",
+        "[weights[..., PRIOR] for weights in layers]",
+        "[weights[..., PERSONALIZED] for weights in layers]",
         ROUTER,
+    ),
+    (
+        "L_router never reads each layer by itself",
+        OBJECTIVE,
+        'method.router_loss == "layers"',
+        'method.router_loss == "layer"',
+        f"{T}the_router_term_may_read_each_layer_by_itself",
     ),
     (
         "L_object reads all blocks",

@@ -109,6 +109,14 @@ def test_what_is_there_is_taken_and_other_pictures_are_refused(tiny, run):
         encode_data(tiny, larger)
 
 
+def test_many_hosts_do_not_encode_but_say_how(tiny, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    encode_data(tiny, run)  # is there
+    data = dataclasses.replace(run.data, encoded=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="none' is not there: .*one host.* train.py --encode"):
+        encode_data(tiny, dataclasses.replace(run, data=data))
+
+
 @pytest.fixture
 def noted(tiny, imagefolder, tmp_path):
     """(configuration, its pictures) of encodings that hold nothing but what they are made of."""

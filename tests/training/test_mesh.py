@@ -142,6 +142,12 @@ def test_a_batch_is_split_over_the_data_axes_and_not_over_tensor():
     np.testing.assert_array_equal(batch["masks"], random_batch(0)["masks"])
 
 
+def test_what_of_a_batch_is_on_devices_stays_where_it_is():
+    there = jax.numpy.ones((8, 2))
+    batch = place_batch(make_mesh(MeshConfig()), {"x": there, "y": np.ones((8, 2))})
+    assert batch["x"] is there and len(batch["y"].sharding.device_set) == 8
+
+
 def kernels(**shapes):
     return {name: {"kernel": jax.numpy.ones(shape)} for name, shape in shapes.items()}
 

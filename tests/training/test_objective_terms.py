@@ -4,7 +4,7 @@ On networks that are a line each. Of which pictures, noise and times the denoisi
 tests/training/test_objective.py says.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax
@@ -96,8 +96,8 @@ def numbers(given):
     return run(*given)
 
 
-def run(params, batch, keys):
-    compute = jax.jit(lambda *arguments: loss(MODEL, SCHEDULE, METHOD, *arguments))
+def run(params, batch, keys, method=METHOD):
+    compute = jax.jit(lambda *arguments: loss(MODEL, SCHEDULE, method, *arguments))
     total, found = jax.device_get(compute(params, batch, keys))
     assert total == found["loss/total"]
     return found
@@ -112,6 +112,16 @@ def test_the_router_term_reads_the_prior_of_the_blocks_between(given, numbers):
     prior = np.mean([params["unet"]["routing"][path][:, 0, 0, 0] for path in LAYERS[2:6]], axis=0)
     expected = np.mean(((1 - union_of(batch)) * (1 - prior)[:, None, None]) ** 2)
     np.testing.assert_allclose(numbers["loss/router"], expected, rtol=1e-5)
+
+
+def test_the_router_term_may_read_each_layer_by_itself(given, numbers):
+    params, batch, keys = given
+    found = run(params, batch, keys, replace(METHOD, router_loss="layers"))
+    prior = np.stack([params["unet"]["routing"][path][:, 0, 0, 0] for path in LAYERS[2:6]])
+    assert np.all(union_of(batch).min(axis=(1, 2)) == 0)  # each picture has a background
+    np.testing.assert_allclose(found["loss/router"], np.mean((1 - prior) ** 2), rtol=1e-4)
+    assert found["loss/router"] > numbers["loss/router"]
+    assert found["loss/object"] == numbers["loss/object"]
 
 
 def test_the_object_term_reads_the_middle(given, numbers):
