@@ -1,6 +1,7 @@
 """`python -m moa_jax.toyworld DIR`: write a data set of the toy world, for `train.py`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--count", type=int, default=DATA_SET, help="pictures (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the stream of scenes (default: %(default)s)")
     add("--size", type=int, default=SIZE, help="side in pixels (default: %(default)s)")
+    add("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     options = parser.parse_args(arguments)
     return run(lambda: write(options))
 
@@ -33,7 +35,7 @@ def write(options: argparse.Namespace) -> None:
     Raises:
         InputError: a number that is too small, or a folder that cannot be made.
     """
-    for name in ("count", "size"):
+    for name in ("count", "size", "workers"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: must be 1 or more")
     folder = make_folder("DIR", options.folder)
@@ -44,7 +46,8 @@ def write(options: argparse.Namespace) -> None:
             options.count,
             options.seed,
             options.size,
-            on_picture=lambda: progress.advance(task),
+            on_pictures=lambda count: progress.advance(task, count),
+            workers=options.workers,
         )
     print(f"wrote {options.count} pictures to {folder}/")
 

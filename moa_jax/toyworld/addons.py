@@ -10,7 +10,6 @@ Every default is in `moa_jax.toyworld.recipe`.
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Bool, Int, UInt8
+from jaxtyping import Array, Bool, UInt8
 from safetensors.numpy import save_file
 
 from moa_jax.backbone.controlnet import KIND, ControlNet, ControlNetConfig
@@ -33,10 +32,10 @@ from moa_jax.data.captions import encode_caption
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.runtime import keep_programs
 from moa_jax.toyworld.architecture import first_params
-from moa_jax.toyworld.arrays import RowBatches, open_scenes, write_scenes
+from moa_jax.toyworld.arrays import of_scenes, open_scenes, write_scenes
 from moa_jax.toyworld.denoising import Predict, denoising_objective, encode_pictures
 from moa_jax.toyworld.recipe import WEIGHTS, AddonsRecipe, OutlineRecipe, StyleRecipe
-from moa_jax.toyworld.stage import Stage
+from moa_jax.toyworld.stage import Rows, Stage
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.step import Batch
 
@@ -57,13 +56,13 @@ def cyanotype(
     return np.round(255 * (ink + share * (paper - ink))).astype(np.uint8)
 
 
-def outlines(masks: Bool[np.ndarray, "*B K H W"]) -> UInt8[np.ndarray, "*B H W 3"]:
+def outlines(masks: Bool[Array, "*B K H W"]) -> UInt8[Array, "*B H W 3"]:
     """Draw each person's outermost pixels white on black: the control picture."""
-    padded = np.pad(masks, [(0, 0)] * (masks.ndim - 2) + [(1, 1), (1, 1)])
+    padded = jnp.pad(masks, [(0, 0)] * (masks.ndim - 2) + [(1, 1), (1, 1)])
     rows, columns = padded[..., 1:-1], padded[..., 1:-1, :]
     inner = rows[..., :-2, :] & rows[..., 2:, :] & columns[..., :-2] & columns[..., 2:]
-    lines = np.any(masks & ~inner, axis=-3).astype(np.uint8) * 255
-    return np.repeat(lines[..., None], 3, axis=-1)
+    lines = jnp.any(masks & ~inner, axis=-3).astype(jnp.uint8) * 255
+    return jnp.repeat(lines[..., None], 3, axis=-1)
 
 
 def first_factors(unet: Mapping[str, Any], rank: int, random: np.random.Generator) -> Factors:
@@ -97,7 +96,7 @@ def predict_in_outline(unet: UNet, controlnet: ControlNet) -> Predict:
     """Predict with what the ControlNet "outline" finds in the batch's outlines."""
 
     def predict(params: Any, batch: Batch, *inputs: Array) -> Array:
-        picture = batch["outlines"].astype(jnp.float32) / 255
+        picture = outlines(batch["masks"]).astype(jnp.float32) / 255
         residuals = controlnet.apply({"params": params["outline"]}, *inputs, picture)
         return unet.apply({"params": params["unet"]}, *inputs, residuals)
 
@@ -204,17 +203,9 @@ class Addons:
         return stage.train(
             denoising_objective(text, predict, schedule, dropout, empty),
             {name: first},
-            RowBatches(partial(read_batch, arrays), len(pictures), recipe.batch_size, recipe.seed),
+            Rows(arrays, of_scenes, len(pictures)),
             lambda step, params: None,
         )[name]
-
-
-def read_batch(
-    arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, " B"]
-) -> dict[str, np.ndarray]:
-    """Read latents and captions, and draw the outlines."""
-    batch = {name: arrays[name][rows] for name in ("latents", "input_ids")}
-    return {**batch, "outlines": outlines(arrays["masks"][rows])}
 
 
 TRAININGS: dict[str, Callable[[Addons], None]] = {"style": Addons.style, "outline": Addons.outline}

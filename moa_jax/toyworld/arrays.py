@@ -20,11 +20,12 @@ from rich.progress import track
 
 from moa_jax.data.captions import caption_length, encode_caption
 from moa_jax.errors import InputError
+from moa_jax.toyworld.labels import PEOPLE, SHAPES, label
 from moa_jax.toyworld.scenes import GROUP, render, render_portrait, training_scene
 
-PEOPLE = 2  # at most, in a scene
 CHUNK = 128  # scenes that one task renders
 CARD = "scenes.json"
+CAPTIONS = ("input_ids", "described_ids")  # of a scene: its caption and its description
 IDENTIFYING = 64  # scenes that tell one stream from another
 
 Arrays = dict[str, np.ndarray]
@@ -37,8 +38,9 @@ def write_scenes(
     """Render the first scenes of a stream, unless the folder is there.
 
     Writes pictures [count, size, size, 3] uint8; masks [count, PEOPLE, size, size] bool, empty for
-    nobody; input_ids [count, S] int32; portraits [count / 4, PEOPLE, size, size, 3] uint8, of the
-    people of each group's first scene.
+    nobody; input_ids and described_ids [count, S] int32, of the caption and of the description;
+    portraits [count / 4, PEOPLE, size, size, 3] uint8, of the people of each group's first scene;
+    and the arrays of `moa_jax.toyworld.labels`.
 
     Args:
         workers: processes; None: one a core.
@@ -62,7 +64,8 @@ def write_scenes(
         "pictures": ((count, size, size, 3), np.uint8),
         "masks": ((count, PEOPLE, size, size), np.bool_),
         "portraits": ((count // GROUP, PEOPLE, size, size, 3), np.uint8),
-        "input_ids": ((count, card["length"]), np.int32),
+        **dict.fromkeys(CAPTIONS, ((count, card["length"]), np.int32)),
+        **{name: ((count, *shape), kind) for name, (shape, kind) in SHAPES.items()},
     }
     arrays = {name: create(unfinished / f"{name}.npy", *shape) for name, shape in shapes.items()}
     encode = cache(lambda caption: encode_caption(tokenizer, caption).input_ids)
@@ -70,8 +73,9 @@ def write_scenes(
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         chunks = track(pool.map(_render, tasks), f"rendering {count} scenes", len(tasks))
         for (_, _, first, _), captions in zip(tasks, chunks, strict=True):
-            for row, caption in enumerate(captions, start=first):
-                arrays["input_ids"][row] = encode(caption)
+            for row, said in enumerate(captions, start=first):
+                for name, caption in zip(CAPTIONS, said, strict=True):
+                    arrays[name][row] = encode(caption)
     for array in arrays.values():
         array.flush()
     (unfinished / CARD).write_text(json.dumps(card) + "\n", encoding="utf-8")
@@ -92,6 +96,19 @@ def open_scenes(folder: Path) -> Arrays:
 def create(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Make an array on disk, all zero, to be filled in place."""
     return np.lib.format.open_memmap(path, "w+", dtype, shape)
+
+
+def of_scenes(arrays: Mapping[str, Any], rows: Int[Any, " B"]) -> dict[str, Any]:
+    """Read scenes: every array as it is, "B ..."."""
+    return {name: array[rows] for name, array in arrays.items()}
+
+
+def of_groups(arrays: Mapping[str, Any], groups: Int[Any, " G"]) -> dict[str, Any]:
+    """Read whole groups: every array as "G 4 ...", `portraits` as "G ..."."""
+    scenes = groups[:, None] * GROUP + np.arange(GROUP)[None]
+    return {
+        name: array[groups if name == "portraits" else scenes] for name, array in arrays.items()
+    }
 
 
 class RowBatches:
@@ -163,10 +180,10 @@ def _fingerprint(seed: int, size: int) -> str:
     return digest.hexdigest()
 
 
-def _render(task: tuple[Path, int, int, int]) -> list[str]:
+def _render(task: tuple[Path, int, int, int]) -> list[tuple[str, str]]:
     """Render a chunk into the arrays on disk; gives its captions."""
     folder, seed, first, size = task
-    names = ("pictures", "masks", "portraits")
+    names = ("pictures", "masks", "portraits", *SHAPES)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in names}
     captions = []
     for row in range(first, min(first + CHUNK, len(arrays["pictures"]))):
@@ -177,5 +194,7 @@ def _render(task: tuple[Path, int, int, int]) -> list[str]:
         if row % GROUP == 0:
             for place, look in enumerate(scene.people):
                 arrays["portraits"][row // GROUP, place] = render_portrait(look, row, size)
-        captions.append(scene.caption)
+        for name, numbers in label(scene).items():
+            arrays[name][row] = numbers
+        captions.append((scene.caption, scene.description))
     return captions

@@ -36,15 +36,23 @@ def vae_params(module: VAE, random: np.random.Generator) -> dict[str, Any]:
 
 
 def vae_objective(module: VAE, recipe: VAERecipe) -> Objective:
-    """Reconstruct pictures from noisy latents; a batch holds `pictures`, uint8."""
+    """Reconstruct pictures from noisy latents.
+
+    A batch holds `pictures`, uint8, and `masks` of their people where these weigh more.
+    """
 
     def objective(trained: Any, frozen: Any, batch: Batch, keys: Array) -> tuple[Array, Numbers]:
         params = {"params": combine(trained, frozen)["vae"]}
         pixels = to_pixels(batch["pictures"])
-        mean, log_variance = module.apply(params, pixels, method="encode")
+        encoded = module.apply(params, pixels, method="encode")
+        mean, log_variance = (part.astype(jnp.float32) for part in encoded)
         noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
         latents = mean + jnp.exp(0.5 * log_variance) * noise
-        error = module.apply(params, latents, method="decode") - pixels
+        error = module.apply(params, latents, method="decode").astype(jnp.float32) - pixels
+        if recipe.people_weight != 1.0:
+            people = jnp.any(batch["masks"], axis=1)[..., None]
+            weight = jnp.where(people, recipe.people_weight, 1.0)
+            error = error * weight / jnp.mean(weight)
         terms = {
             "absolute": jnp.mean(jnp.abs(error)),
             "square": jnp.mean(jnp.square(error)),

@@ -7,6 +7,7 @@ only, so that the tower has to carry every attribute.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +17,14 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from moa_jax.backbone.clip import TextEncoder, VisionEncoder, normalize_pixels
 from moa_jax.toyworld.architecture import first_params
+from moa_jax.toyworld.arrays import CAPTIONS, of_groups
 from moa_jax.toyworld.recipe import CLIPRecipe
 from moa_jax.toyworld.scenes import GROUP
 from moa_jax.toyworld.views import PERSONS, people_views
 from moa_jax.training.learning import combine
 from moa_jax.training.step import Batch, Numbers, Objective
 
+CLIP_ARRAYS = ("pictures", "masks", "portraits", *CAPTIONS)
 FIRST_LOGIT_SCALE = np.log(1 / 0.07)  # of both contrasts; the limit too is CLIP's
 MAX_LOGIT_SCALE = np.log(100.0)
 APART = -1e9
@@ -48,15 +51,6 @@ def clip_params(towers: Towers, random: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def clip_batch(
-    arrays: Mapping[str, np.ndarray], groups: Int[np.ndarray, " G"]
-) -> dict[str, np.ndarray]:
-    """Read whole groups: pictures "G 4 H W 3", masks, input_ids; portraits "G K H W 3"."""
-    rows = groups[:, None] * GROUP + np.arange(GROUP)
-    scenes = {name: arrays[name][rows] for name in ("pictures", "masks", "input_ids")}
-    return {**scenes, "portraits": arrays["portraits"][groups]}
-
-
 def clip_objective(towers: Towers, recipe: CLIPRecipe) -> Objective:
     """Contrast pictures with captions, and people with people."""
 
@@ -67,7 +61,7 @@ def clip_objective(towers: Towers, recipe: CLIPRecipe) -> Objective:
         seen = jnp.concatenate([pictures.astype(jnp.float32), views.reshape(-1, *views.shape[2:])])
         features = picture_features(towers, params, seen)
         whole, people = features[: len(pictures)], features[len(pictures) :]
-        ids = batch["input_ids"].reshape(len(pictures), -1)
+        ids = either_caption(batch, keys, recipe.described).reshape(len(pictures), -1)
         scales = [
             jnp.exp(jnp.minimum(params[name], MAX_LOGIT_SCALE))
             for name in ("caption_scale", "identity_scale")
@@ -84,12 +78,24 @@ def clip_objective(towers: Towers, recipe: CLIPRecipe) -> Objective:
     return objective
 
 
+def either_caption(batch: Batch, keys: Array, share: float) -> Int[Array, "B *scenes S"]:
+    """Give the caption of each row, or its description.
+
+    Args:
+        share: of the rows that are described, drawn at random.
+    """
+    draw = partial(jax.random.bernoulli, p=share)
+    coins = jax.vmap(lambda key: draw(jax.random.fold_in(key, 1)))(keys)
+    plain, described = (batch[name] for name in CAPTIONS)
+    return jnp.where(coins.reshape(-1, *[1] * (plain.ndim - 1)), described, plain)
+
+
 def picture_features(
     towers: Towers, params: Any, pictures: Num[Array, "B H W 3"]
 ) -> Float[Array, "B F"]:
     """Give unit features of pictures in [0, 255]."""
     variables = {"params": params["image_encoder"]}
-    return unit(towers.vision.apply(variables, normalize_pixels(pictures)))
+    return unit(towers.vision.apply(variables, normalize_pixels(pictures)).astype(jnp.float32))
 
 
 def caption_features(towers: Towers, params: Any, ids: Int[Array, "B S"]) -> Float[Array, "B F"]:
@@ -97,7 +103,7 @@ def caption_features(towers: Towers, params: Any, ids: Int[Array, "B S"]) -> Flo
     tokens = towers.text.apply({"params": params["text_encoder"]}, ids)
     ends = jnp.argmax(ids == towers.eos_token_id, axis=1)
     pooled = jnp.take_along_axis(tokens, ends[:, None, None], axis=1)[:, 0]
-    return unit(pooled @ params["text_projection"])
+    return unit(pooled.astype(jnp.float32) @ params["text_projection"])
 
 
 def caption_contrast(
@@ -158,6 +164,7 @@ def clip_preview(
     their hard negatives.
     """
     part = min(part, len(arrays["portraits"]))
+    shown = {name: arrays[name] for name in CLIP_ARRAYS}
     count = len(arrays["portraits"]) // part * part
     keys = jax.random.split(jax.random.key(0), count)
 
@@ -171,7 +178,7 @@ def clip_preview(
 
     def preview(step: int, params: Any) -> dict[str, float]:
         parts = [np.arange(first, first + part) for first in range(0, count, part)]
-        found = [embed(params, clip_batch(arrays, rows), keys[rows]) for rows in parts]
+        found = [embed(params, of_groups(shown, rows), keys[rows]) for rows in parts]
         people, whole, read = (np.concatenate(each) for each in zip(*found, strict=True))
         ids = arrays["input_ids"][: count * GROUP : GROUP]
         nearest = np.argmax(whole @ read.T, axis=1)

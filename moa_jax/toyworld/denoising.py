@@ -18,6 +18,7 @@ from rich.progress import track
 from moa_jax.backbone.stable_diffusion import Component
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
 from moa_jax.toyworld.autoencoder import to_pixels
+from moa_jax.toyworld.contrast import either_caption
 from moa_jax.training.learning import combine
 from moa_jax.training.mesh import place_batch
 from moa_jax.training.step import Batch, Numbers, Objective
@@ -53,6 +54,7 @@ def denoising_objective(
     schedule: NoiseSchedule,
     condition_dropout: float,
     empty: Int32[np.ndarray, " S"],
+    described: float = 0.0,
 ) -> Objective:
     """Predict the schedule's target from noisy latents and the caption.
 
@@ -60,6 +62,7 @@ def denoising_objective(
         text: the text tower, whose parameters are "text_encoder".
         condition_dropout: share of the captions that are left out, for guidance.
         empty: token ids of no caption.
+        described: share of the captions that name attributes of people.
     """
 
     def objective(trained: Any, frozen: Any, batch: Batch, keys: Array) -> tuple[Array, Numbers]:
@@ -77,12 +80,13 @@ def denoising_objective(
 
         encoding, noise, timesteps, dropped = jax.vmap(draw)(keys)
         latents = mean + deviation * encoding
-        ids = jnp.where(dropped[:, None], jnp.asarray(empty)[None], batch["input_ids"])
+        said = either_caption(batch, keys, described) if described else batch["input_ids"]
+        ids = jnp.where(dropped[:, None], jnp.asarray(empty)[None], said)
         context = text.apply({"params": params["text_encoder"]}, ids)
         noisy = add_noise(schedule, latents, noise, timesteps)
         prediction = predict(params, batch, noisy, timesteps, context)
         target = training_target(schedule, latents, noise, timesteps)
-        loss = jnp.mean(jnp.square(prediction - target))
+        loss = jnp.mean(jnp.square(prediction.astype(jnp.float32) - target))
         return loss, {"loss/total": loss}
 
     return objective

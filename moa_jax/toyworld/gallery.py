@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageFilter
 from rich.progress import track
@@ -105,7 +106,7 @@ def style(_: Pipeline, folder: Path) -> None:
 def control(_: Pipeline, folder: Path) -> None:
     """An outline, two people drawn to it, and one of them without it."""
     pipe = Pipeline.from_pretrained(BASE, MOA, controlnets=[OUTLINE])
-    outline = Image.fromarray(outlines(render(_scene(11))[1]))
+    outline = Image.fromarray(np.asarray(outlines(jnp.asarray(render(_scene(11))[1]))))
     prompt = f"a woman <|image|> {GARDEN}"
     led = partial(first, pipe, prompt, seed=4, controls=[Control(outline)])
     drawn = [outline, led([SHE]), led([HER]), first(pipe, prompt, [SHE], seed=4)]

@@ -20,6 +20,14 @@ HAIR_STYLES = ("short", "curly", "spiky", "long", "bun")
 BELOW_HATS = ("curly", "long")  # hair styles whose colour is seen under a hat
 HATS = ("none", "cap", "beanie", "brimmed")
 POSES = ("standing", "waving", "cheering")
+KINDS: dict[str, tuple[Any, ...]] = {  # what of a person is one of several
+    "word": WORDS,
+    "hair_style": HAIR_STYLES,
+    "hat": HATS,
+    "glasses": (False, True),
+    "beard": (False, True),
+}
+COLORS = ("skin", "hair", "hat_color", "shirt", "trousers")
 
 LIGHT_SKIN, DARK_SKIN = (0.99, 0.87, 0.76), (0.33, 0.20, 0.12)
 NATURAL_HAIR: tuple[Color, ...] = (

@@ -11,7 +11,6 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from moa_jax.toyworld.architecture import (
     make_module,
     toy_networks,
 )
-from moa_jax.toyworld.arrays import RowBatches, open_scenes, write_scenes
+from moa_jax.toyworld.arrays import CAPTIONS, of_groups, of_scenes, open_scenes, write_scenes
 from moa_jax.toyworld.autoencoder import (
     latents_scale,
     vae_batches,
@@ -42,16 +41,18 @@ from moa_jax.toyworld.autoencoder import (
     vae_params,
     vae_preview,
 )
-from moa_jax.toyworld.contrast import Towers, clip_batch, clip_objective, clip_params, clip_preview
-from moa_jax.toyworld.looks import looks_batch, looks_objective, looks_params, looks_preview
-from moa_jax.toyworld.prior import unet_batch, unet_objective, unet_preview, write_latents
-from moa_jax.toyworld.reader_training import reader_batch, reader_objective, reader_preview
+from moa_jax.toyworld.contrast import CLIP_ARRAYS, Towers, clip_objective, clip_params, clip_preview
+from moa_jax.toyworld.labels import SHAPES
+from moa_jax.toyworld.looks import LOOKS_ARRAYS, looks_objective, looks_params, looks_preview
+from moa_jax.toyworld.prior import unet_objective, unet_preview, write_latents
+from moa_jax.toyworld.reader_training import reader_objective, reader_preview
 from moa_jax.toyworld.readers import Readers
 from moa_jax.toyworld.readers import initial_params as reader_params
 from moa_jax.toyworld.recipe import Recipe
 from moa_jax.toyworld.scenes import GROUP
-from moa_jax.toyworld.stage import Stage, load_network
+from moa_jax.toyworld.stage import Rows, Stage, load_network
 from moa_jax.toyworld.tokenizer import WORDS, write_tokenizer
+from moa_jax.training.loop import Batches
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.step import stream
 
@@ -89,12 +90,13 @@ class Pretraining:
         if stage.done:
             return
         module = make_module("vae", config)
+        learning = make_module("vae", config, jnp.dtype(recipe.dtype))
         arrays = self._open("scenes")
         held_out = np.asarray(self._open("held_out")["pictures"][:SHOWN])
         trained = stage.train(
-            vae_objective(module, recipe),
+            vae_objective(learning, recipe),
             {"vae": vae_params(module, np.random.default_rng(recipe.seed))},
-            vae_batches(arrays, recipe),
+            self._pictures(),
             vae_preview(module, held_out, stage.folder / "samples"),
         )
         scale = latents_scale(module, trained["vae"], np.asarray(arrays["pictures"][:MEASURED]))
@@ -106,32 +108,28 @@ class Pretraining:
         stage = Stage(self.output / "clip", recipe, self.mesh, configs, {})
         if stage.done:
             return
-        text, vision = (make_module(name, config) for name, config in configs.items())
+        text, vision = (make_module(n, c, jnp.dtype(recipe.dtype)) for n, c in configs.items())
         towers = Towers(vision, text, self.tokenizer.eos_token_id)
-        arrays = self._open("scenes")
         trained = stage.train(
             clip_objective(towers, recipe),
             clip_params(towers, np.random.default_rng(recipe.seed)),
-            self._batches(partial(clip_batch, arrays), len(arrays["portraits"]), recipe),
+            self._groups(CLIP_ARRAYS),
             clip_preview(towers, self._open("held_out")),
         )
         stage.finish({name: (trained[name], config) for name, config in configs.items()})
 
     def looks(self) -> None:
         """Train the vision tower further, alone."""
-        recipe, scenes = self.recipe.looks, self.recipe.scenes
+        recipe = self.recipe.looks
         name, tower = "image_encoder", load_network(self.output / "clip", "image_encoder")
         stage = Stage(self.output / "looks", recipe, self.mesh, tower.fingerprint, {})
         if stage.done:
             return
-        arrays = self._open("scenes")
         trained = stage.train(
-            looks_objective(tower.module, recipe),
+            looks_objective(make_module(name, tower.config, jnp.dtype(recipe.dtype)), recipe),
             looks_params(tower.params, tower.module.config.projection_dim),
-            self._batches(
-                partial(looks_batch, arrays, seed=scenes.seed), len(arrays["portraits"]), recipe
-            ),
-            looks_preview(tower.module, self._open("held_out"), scenes.held_out_seed),
+            self._groups(LOOKS_ARRAYS),
+            looks_preview(tower.module, self._open("held_out")),
         )
         stage.finish({name: (trained[name], tower.config)})
 
@@ -142,7 +140,7 @@ class Pretraining:
     def unet(self) -> None:
         """Train the prior."""
         config, recipe = self.configs["unet"], self.recipe.unet
-        module = make_module("unet", config)
+        module = make_module("unet", config, jnp.dtype(recipe.dtype))
         first = first_params(module, np.random.default_rng(recipe.seed))
         base = self._base(Component(module, first, config, fingerprint=""))
         frozen = {"vae": base.vae, "text_encoder": base.text_encoder}
@@ -150,14 +148,14 @@ class Pretraining:
         if stage.done:
             return
         self.latents()
-        arrays, held_out = self._open("scenes"), self._open("held_out")
+        held_out = self._open("held_out")
         # The scenes of a group resemble each other: one of each is shown.
         shown = (np.asarray(held_out[name][::GROUP]) for name in ("input_ids", "pictures"))
         schedule = NoiseSchedule.from_config(base.scheduler_config)
         trained = stage.train(
             unet_objective(base, schedule, recipe, self.empty),
             {"unet": first},
-            self._batches(partial(unet_batch, arrays), len(arrays["latents"]), recipe),
+            self._scenes("latents", *CAPTIONS),
             unet_preview(base, recipe, *shown, self.empty, stage.folder / "samples"),
         )
         stage.finish({"unet": (trained["unet"], config)})
@@ -183,13 +181,10 @@ class Pretraining:
         if file.is_file():
             return
         stage = Stage(self.output / "readers", recipe, self.mesh, None, {})
-        arrays = self._open("scenes")
         trained = stage.train(
             reader_objective,
             reader_params(stream(recipe.seed, "init")),
-            self._batches(
-                partial(reader_batch, arrays, seed=scenes.seed), len(arrays["pictures"]), recipe
-            ),
+            self._scenes("pictures", "masks", *SHAPES),
             reader_preview(self._open("held_out"), scenes.held_out_seed),
         )
         Readers(trained).save(file)
@@ -198,8 +193,27 @@ class Pretraining:
     def _open(self, name: str) -> Mapping[str, np.ndarray]:
         return open_scenes(self.output / name)
 
-    def _batches(self, read: Callable[..., Any], count: int, recipe: Any) -> RowBatches:
-        return RowBatches(read, count, recipe.batch_size, recipe.seed)
+    def _scenes(self, *names: str) -> Rows:
+        """Train on scenes, one by one."""
+        arrays = self._open("scenes")
+        return Rows({name: arrays[name] for name in names}, of_scenes, len(arrays["pictures"]))
+
+    def _pictures(self) -> Rows | Batches:
+        """Train the autoencoder on crops and then on pictures, or on pictures alone."""
+        recipe = self.recipe.vae
+        if not recipe.crop_steps:
+            return self._scenes("pictures", "masks")
+        if recipe.people_weight != 1:
+            raise InputError(
+                f"vae.people_weight={recipe.people_weight} weighs whole pictures: set "
+                "vae.crop_steps=0"
+            )
+        return vae_batches(self._open("scenes"), recipe)
+
+    def _groups(self, names: Sequence[str]) -> Rows:
+        """Train on whole groups of scenes."""
+        arrays = self._open("scenes")
+        return Rows({name: arrays[name] for name in names}, of_groups, len(arrays["portraits"]))
 
     def _load(self, name: str, dtype: Any = jnp.float32) -> Component:
         return load_network(self.output / LEFT_BY.get(name, name), name, dtype)

@@ -5,14 +5,14 @@ it is small. Plain Stable Diffusion training with the velocity as target.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Int32, UInt8
+from jaxtyping import Array, Int32, UInt8
 
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion
 from moa_jax.backbone.vae import VAE
@@ -56,13 +56,6 @@ def write_latents(folder: Path, vae: Component, mesh: Mesh) -> None:
     path.write_text(json.dumps(card) + "\n", encoding="utf-8")
 
 
-def unet_batch(
-    arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, " B"]
-) -> dict[str, np.ndarray]:
-    """Read latents and captions."""
-    return {name: arrays[name][rows] for name in ("latents", "input_ids")}
-
-
 def unet_objective(
     base: StableDiffusion,
     schedule: NoiseSchedule,
@@ -81,7 +74,7 @@ def unet_objective(
         return unet.apply({"params": params["unet"]}, *inputs)
 
     text, dropout = base.text_encoder.module, recipe.condition_dropout
-    return denoising_objective(text, predict, schedule, dropout, empty)
+    return denoising_objective(text, predict, schedule, dropout, empty, recipe.described)
 
 
 def unet_preview(

@@ -12,20 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moa_jax.toyworld.people import HAIR_STYLES, HATS, WORDS
-from moa_jax.toyworld.places import CHOICES
+from moa_jax.toyworld.labels import CONTEXT, PEOPLE
+from moa_jax.toyworld.people import COLORS, KINDS
 
-CONTEXT = {field: tuple(values) for field, values in CHOICES.items()}
-KINDS = {
-    "word": WORDS,
-    "hair_style": HAIR_STYLES,
-    "hat": HATS,
-    "glasses": (False, True),
-    "beard": (False, True),
-}
-COLORS = ("skin", "hair", "hat_color", "shirt", "trousers")
-MAX_PEOPLE = 2
-SIZE = 64  # pixels of the pictures and of a person cut out
+MAX_PEOPLE = PEOPLE
+SIZE = 64  # pixels of the pictures
+SMALL = 64  # pixels a side that a network looks at: of a whole picture, and of a person cut out
 MARGIN = 1.15  # side of the square that is cut out, in sides of the person's box
 WIDTHS = (16, 48, 64, 96)  # channels at 32, 16, 8 and 4 pixels
 HEAD_WIDTHS = (32, 48)  # channels of the closer look at the head
@@ -37,7 +29,7 @@ class SceneLogits(NamedTuple):
 
     Attributes:
         context: "B n" for each field of CONTEXT.
-        people: "B 64 64 1+K": nobody, the first person from the left, the second.
+        people: "B H W 1+K": nobody, the first person from the left, the second.
         features: "B F", what the context is read from.
     """
 
@@ -101,9 +93,11 @@ class SceneReader(nn.Module):
     """Read what words describe, and where the people are."""
 
     @nn.compact
-    def __call__(self, pictures: Float[Array, "B 64 64 3"]) -> SceneLogits:
-        """Read pictures in [0, 1]."""
-        maps, summary = Trunk(name="trunk")(2 * pictures - 1)
+    def __call__(self, pictures: Float[Array, "B H W 3"]) -> SceneLogits:
+        """Read pictures in [0, 1], of SMALL pixels a side or a multiple of it."""
+        times = pictures.shape[1] // SMALL
+        small = nn.avg_pool(pictures, (times, times), (times, times))
+        maps, summary = Trunk(name="trunk")(2 * small - 1)
         context = {
             field: nn.Dense(len(values), name=field)(summary) for field, values in CONTEXT.items()
         }
@@ -161,9 +155,9 @@ def cut(images: Float[Array, "B H W C"], squares: Float[Array, "B 3"]) -> Float[
     """Cut squares out and bring them to one size; black where they leave the picture."""
 
     def one(image: Array, square: Array) -> Array:
-        scale = SIZE / square[2]
+        scale = SMALL / square[2]
         shift = scale * (square[2] / 2 - square[:2])
-        shape = (SIZE, SIZE, image.shape[-1])
+        shape = (SMALL, SMALL, image.shape[-1])
         scales = jnp.stack([scale, scale])
         return jax.image.scale_and_translate(image, shape, (0, 1), scales, shift, "linear")
 

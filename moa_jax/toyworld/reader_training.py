@@ -5,22 +5,20 @@ out a little beside their masks, mostly those that the scene reader finds. Two p
 as left and right. Knows nothing of the model that the readers judge.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key
 
-from moa_jax.toyworld.people import BELOW_HATS
+from moa_jax.toyworld.labels import by_name, visible
+from moa_jax.toyworld.people import COLORS, KINDS
 from moa_jax.toyworld.reader_networks import (
-    COLORS,
     CONTEXT,
-    KINDS,
     MAX_PEOPLE,
-    SIZE,
     PersonReader,
     SceneReader,
     boxes,
@@ -35,61 +33,35 @@ PEOPLE_WEIGHT = 2.0  # of the segmentation
 FOUND = 0.7  # share of people cut out by the scene reader's mask instead of the true one
 
 
-def reader_batch(
-    arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, " B"], seed: int
-) -> dict[str, np.ndarray]:
-    """Make a batch of some scenes.
-
-    Args:
-        arrays: of `moa_jax.toyworld.arrays`.
-        seed: of the stream that they show.
-    """
-    scenes = [training_scene(seed, int(row)) for row in rows]
-    return make_batch(scenes, arrays["pictures"][rows], arrays["masks"][rows])
-
-
-def make_batch(
-    scenes: Sequence[Scene],
-    pictures: UInt8[np.ndarray, "B 64 64 3"],
-    masks: Bool[np.ndarray, "B K 64 64"],
-) -> dict[str, np.ndarray]:
-    """Lay out scenes for the loss, their people sorted from left to right.
-
-    Returns:
-        picture, masks "B 2 64 64", present "B 2"; a number for each choice, under its field "B" or
-        its attribute "B 2"; a colour for each of COLORS "B 2 3".
-    """
-    rows = [_row(scene, mask) for scene, mask in zip(scenes, masks, strict=True)]
-    labels = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return {"picture": np.asarray(pictures), **labels}
-
-
 def left_to_right(scene: Scene, masks: Bool[np.ndarray, "K H W"]) -> list[int]:
     """Sort a scene's people by where they are seen; one who is hidden comes last."""
     columns = np.arange(masks.shape[-1])
     return sorted(
         range(len(scene.people)),
-        key=lambda k: np.average(columns, weights=masks[k].sum(axis=0)) if masks[k].any() else SIZE,
+        key=lambda k: (
+            np.average(columns, weights=masks[k].sum(axis=0)) if masks[k].any() else len(columns)
+        ),
     )
 
 
-def _row(scene: Scene, masks: np.ndarray) -> dict[str, np.ndarray]:
-    order = left_to_right(scene, masks)
-    looks = [scene.people[k] for k in order]
-    looks += looks[:1] * (MAX_PEOPLE - len(looks))  # nobody's place is not learnt from
-    found = {
-        "masks": np.stack(
-            [masks[k] for k in order] + [masks[0] & False] * (MAX_PEOPLE - len(order))
-        ),
-        "present": np.arange(MAX_PEOPLE) < len(order),
-    }
-    for field, values in CONTEXT.items():
-        found[field] = np.int32(values.index(getattr(scene.context, field)))
-    for name, values in KINDS.items():
-        found[name] = np.array([values.index(getattr(look, name)) for look in looks], np.int32)
-    for name in COLORS:
-        found[name] = np.array([getattr(look, name) for look in looks], np.float32)
-    return found
+def _sorted(batch: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+    """Sort people from left to right; one who is hidden comes last.
+
+    Returns:
+        Masks "B K H W", and the labels by name.
+    """
+    masks = batch["masks"].astype(jnp.float32)
+    pixels = masks.sum(axis=(2, 3))
+    middle = jnp.einsum("bkhw,w->bk", masks, jnp.arange(masks.shape[-1], dtype=jnp.float32))
+    order = jnp.argsort(jnp.where(pixels > 0, middle / jnp.maximum(pixels, 1), jnp.inf), axis=1)
+
+    def sort(array: Array) -> Array:
+        places = order.reshape(*order.shape, *[1] * (array.ndim - 2))
+        return jnp.take_along_axis(array, places, axis=1)
+
+    of_people = {name: sort(batch[name]) for name in ("present", "kinds", "colors")}
+    labels = {**of_people, "context": batch["context"]}
+    return sort(masks), {"present": labels["present"], **by_name(labels)}
 
 
 def reader_objective(
@@ -99,23 +71,23 @@ def reader_objective(
 
     Args:
         frozen: not read.
-        batch: of `make_batch`.
+        batch: pictures, masks of their people, and labels of `moa_jax.toyworld.labels`.
         keys: one for each picture.
     """
     soft, move = (jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in range(2))
-    pixels = soften(batch["picture"].astype(jnp.float32) / 255, soft)
+    masks, labels = _sorted(batch)
+    pixels = soften(batch["pictures"].astype(jnp.float32) / 255, soft)
     scene = SceneReader().apply({"params": params["scene"]}, pixels)
     choice = optax.softmax_cross_entropy_with_integer_labels
-    terms = {name: jnp.mean(choice(got, batch[name])) for name, got in scene.context.items()}
-    terms["people"] = PEOPLE_WEIGHT * _segmentation(scene.people, batch["masks"])
+    terms = {name: jnp.mean(choice(got, labels[name])) for name, got in scene.context.items()}
+    terms["people"] = PEOPLE_WEIGHT * _segmentation(scene.people, masks)
 
     found = jnp.moveaxis(jax.nn.softmax(jax.lax.stop_gradient(scene.people)), -1, 1)[:, 1:]
     pixels = jnp.repeat(pixels, MAX_PEOPLE, axis=0)
-    true = batch["masks"].astype(jnp.float32)
-    seen = _person(pixels, _each(true), _each(found), _each(jax.vmap(jax.random.split)(move)))
+    seen = _person(pixels, _each(masks), _each(found), _each(jax.vmap(jax.random.split)(move)))
     person = PersonReader().apply({"params": params["person"]}, seen[..., :3], seen[..., 3])
-    labels = {name: _each(batch[name]) for name in (*KINDS, *COLORS)}
-    shown = _shown(labels, _each(batch["present"]))
+    labels = {name: _each(labels[name]) for name in (*KINDS, *COLORS, "present")}
+    shown = _shown(labels)
     for name, logits in person.kinds.items():
         errors = choice(logits, labels[name])
         terms[name] = KIND_WEIGHT * jnp.average(errors, weights=shown[name])
@@ -131,22 +103,14 @@ def _each(people: Array) -> Array:
     return people.reshape(-1, *people.shape[2:])
 
 
-def _shown(labels: Mapping[str, Array], present: Array) -> dict[str, Array]:
-    """Weigh by next to nothing who is not there and what `applies` says cannot be seen."""
-
-    def among(name: str, values: Sequence[str]) -> Array:
-        numbers = jnp.array([KINDS[name].index(value) for value in values])
-        return jnp.any(labels[name][:, None] == numbers[None], axis=1)
-
-    bare, man = among("hat", ["none"]), among("word", ["man"])
-    shown = dict.fromkeys(labels, jnp.ones_like(bare))
-    shown |= {"hair": bare | among("hair_style", BELOW_HATS), "hair_style": bare}
-    shown |= {"hat_color": ~bare, "beard": man}
-    return {name: jnp.where(seen & present, 1.0, 1e-3) for name, seen in shown.items()}
+def _shown(labels: Mapping[str, Array]) -> dict[str, Array]:
+    """Weigh by next to nothing who is not there and what cannot be seen."""
+    seen = visible({name: labels[name] for name in ("hair_style", "hat", "word")})
+    return {name: jnp.where(each & labels["present"], 1.0, 1e-3) for name, each in seen.items()}
 
 
 def _segmentation(logits: Array, masks: Array) -> Array:
-    people = jnp.moveaxis(masks.astype(jnp.float32), 1, -1)
+    people = jnp.moveaxis(masks, 1, -1)
     shares = jnp.concatenate([1 - people.sum(axis=-1, keepdims=True), people], axis=-1)
     return jnp.mean(optax.softmax_cross_entropy(logits, shares))
 
@@ -170,18 +134,16 @@ def _person(pixels: Array, mask: Array, found: Array, keys: Array) -> Array:
     return cut(jnp.concatenate([pixels, chosen[..., None]], axis=-1), moved)
 
 
-def soften(
-    pictures: Float[Array, "B 64 64 3"], keys: Key[Array, " B"]
-) -> Float[Array, "B 64 64 3"]:
-    """Blur by up to 1.2 pixels, shift the brightness a little and add noise."""
+def soften(pictures: Float[Array, "B H W 3"], keys: Key[Array, " B"]) -> Float[Array, "B H W 3"]:
+    """Blur by up to 1.2 pixels of 64 a side, shift the brightness a little and add noise."""
 
     def draw(key: Array) -> tuple[Array, Array, Array]:
         width, light, amount, noise = jax.random.split(key, 4)
-        spread = 0.04 * jax.random.uniform(amount) * jax.random.normal(noise, (SIZE, SIZE, 3))
+        spread = 0.04 * jax.random.uniform(amount) * jax.random.normal(noise, pictures.shape[1:])
         return jax.random.uniform(width), 0.03 * jax.random.normal(light), spread
 
     widths, lights, noise = jax.vmap(draw)(keys)
-    soft = blur(pictures, 0.2 + 1.0 * widths)
+    soft = blur(pictures, (0.2 + 1.0 * widths) * pictures.shape[1] / 64)
     return jnp.clip(soft + lights[:, None, None, None] + noise, 0, 1)
 
 

@@ -18,13 +18,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from moa_jax.errors import InputError
-from moa_jax.toyworld.people import BELOW_HATS, Look
+from moa_jax.toyworld.labels import CONTEXT
+from moa_jax.toyworld.people import BELOW_HATS, COLORS, KINDS, Look
 from moa_jax.toyworld.reader_networks import (
-    COLORS,
-    CONTEXT,
-    KINDS,
     MAX_PEOPLE,
     SIZE,
+    SMALL,
     PersonReader,
     SceneReader,
     boxes,
@@ -50,7 +49,7 @@ class PersonReading:
         attributes: by the names of ATTRIBUTES: a value of the world's tables, or RGB.
     """
 
-    mask: Bool[np.ndarray, "64 64"]
+    mask: Bool[np.ndarray, "H W"]
     word: str
     attributes: dict[str, Any]
 
@@ -70,7 +69,7 @@ class Reading:
     features: Float[np.ndarray, " F"]
 
     @property
-    def mask(self) -> Bool[np.ndarray, "64 64"]:
+    def mask(self) -> Bool[np.ndarray, "H W"]:
         """Which pixels show any person."""
         return np.any([np.zeros((SIZE, SIZE), bool), *(p.mask for p in self.people)], axis=0)
 
@@ -109,7 +108,7 @@ class Readers:
         save_file({key: np.asarray(a, np.float16) for key, a in flat.items()}, path)
         Path(path).chmod(0o644)  # safetensors makes files that only their owner can read
 
-    def read(self, pictures: UInt8[np.ndarray, "B 64 64 3"]) -> list[Reading]:
+    def read(self, pictures: UInt8[np.ndarray, "B H W 3"]) -> list[Reading]:
         """Read any number of pictures."""
         readings = []
         for start in range(0, len(pictures), BATCH):
@@ -124,7 +123,7 @@ class Readers:
 @jax.jit  # as one program: flax compiles each operation of `init` alone
 def initial_params(key: Array) -> dict[str, Any]:
     """Start both networks at random."""
-    picture, mask = jnp.zeros((1, SIZE, SIZE, 3)), jnp.zeros((1, SIZE, SIZE))
+    picture, mask = jnp.zeros((1, SMALL, SMALL, 3)), jnp.zeros((1, SMALL, SMALL))
     scene, person = jax.random.split(key)
     return {
         "scene": SceneReader().init(scene, picture)["params"],
@@ -132,8 +131,8 @@ def initial_params(key: Array) -> dict[str, Any]:
     }
 
 
-def read_arrays(params: Any, pictures: UInt8[Array, "B 64 64 3"]) -> dict[str, Any]:
-    """Read a batch into arrays: numbers of the choices, colours, and masks "B K 64 64"."""
+def read_arrays(params: Any, pictures: UInt8[Array, "B H W 3"]) -> dict[str, Any]:
+    """Read a batch into arrays: numbers of the choices, colours, and masks "B K H W"."""
     pixels = pictures.astype(jnp.float32) / 255
     scene = SceneReader().apply({"params": params["scene"]}, pixels)
     shares = jnp.moveaxis(jax.nn.softmax(scene.people), -1, 1)

@@ -56,6 +56,7 @@ class TrainingRecipe:
     steps: int
     batch_size: int
     learning_rate: float = 1e-3
+    muon_learning_rate: float | None = None  # of matrices, by Muon instead of AdamW
     warmup_steps: int = 100
     weight_decay: float = 1e-2
     max_grad_norm: float = 1.0
@@ -64,6 +65,7 @@ class TrainingRecipe:
     log_every: int = 50
     sample_every: int | None = 500
     checkpoint_every: int = 250
+    dtype: str = "float32"  # that networks compute in; parameters and their averages are float32
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ class VAERecipe(TrainingRecipe):
     """The autoencoder: errors of pixels and edges, and a little of the KL divergence.
 
     Most steps see small crops, one in two of them on a head: they cost a quarter, and faces are
-    what a reconstruction loses first. The last steps see whole pictures.
+    what a reconstruction loses first. The last steps see whole pictures. Crops are cut on the host:
+    a fast device would wait for them, and `crop_steps=0` with a larger `people_weight` serves it
+    better.
     """
 
     steps: int = 7_000
@@ -80,6 +84,7 @@ class VAERecipe(TrainingRecipe):
     crop_steps: int = 6_000
     crop_size: int = 32
     crops: int = 2  # of each picture of a batch
+    people_weight: float = 1.0  # of a pixel of a person
     square_weight: float = 4.0  # of squared next to absolute errors
     edge_weight: float = 1.0  # of the error of differences of neighbouring pixels
     kl_weight: float = 2e-4
@@ -94,6 +99,7 @@ class CLIPRecipe(TrainingRecipe):
     weight_decay: float = 5e-2
     caption_weight: float = 1.0
     identity_weight: float = 1.0
+    described: float = 0.0  # share of the captions that name attributes of people
     sample_every: int | None = 100  # retrieval among held-out scenes
 
 
@@ -115,6 +121,7 @@ class UNetRecipe(TrainingRecipe):
     steps: int = 8_000
     batch_size: int = 64
     condition_dropout: float = 0.1
+    described: float = 0.0  # share of the captions that name attributes of people
     guidance_scale: float = 4.0  # of the previews
     sample_steps: int = 25
 

@@ -6,9 +6,13 @@ words of `moa_jax.toyworld.tokenizer`. `write_data` writes the imagefolder layou
 `moa_jax.data.records`.
 """
 
+import contextlib
 import json
+import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from moa_jax.toyworld.brush import Brush
+from moa_jax.toyworld.descriptions import describe_person
 from moa_jax.toyworld.people import WORDS, Look, draw_look, paint_person, vary_look
 from moa_jax.toyworld.places import (
     LIGHTS,
@@ -34,6 +39,7 @@ SIZE = 64  # pixels a side, of everything that is trained on the world
 DATA_SET = 12_000  # pictures that MoA trains on by default
 LIT = 0.25  # how much of the time's light falls on people, who must stay recognisable
 FOG_ON_PEOPLE = 0.12
+CHUNK = 16  # pictures that are written as one task
 GROUP = 4  # scenes of the training stream that share words: see `training_scene`
 
 
@@ -54,6 +60,13 @@ class Scene:
     def caption(self) -> str:
         """Say people and context, never an identity: "a man and a kid waving at sunset"."""
         people = " and ".join(f"a {look.word}" for look in self.people)
+        return f"{people} {self.context.phrase()}"
+
+    @property
+    def description(self) -> str:
+        """Say some attributes of the people too: "a man with a beard waving at sunset"."""
+        random = np.random.default_rng([self.seed, 3])
+        people = " and ".join(f"a {describe_person(look, random)}" for look in self.people)
         return f"{people} {self.context.phrase()}"
 
 
@@ -136,7 +149,8 @@ def write_data(
     count: int,
     seed: int = 0,
     size: int = SIZE,
-    on_picture: Callable[[], None] | None = None,
+    on_pictures: Callable[[int], None] | None = None,
+    workers: int = 1,
 ) -> None:
     """Write pictures of the training stream, a mask for each person, and `metadata.jsonl`.
 
@@ -144,11 +158,31 @@ def write_data(
         folder: made if absent.
         seed: the same seed writes the same files; picture i does not depend on `count`.
         size: side of the square pictures in pixels, 64 or more for faces to be seen.
-        on_picture: called after each.
+        on_pictures: told after some pictures how many they were.
+        workers: processes that draw; 1: this one alone.
     """
     (folder / "masks").mkdir(parents=True, exist_ok=True)
+    parts = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
+    write = partial(_write_part, folder, seed, size)
     lines = []
-    for number in range(count):
+    with contextlib.ExitStack() as stack:
+        if workers > 1:
+            spawned = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(workers, spawned))
+            written = pool.map(write, parts)
+        else:
+            written = map(write, parts)
+        for part in written:
+            lines += part
+            if on_pictures:
+                on_pictures(len(part))
+    (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _write_part(folder: Path, seed: int, size: int, numbers: range) -> list[str]:
+    """Write some pictures and their masks; gives their lines of `metadata.jsonl`."""
+    lines = []
+    for number in numbers:
         scene, name = training_scene(seed, number), f"{number:05d}"
         picture, masks = render(scene, size)
         Image.fromarray(picture).save(folder / f"{name}.png")
@@ -158,9 +192,7 @@ def write_data(
             subjects.append({"mask": f"masks/{name}_{i}.png", "word": look.word})
         record = {"file_name": f"{name}.png", "text": scene.caption, "subjects": subjects}
         lines.append(json.dumps(record) + "\n")
-        if on_picture:
-            on_picture()
-    (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+    return lines
 
 
 def write_subject(path: Path, seed: int = 0, size: int = 2 * SIZE) -> None:

@@ -7,8 +7,9 @@ its networks in half precision. Knows no objective.
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,35 @@ from moa_jax.config import Config, OptimizerConfig, TrainConfig
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
 from moa_jax.toyworld.architecture import make_module
+from moa_jax.toyworld.arrays import RowBatches
 from moa_jax.toyworld.recipe import TrainingRecipe
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import Batches, Preview, fit
 from moa_jax.training.mesh import check_batch, jit_step, weight_shardings
+from moa_jax.training.resident import resident
 from moa_jax.training.step import Objective, initial_state, make_train_step
 
 KEPT = 2  # checkpoints
 NETWORKS, CARD = "networks", "finished.json"
+
+Read = Callable[[Mapping[str, Any], Any], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a stage is trained on.
+
+    Attributes:
+        arrays: by name; a batch is made of some rows of them.
+        read: (arrays, row numbers) -> a batch, by indexing alone: it works on NumPy's arrays and
+            on a device.
+        count: row numbers there are.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    read: Read
+    count: int
 
 
 @dataclass(frozen=True)
@@ -59,9 +80,16 @@ class Stage:
         return card.is_file() and json.loads(card.read_text(encoding="utf-8")) == self._card
 
     def train(
-        self, objective: Objective, params: Mapping[str, Any], batches: Batches, preview: Preview
+        self,
+        objective: Objective,
+        params: Mapping[str, Any],
+        data: Rows | Batches,
+        preview: Preview,
     ) -> Any:
         """Train, from the newest checkpoint if there is one.
+
+        On a GPU or TPU the arrays of rows are copied to the devices once and batches are read
+        there: small networks would otherwise wait for their data.
 
         Args:
             params: a tree for each network that learns.
@@ -72,6 +100,7 @@ class Stage:
         config = self._config()
         check_batch(self.recipe.batch_size, config.optimizer.accumulation, self.mesh)
         everything = {**params, **{name: c.params for name, c in self.frozen.items()}}
+        batches = self._batches(data) if isinstance(data, Rows) else data
         mask = {
             name: jax.tree.map(lambda _, learns=name in params: learns, tree)
             for name, tree in everything.items()
@@ -86,6 +115,12 @@ class Stage:
             state = fit(step, state, frozen, batches, checkpoints, self.mesh, config, preview)
         averaged = jax.device_get(state.averaged)
         return {name: averaged[name] for name in params}
+
+    def _batches(self, rows: Rows) -> RowBatches:
+        read = partial(rows.read, rows.arrays)
+        if self.mesh.devices.flat[0].platform != "cpu":
+            read = resident(rows.arrays, rows.read, self.mesh)
+        return RowBatches(read, rows.count, self.recipe.batch_size, self.recipe.seed)
 
     def finish(self, networks: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> None:
         """Write networks (parameters and configuration) in half precision; the stage is done."""
@@ -116,6 +151,7 @@ class Stage:
             optimizer=OptimizerConfig(
                 learning_rate=recipe.learning_rate,
                 schedule="cosine",
+                muon_learning_rate=recipe.muon_learning_rate,
                 warmup_steps=recipe.warmup_steps,
                 weight_decay=recipe.weight_decay,
                 max_grad_norm=recipe.max_grad_norm,

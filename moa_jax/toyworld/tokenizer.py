@@ -19,9 +19,11 @@ WORDS: tuple[str, ...] = tuple(
     """
     a an the and of in on at by with near under to from is
     man woman kid boy girl person people face dog cat
-    red green blue yellow black white small big old young happy elderly
+    red orange yellow green blue purple pink brown black white gray blond
+    small big old young happy elderly short curly spiky long
     reading sitting standing waving cheering walking running smiling wearing holding playing
-    hat coat shirt glasses suit book chair balloon umbrella ball
+    hair bun beard hat cap beanie coat shirt trousers glasses suit
+    book chair balloon umbrella ball
     snow beach forest city street park garden room kitchen mountain
     desert farm castle market playground
     day night sunset rain fog clear

@@ -24,7 +24,7 @@ def people_views(
     """Cut one person out of the scenes of each group, and take the portrait as one view more.
 
     Args:
-        batch: groups of scenes, see `moa_jax.toyworld.contrast.clip_batch`.
+        batch: groups of scenes: see `moa_jax.toyworld.arrays.of_groups`.
 
     Returns:
         Pictures in [0, 255]; who is on each view, PERSONS says. Which person of the scenes it is.

@@ -22,7 +22,7 @@ from moa_jax.toyworld.denoising import denoising_objective, encode_pictures
 from moa_jax.toyworld.people import draw_look
 from moa_jax.toyworld.readers import Readers
 from moa_jax.toyworld.recipe import OutlineRecipe, StyleRecipe
-from moa_jax.toyworld.scenes import render, render_portrait, training_scene
+from moa_jax.toyworld.scenes import SIZE, render, render_portrait, training_scene
 from moa_jax.training.mesh import make_mesh
 from tests.backbone.controls import make_inputs, to_torch, worst
 from tests.toyworld.test_weights import BASE, HELD_OUT
@@ -59,7 +59,7 @@ def measure(base, predict, params, pictures, scenes, masks):
     batch = {
         "latents": latents,
         "input_ids": np.int32(ids),
-        "outlines": np.stack([addons.outlines(each) for each in masks]),
+        "masks": jnp.stack([jnp.pad(each, [(0, 2 - len(each)), (0, 0), (0, 0)]) for each in masks]),
     }
     schedule = NoiseSchedule.from_config(base.scheduler_config)
     objective = denoising_objective(
@@ -105,6 +105,16 @@ def test_a_dozen_steps_lower_the_loss_within_outlines(base, trained, examples):
     predict = addons.predict_in_outline(unet.module, network.module)
     losses = measure(base, predict, params, np.stack(pictures), scenes, masks)
     assert losses[1] < losses[0] - 0.001, losses
+
+
+def test_outlines_are_the_outermost_pixels_of_each_person():
+    masks = np.zeros((1, 3, 8, 8), bool)  # two people side by side, and nobody
+    masks[0, 0, 2:7, 1:4] = masks[0, 1, 2:7, 4:8] = True
+    inner = np.zeros((8, 8), bool)
+    inner[3:6, 2:3] = inner[3:6, 5:7] = True
+    expected = masks.any(axis=1) & ~inner
+    found = addons.outlines(jnp.asarray(masks))
+    np.testing.assert_array_equal(found, 255 * np.repeat(expected[..., None], 3, axis=-1))
 
 
 def test_both_trainings_start_from_the_base_model_itself(base):
@@ -156,7 +166,7 @@ def world():
     return SimpleNamespace(pipe=pipe, params=pipe.params, readers=Readers.load())
 
 
-BLANK = np.zeros((64, 64, 3), np.uint8)
+BLANK = np.zeros((SIZE, SIZE, 3), np.uint8)
 
 
 def draw(world, prompt, subjects=(), control=BLANK, scale=0.0):
@@ -202,11 +212,10 @@ def test_a_styled_personalized_expert_prints_the_person_and_leaves_the_place(wor
 def test_people_stand_where_the_outline_says(world, index):
     scene = training_scene(HELD_OUT, index)
     masks = render(scene)[1]
+    outline = np.asarray(addons.outlines(jnp.asarray(masks)))
     overlaps = [
         np.mean([overlap(reading.mask, masks.any(axis=0)) for reading in world.readers.read(drawn)])
-        for drawn in (
-            draw(world, scene.caption, (), addons.outlines(masks), scale) for scale in (0.0, 1.0)
-        )
+        for drawn in (draw(world, scene.caption, (), outline, scale) for scale in (0.0, 1.0))
     ]
     assert overlaps[1] > 0.8 and overlaps[1] > overlaps[0] + 0.1, overlaps
 

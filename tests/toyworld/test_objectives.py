@@ -1,16 +1,21 @@
 """The objectives of the toy world's pretraining, by what they reward."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moa_jax.toyworld.arrays import InTurn, RowBatches
-from moa_jax.toyworld.autoencoder import crop, edge_error
-from moa_jax.toyworld.contrast import caption_contrast, identity_contrast
-from moa_jax.toyworld.looks import describe, looks_batch
-from moa_jax.toyworld.people import draw_look, vary_look
+from moa_jax.backbone.vae import VAE, VAEConfig
+from moa_jax.toyworld.arrays import InTurn, RowBatches, of_groups
+from moa_jax.toyworld.autoencoder import crop, edge_error, vae_objective
+from moa_jax.toyworld.contrast import caption_contrast, either_caption, identity_contrast
+from moa_jax.toyworld.labels import CONTEXT, DESCRIBED, SHAPES, by_name, describe, label, visible
+from moa_jax.toyworld.looks import _reading_loss
+from moa_jax.toyworld.people import COLORS, KINDS, draw_look, vary_look
 from moa_jax.toyworld.readers import applies
+from moa_jax.toyworld.recipe import VAERecipe
 from moa_jax.toyworld.scenes import training_scene
 from moa_jax.toyworld.views import PERSONS, people_views, resample
 
@@ -67,28 +72,130 @@ def test_captions_that_read_the_same_are_no_negatives():
     assert apart > kept + 0.5  # else a coin decides for each pair: log 2
 
 
+SCENES = [training_scene(5, index) for index in range(40)]
+LABELS = {name: np.stack([label(scene)[name] for scene in SCENES]) for name in SHAPES}
+
+
+def numbers_of(looks):
+    """The kinds of people, by name."""
+    return {
+        name: jnp.array([values.index(getattr(look, name)) for look in looks])
+        for name, values in KINDS.items()
+    }
+
+
+def test_labels_say_what_is_on_a_scene_and_who_is_not_there():
+    found = by_name({name: jnp.asarray(array) for name, array in LABELS.items()})
+    for row, scene in enumerate(SCENES):
+        assert LABELS["present"][row].tolist() == [True, len(scene.people) == 2]
+        for field, values in CONTEXT.items():
+            assert values[found[field][row]] == getattr(scene.context, field)
+        for place, look in enumerate((scene.people * 2)[:2]):
+            for name, values in KINDS.items():
+                assert values[found[name][row, place]] == getattr(look, name)
+            for name in COLORS:
+                np.testing.assert_allclose(found[name][row, place], getattr(look, name), 1e-6)
+
+
+def test_what_can_be_seen_is_what_the_readers_judge():
+    looks = [draw_look(np.random.default_rng(seed)) for seed in range(100)]
+    for name, seen in visible(numbers_of(looks)).items():
+        assert seen.tolist() == [applies(name, look) for look in looks], name
+
+
 def test_a_look_is_described_where_it_can_be_seen():
-    """As the evaluation judges it; two looks that differ are written differently."""
+    """A colour by three numbers, a kind by a one at its value; looks that differ, differently."""
     random = np.random.default_rng(0)
-    for look in (draw_look(random) for _ in range(50)):
-        values, shown = describe(look)
-        np.testing.assert_allclose(values[:3], look.skin, rtol=1e-6)
-        assert shown[3] == applies("hair", look) and shown[6] == applies("hat_color", look)
-        assert shown[15] == applies("hair_style", look)
-        changed, _ = describe(vary_look(random, look))
-        assert np.abs(shown * (values - changed)).max() > 0.2
+    looks = [draw_look(random) for _ in range(50)]
+    scenes = [replace(SCENES[0], people=(look, vary_look(random, look))) for look in looks]
+    found = {name: jnp.array([label(scene)[name] for scene in scenes]) for name in SHAPES}
+    values, shown = map(np.asarray, describe(found["kinds"], found["colors"]))
+    assert values.shape == shown.shape == (50, 2, DESCRIBED)
+    seen, place = visible(numbers_of(looks)), 0
+    for name in (*COLORS, *KINDS):
+        width = 3 if name in COLORS else len(KINDS[name])
+        part, place = slice(place, place + width), place + width
+        expected = [
+            getattr(look, name)
+            if name in COLORS
+            else [value == getattr(look, name) for value in KINDS[name]]
+            for look in looks
+        ]
+        np.testing.assert_allclose(values[:, 0, part], expected, rtol=1e-6)
+        np.testing.assert_array_equal(shown[:, 0, part], np.repeat(seen[name][:, None], width, 1))
+    assert np.all(np.abs(shown[:, 0] * (values[:, 0] - values[:, 1])).max(axis=1) > 0.2)
 
 
-def test_looks_stand_with_the_people_of_the_views():
-    arrays = {name: np.zeros((8, 1)) for name in ("pictures", "masks", "input_ids", "portraits")}
-    batch = looks_batch(arrays, np.array([0, 1]), seed=5)
-    for group, version in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        people = training_scene(5, 4 * group + 2 * version).people
-        for place, look in enumerate(people):
-            values, shown = describe(look)
-            np.testing.assert_array_equal(batch["looks"][group, version, place], values)
-            np.testing.assert_array_equal(batch["shown"][group, version, place], shown)
-        assert not batch["shown"][group, version, len(people) :].any()
+def test_groups_are_laid_out_whole():
+    arrays = {"pictures": np.arange(12), "portraits": np.arange(3)}
+    found = of_groups(arrays, np.array([2, 0]))
+    np.testing.assert_array_equal(found["pictures"], [[8, 9, 10, 11], [0, 1, 2, 3]])
+    np.testing.assert_array_equal(found["portraits"], [2, 0])
+
+
+def test_looks_are_read_of_the_people_on_the_views():
+    """Features that are the looks of the views' people leave no error; of others they do."""
+    groups = np.arange(10)
+    arrays = {name: LABELS[name] for name in ("kinds", "colors")}
+    batch = {name: jnp.asarray(array) for name, array in of_groups(arrays, groups).items()}
+    people = jnp.array([len(SCENES[4 * group].people) - 1 for group in groups])
+    rows = [
+        4 * groups + 2 * (person > 0) for person in PERSONS
+    ]  # the third scene shows varied looks
+    views = [
+        describe(*(jnp.asarray(LABELS[name][row, people]) for name in ("kinds", "colors")))[0]
+        for row in rows
+    ]
+    features = jnp.stack(views, axis=1)
+    params = {"reading": {"kernel": jnp.eye(DESCRIBED), "bias": jnp.zeros(DESCRIBED)}}
+    assert _reading_loss(params, features, batch, people) == 0
+    assert _reading_loss(params, features[:, ::-1], batch, people) > 0.01
+
+
+@pytest.mark.parametrize(("scenes", "share"), [((), 0.5), ((4,), 0.2)])
+def test_each_row_says_its_caption_or_its_description(scenes, share):
+    rows = np.broadcast_to(
+        np.arange(1, 1001).reshape(-1, *[1] * len(scenes), 1), (1000, *scenes, 6)
+    )
+    batch = {"input_ids": jnp.asarray(rows), "described_ids": -jnp.asarray(rows)}
+    said = either_caption(batch, jax.random.split(jax.random.key(0), 1000), share)
+    described = np.sign(np.asarray(said)).reshape(1000, -1)
+    np.testing.assert_array_equal(np.abs(said), rows)
+    assert np.all(described == described[:, :1])
+    assert np.mean(described[:, 0] < 0) == pytest.approx(share, abs=0.05)
+
+
+class Gray(VAE):
+    """An autoencoder that draws everything gray."""
+
+    config: VAEConfig = VAEConfig()
+
+    def encode(self, pixels):
+        return pixels[:, :1, :1], jnp.zeros_like(pixels[:, :1, :1])
+
+    def decode(self, latents):
+        return jnp.zeros((len(latents), 8, 8, 3))
+
+
+@pytest.mark.parametrize(
+    ("weight", "on_people", "elsewhere"), [(1.0, 1 / 4, 3 / 4), (3.0, 1 / 2, 1 / 2)]
+)
+def test_an_error_on_a_person_counts_as_often_as_asked_for(weight, on_people, elsewhere):
+    """People cover a quarter; an error everywhere counts 1, whatever the weight."""
+    masks = np.zeros((1, 2, 8, 8), bool)
+    masks[0, 0, :2, :4] = masks[0, 1, 2:4, :4] = True
+    recipe = VAERecipe(people_weight=weight, square_weight=0.0, edge_weight=0.0, kl_weight=0.0)
+    objective = vae_objective(Gray(), recipe)
+
+    def error(wrong):
+        pictures = np.where(wrong[..., None], 0, 127.5).astype(np.float32) * np.ones(3, np.float32)
+        batch = {"pictures": jnp.asarray(pictures), "masks": jnp.asarray(masks)}
+        return objective({"vae": {}}, {"vae": {}}, batch, jax.random.split(jax.random.key(0), 1))[0]
+
+    seen = masks.any(axis=1)
+    np.testing.assert_allclose(error(seen), on_people, rtol=1e-5)
+    np.testing.assert_allclose(error(~seen), elsewhere, rtol=1e-5)
+    np.testing.assert_allclose(error(seen | ~seen), 1, rtol=1e-5)
 
 
 def test_a_constant_error_is_no_edge():

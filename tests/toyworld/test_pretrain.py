@@ -9,21 +9,26 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from moa_jax.config import override
+from moa_jax.backbone.tokenizer import load_tokenizer
+from moa_jax.config import MeshConfig, override
+from moa_jax.data.captions import encode_caption
 from moa_jax.errors import InputError
 from moa_jax.pipeline import Pipeline
 from moa_jax.toyworld import arrays
 from moa_jax.toyworld import pretrain as pretrain_module
-from moa_jax.toyworld.arrays import RowBatches, open_scenes
+from moa_jax.toyworld.arrays import RowBatches, of_groups, of_scenes, open_scenes
+from moa_jax.toyworld.labels import label
 from moa_jax.toyworld.pretrain import main, pretrain
 from moa_jax.toyworld.readers import Readers
 from moa_jax.toyworld.recipe import Recipe
-from moa_jax.toyworld.scenes import render, training_scene
+from moa_jax.toyworld.scenes import SIZE, render, training_scene
 from moa_jax.training.mesh import make_mesh
+from moa_jax.training.resident import resident
 
 TINY = """
     scenes.count=32 scenes.held_out=32 scenes.workers=1
     networks.vae_width=8 networks.unet_width=8 networks.unet_inner_width=16 networks.unet_heads=1
+    networks.caption_length=48
     networks.text_width=8 networks.text_layers=1 networks.text_heads=1
     networks.vision_width=8 networks.vision_layers=1 networks.vision_heads=1 networks.projection=8
     unet.sample_steps=2 vae.crop_steps=1 vae.crop_size=64 vae.crops=1
@@ -67,18 +72,25 @@ def weights(folder):
 def test_the_folder_draws(output):
     pipeline = Pipeline.from_pretrained(output / "model")
     assert pipeline.schedule.prediction_type == "v_prediction"
-    assert pipeline.base.tokenizer.model_max_length == 32
+    assert pipeline.base.tokenizer.model_max_length == 48
     assert pipeline.base.vae.module.config.scaling_factor != 1.0
     assert pipeline.base.image_encoder is not None
     (image,) = pipeline("a man on the beach", num_inference_steps=2).images
-    assert image.size == (64, 64)
+    assert image.size == (SIZE, SIZE)
 
 
 @pytest.mark.slow
 def test_scenes_on_disk_are_those_of_the_stream(output):
-    found = open_scenes(output / "scenes")
+    found, tokenizer = open_scenes(output / "scenes"), load_tokenizer(output / "tokenizer")
     for row in (0, 5, 31):
-        picture, masks = render(training_scene(0, row))
+        scene = training_scene(0, row)
+        picture, masks = render(scene, SIZE)
+        for name, caption in (("input_ids", scene.caption), ("described_ids", scene.description)):
+            expected = encode_caption(tokenizer, caption)
+            assert not expected.truncated
+            np.testing.assert_array_equal(found[name][row], expected.input_ids)
+        for name, numbers in label(scene).items():
+            np.testing.assert_array_equal(found[name][row], numbers)
         np.testing.assert_array_equal(found["pictures"][row], picture)
         np.testing.assert_array_equal(found["masks"][row, : len(masks)], masks)
         assert not found["masks"][row, len(masks) :].any()
@@ -104,6 +116,43 @@ def test_a_stage_resumes_bit_for_bit(output, tmp_path, stage):
     lines = (tmp_path / stage / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines if "loss/total" in line]
     assert steps == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["vae", "clip", "looks", "unet"])
+def test_a_stage_in_bfloat16_learns_nearly_the_same(output, tmp_path, stage):
+    for name in {"scenes", "held_out", "vae", "clip", "looks"} - {stage}:
+        (tmp_path / name).symlink_to(output / name)
+    pretrain(tmp_path, override(recipe(), [f"{stage}.dtype=bfloat16"]), [stage])
+    halved, exact = (losses(folder / stage) for folder in (tmp_path, output))
+    assert halved != exact
+    np.testing.assert_allclose(halved, exact, rtol=0.05)
+
+
+def losses(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss/total"] for line in lines if "loss/total" in line]
+
+
+def test_on_devices_batches_are_those_of_the_host():
+    """What a stage reads on a GPU, where its arrays are copied to."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "pictures": random.integers(0, 256, (64, 4, 4, 3), np.uint8),
+        "masks": random.random((64, 2, 4, 4)) < 0.5,
+        "colors": random.random((64, 2, 5, 3), np.float32),
+        "portraits": random.integers(0, 256, (16, 2, 4, 4, 3), np.uint8),
+    }
+    mesh = make_mesh(MeshConfig(), jax.devices())
+    rows = np.array([15, 0, 3, 4, 7, 9, 10, 2])
+    scenes = {name: array for name, array in arrays.items() if name != "portraits"}
+    for read, given in ((of_groups, arrays), (of_scenes, scenes)):
+        found, expected = resident(given, read, mesh)(rows), read(given, rows)
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            assert found[name].dtype == array.dtype
+            assert len(found[name].addressable_shards[0].data) == 1
+            np.testing.assert_array_equal(found[name], array)
 
 
 @pytest.mark.slow
@@ -148,8 +197,8 @@ def test_the_readers_are_trained_on_the_same_scenes(output, tmp_path):
     steps = STAGE.format("readers", 2).split()
     pretrain(tmp_path, override(recipe(), steps), ["readers"])
     readers = Readers.load(tmp_path / "readers.safetensors")
-    (reading,) = readers.read(np.zeros((1, 64, 64, 3), "u1"))
-    assert reading.mask.shape == (64, 64)
+    (reading,) = readers.read(np.zeros((1, SIZE, SIZE, 3), "u1"))
+    assert reading.mask.shape == (SIZE, SIZE)
     lines = (tmp_path / "readers/metrics.jsonl").read_text()
     assert "loss/hat_color" in lines and "accuracy/hat_color" in lines
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from moa_jax.errors import InputError
+from moa_jax.toyworld.labels import SHAPES, label
 from moa_jax.toyworld.people import draw_look
-from moa_jax.toyworld.reader_networks import CONTEXT, KINDS, MARGIN, boxes, cut
+from moa_jax.toyworld.reader_networks import CONTEXT, KINDS, MARGIN, SIZE, SMALL, boxes, cut
 from moa_jax.toyworld.reader_training import (
+    _sorted,
     accuracy,
     blur,
     left_to_right,
-    make_batch,
     reader_accuracy,
     reader_objective,
     soften,
@@ -38,15 +39,21 @@ LOOK = draw_look(np.random.default_rng(0), "man")
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Eight scenes, some of two people, with the masks padded to two."""
+    """Eight scenes, some of two people, with the masks padded to two, and a batch of them."""
     scenes = [training_scene(5, i) for i in range(0, 32, 4)]
     rendered = [render(scene) for scene in scenes]
-    masks = np.zeros((len(scenes), 2, 64, 64), bool)
+    masks = np.zeros((len(scenes), 2, SIZE, SIZE), bool)
     for row, (_, seen) in zip(masks, rendered, strict=True):
         row[: len(seen)] = seen
     assert {len(scene.people) for scene in scenes} == {1, 2}
+    pictures = np.stack([picture for picture, _ in rendered])
+    labels = {name: np.stack([label(scene)[name] for scene in scenes]) for name in SHAPES}
+    batch = {"pictures": pictures, "masks": masks, **labels}
     return SimpleNamespace(
-        scenes=scenes, masks=masks, pictures=np.stack([picture for picture, _ in rendered])
+        scenes=scenes,
+        masks=masks,
+        pictures=pictures,
+        batch={name: jnp.asarray(array) for name, array in batch.items()},
     )
 
 
@@ -78,18 +85,33 @@ def test_a_person_who_was_not_found_counts_as_wrong(drawn):
 
 def test_labels_stand_with_the_person_they_belong_to(drawn):
     """Sorted from left to right, whatever the caption's order."""
-    batch = make_batch(drawn.scenes, drawn.pictures, drawn.masks)
+    masks, labels = _sorted(drawn.batch)
+    moved = 0
     for row, scene in enumerate(drawn.scenes):
-        columns = []
-        for place in range(len(scene.people)):
-            word = KINDS["word"][batch["word"][row, place]]
-            k = [look.word for look in scene.people].index(word)
-            np.testing.assert_array_equal(batch["masks"][row, place], drawn.masks[row, k])
-            np.testing.assert_allclose(batch["skin"][row, place], scene.people[k].skin, rtol=1e-6)
-            columns.append(np.nonzero(drawn.masks[row, k])[1].mean())
+        order = left_to_right(scene, drawn.masks[row])
+        moved += order != sorted(order)
+        for place, k in enumerate(order):
+            np.testing.assert_array_equal(masks[row, place], drawn.masks[row, k])
+            look = scene.people[k]
+            assert KINDS["word"][labels["word"][row, place]] == look.word
+            assert KINDS["hat"][labels["hat"][row, place]] == look.hat
+            np.testing.assert_allclose(labels["skin"][row, place], look.skin, rtol=1e-6)
+        columns = [np.nonzero(mask)[1].mean() for mask in masks[row, : len(order)]]
         assert columns == sorted(columns)
-        assert batch["present"][row].sum() == len(scene.people)
-        assert batch["masks"][row, len(scene.people) :].sum() == 0
+        assert labels["present"][row].tolist() == [True, len(order) == 2]
+        assert CONTEXT["place"][labels["place"][row]] == scene.context.place
+    assert moved
+
+
+def test_one_who_is_hidden_is_sorted_last():
+    """Wherever the caption names them: their labels go with them."""
+    scene = next(s for i in range(40) if len((s := training_scene(5, i)).people) == 2)
+    labels = {name: jnp.asarray(array)[None] for name, array in label(scene).items()}
+    masks = jnp.zeros((1, 2, 8, 8), bool).at[0, 1, 2:6, 7].set(True)
+    found, sorted_labels = _sorted({"masks": masks, **labels})
+    assert found[0, 0].sum() == 4 and found[0, 1].sum() == 0
+    words = [KINDS["word"][number] for number in sorted_labels["word"][0]]
+    assert words == [look.word for look in reversed(scene.people)]
 
 
 def test_a_box_is_the_square_around_a_mask():
@@ -105,6 +127,13 @@ def test_cutting_the_whole_picture_changes_nothing_and_a_corner_is_enlarged():
     np.testing.assert_allclose(found[:, 2:, :-2], np.ones((1, 62, 62, 1)), atol=1e-5)
 
 
+def test_a_picture_is_cut_to_the_size_that_a_network_looks_at():
+    image = jnp.zeros((1, SIZE, SIZE, 1)).at[:, :, SIZE // 2 :].set(1.0)
+    whole = cut(image, jnp.array([[SIZE / 2, SIZE / 2, SIZE]]))
+    half = np.arange(SMALL) >= SMALL // 2
+    np.testing.assert_allclose(whole[0, :, :, 0], np.broadcast_to(half, (SMALL, SMALL)), atol=0.15)
+
+
 def test_blur_keeps_the_mean_and_spreads_by_its_sigma():
     dot = jnp.zeros((2, 64, 64, 1)).at[:, 32, 32].set(1.0)
     found = blur(dot, jnp.array([0.2, 2.0]))
@@ -112,6 +141,19 @@ def test_blur_keeps_the_mean_and_spreads_by_its_sigma():
     np.testing.assert_allclose(found[0], dot[0], atol=1e-3)
     rows = found[1, :, :, 0].sum(axis=1)
     assert float((rows * (jnp.arange(64) - 32) ** 2).sum()) == pytest.approx(4.0, abs=0.05)
+
+
+def test_softening_blurs_by_a_share_of_the_picture():
+    """An edge is as soft in a large picture as in a small one, once that is enlarged."""
+    keys = jax.random.split(jax.random.key(0), 64)
+    widths = []
+    for size in (SMALL, 2 * SMALL):
+        edge = jnp.broadcast_to(jnp.arange(size) >= size // 2, (64, size, size))
+        soft = soften(0.2 + 0.6 * edge[..., None] * jnp.ones(3)[None, None, None], keys)
+        rows = soft.mean(axis=(0, 1, 3))
+        rows = (rows - rows[0]) / (rows[-1] - rows[0])
+        widths.append(float((rows * (1 - rows)).sum()) / size)
+    assert widths[1] == pytest.approx(widths[0], rel=0.15)
 
 
 def test_softening_is_mild(drawn):
@@ -123,11 +165,10 @@ def test_softening_is_mild(drawn):
 
 @pytest.mark.slow
 def test_the_objective_reaches_every_weight(drawn):
-    batch = make_batch(drawn.scenes, drawn.pictures, drawn.masks)
     params = initial_params(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), len(drawn.scenes))
     differentiate = jax.jit(jax.grad(reader_objective, has_aux=True))
-    gradient, _ = differentiate(params, None, batch, keys)
+    gradient, _ = differentiate(params, None, drawn.batch, keys)
     still = [
         jax.tree_util.keystr(path)
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)

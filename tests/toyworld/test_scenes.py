@@ -1,6 +1,7 @@
 """The world: its scenes say what their captions say, and its data is read by `moa_jax.data`."""
 
 import json
+import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 from moa_jax.backbone.tokenizer import load_tokenizer
 from moa_jax.data.check import check_records
 from moa_jax.data.records import open_records
+from moa_jax.toyworld.descriptions import color_word, hair_word, phrases
+from moa_jax.toyworld.people import WORDS as PEOPLE
 from moa_jax.toyworld.people import Look, draw_look, vary_look
 from moa_jax.toyworld.places import CHOICES, Context
 from moa_jax.toyworld.scenes import (
@@ -40,6 +43,12 @@ def lines(folder):
 
 def test_captions_use_the_small_tokenizers_words(lines):
     assert {word for line in lines for word in line["text"].split()} <= set(WORDS)
+
+
+def test_the_data_set_names_no_attribute(lines):
+    for number, line in enumerate(lines):
+        scene = training_scene(3, number)
+        assert line["text"] == scene.caption != scene.description
 
 
 def test_one_and_two_subjects_occur(lines):
@@ -83,6 +92,17 @@ def test_the_same_seed_gives_the_same_files_and_a_longer_set_begins_alike(folder
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
     again, other = (tmp_path / name / "00002.png" for name in ("again", "other"))
     assert again.read_bytes() != other.read_bytes()
+
+
+def test_many_processes_write_the_same_bytes_as_one(folder, tmp_path):
+    counts = []
+    write_data(tmp_path, COUNT, seed=3, size=64, on_pictures=counts.append, workers=2)
+    assert sum(counts) == COUNT and len(counts) > 1
+    one, many = (
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*.*")}
+        for root in (folder, tmp_path)
+    )
+    assert one == many
 
 
 def test_the_data_check_finds_no_fault(folder, tmp_path):
@@ -129,6 +149,86 @@ def test_a_caption_tells_people_and_context_and_no_look():
     )
     other = Scene(scene(people=2, seed=5).people, context, seed=9)
     assert other.caption == said.caption
+
+
+def test_a_description_says_what_the_caption_says_and_some_attributes_of_each_person():
+    for scene in (training_scene(0, index) for index in range(200)):
+        assert set(scene.description.split()) <= set(WORDS)
+        people = scene.description.removesuffix(f" {scene.context.phrase()}")
+        assert people != scene.description
+        told = re.split(rf"\b({'|'.join(PEOPLE)})\b", people)
+        assert told[1::2] == [look.word for look in scene.people]
+        for look, said in zip(scene.people, told[2::2], strict=True):
+            true = [*phrases(look).values(), *phrases(look, colored=False).values()]
+            assert re.fullmatch(rf"( ({'|'.join(true)})){{1,3}}", said.removesuffix(" and a "))
+
+
+LOOK = Look(
+    word="man",
+    skin=(0.9, 0.8, 0.7),
+    hair=(0.95, 0.82, 0.48),
+    hair_style="spiky",
+    eyes=(0.2, 0.4, 0.6),
+    glasses=False,
+    beard=False,
+    hat="none",
+    hat_color=(0.1, 0.6, 0.1),
+    shirt=(1.0, 0.5, 0.0),
+    trousers=(0.4, 0.25, 0.05),
+)
+CLOTHES = {"shirt": "in an orange shirt", "trousers": "in brown trousers"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, {"hair_style": "with spiky blond hair"}),
+        ({"hair_style": "bun"}, {"hair_style": "with a blond bun"}),
+        (
+            {"beard": True, "glasses": True},
+            {
+                "hair_style": "with spiky blond hair",
+                "beard": "with a beard",
+                "glasses": "with glasses",
+            },
+        ),
+        ({"hat": "brimmed"}, {"hat": "in a green hat"}),  # which hides the hair
+        (
+            {"hat": "beanie", "hair_style": "long"},
+            {"hair_style": "with long blond hair", "hat": "in a green beanie"},
+        ),
+    ],
+)
+def test_a_phrase_says_what_is_seen(change, said):
+    look = replace(LOOK, **change)
+    assert phrases(look) == said | CLOTHES
+    plain = phrases(look, colored=False)
+    assert plain == {
+        name: phrase.replace("blond ", "").replace("green ", "")
+        for name, phrase in (said | CLOTHES).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("color", "word"),
+    [
+        ((0.8, 0.1, 0.1), "red"),
+        ((0.8, 0.1, 0.15), "red"),  # from the hue's upper end
+        ((1.0, 0.5, 0.0), "orange"),
+        ((0.95, 0.9, 0.1), "yellow"),
+        ((0.1, 0.6, 0.1), "green"),
+        ((0.1, 0.2, 0.8), "blue"),
+        ((0.5, 0.1, 0.8), "purple"),
+        ((1.0, 0.4, 0.7), "pink"),
+        ((0.5, 0.3, 0.1), "brown"),
+        ((0.1, 0.1, 0.15), "black"),
+        ((0.95, 0.95, 0.95), "white"),
+        ((0.5, 0.5, 0.55), "gray"),
+    ],
+)
+def test_colours_have_their_names(color, word):
+    assert color_word(color) == word
+    assert hair_word(color) == {"orange": "blond", "yellow": "blond"}.get(word, word)
 
 
 def test_another_look_changes_the_person_and_nothing_else():
