@@ -2,6 +2,7 @@
 
     python -m moa_jax.evaluation toy [section.key=value ...] [--rows prior,moa] [--report-only]
     python -m moa_jax.evaluation toy --moa           the committed weights against the prior
+    python -m moa_jax.evaluation toy --gates         the networks that both are built on
 
 The study stops and resumes at any time; what is on record in docs/evaluation/rows is not trained
 again, on any machine. Exit code 0: done, whatever the numbers say; 2: something
@@ -20,20 +21,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.command import run
 from moa_jax.config import Config, load_config, override
 from moa_jax.evaluation import findings
 from moa_jax.evaluation.drawing import Pictures
 from moa_jax.evaluation.findings import Results, RowResult, bars
-from moa_jax.evaluation.records import Numbers, Record, Records
+from moa_jax.evaluation.gates import autoencoder_gates, encoder_gates, gate_table, reader_gates
+from moa_jax.evaluation.prior_gates import prior_gates
+from moa_jax.evaluation.protocol import Protocol
+from moa_jax.evaluation.records import Numbers, Record, Records, write_json
 from moa_jax.evaluation.report import choose_trials, main_table, outdated, write_report
 from moa_jax.evaluation.rows import MOA, PRIOR, Row, make_rows, recipe, row_config, select, train
 from moa_jax.evaluation.study import Progress as OnBatch
 from moa_jax.evaluation.study import Study
+from moa_jax.figures import image_grid
+from moa_jax.pipeline import Pipeline
 from moa_jax.runtime import keep_programs
-from moa_jax.toyworld.readers import WEIGHTS
+from moa_jax.toyworld.readers import WEIGHTS, Readers
 
 COMMITTED = WEIGHTS.parent / "moa"
+GATED = 512  # pictures of each kind that gates are measured on
 AT_ONCE = 5  # columns of a table on the terminal
 SHOWN = (PRIOR, MOA, "single-branch", "no-router-loss")  # rows in the figure
 
@@ -63,8 +71,35 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         const=COMMITTED,
         help="measure these weights against the prior and train nothing; default: the committed",
     )
+    parser.add_argument(
+        "--gates",
+        type=Path,
+        nargs="?",
+        const=WEIGHTS.parent,
+        metavar="FOLDER",
+        help="measure the networks of FOLDER (base/, readers.safetensors), and train nothing; "
+        "default: the committed",
+    )
     parser.add_argument("--report-only", action="store_true", help="from what is measured already")
     return parser.parse_intermixed_args(arguments)
+
+
+def _measure_gates(folder: Path, out: Path | None) -> None:
+    """Print the gates' table; with `out`, write it there, and pictures that the prior drew."""
+    readers = Readers.load(folder / WEIGHTS.name)
+    base = load_stable_diffusion(folder / "base")
+    gates = [
+        *reader_gates(readers, 2 * GATED),
+        *autoencoder_gates(base, readers, GATED),
+        *encoder_gates(base, GATED),
+    ]
+    of_prior, pictures = prior_gates(Pipeline(base), readers, GATED, Protocol())
+    gates += of_prior
+    Console().print(gate_table(gates))
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "gates.json", {"gates": [dataclasses.asdict(gate) for gate in gates]})
+        image_grid([*pictures], columns=8).save(out / "gates.png")
 
 
 @dataclass(frozen=True)
@@ -83,6 +118,8 @@ class _Training:
 
 def _evaluate(options: argparse.Namespace) -> None:
     keep_programs()
+    if options.gates:
+        return _measure_gates(options.gates, options.out)
     config = override(load_config(options.config), options.overrides)
     rows = make_rows(config)
     if options.moa:
@@ -91,7 +128,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     chosen = [] if options.report_only else select(rows, names)
     out = options.out or (options.runs / "given" if options.moa else Path("docs/evaluation"))
     study = Study(config.model.base, options.runs)
-    records = Records(out / "rows", study.key)
+    records = Records(out / "rows", study.key, recipe(Config()))
     console = Console()
     _print_readers(study, console)
     trainings = [training for row in rows for training in _trainings_of(row, config)]

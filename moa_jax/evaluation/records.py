@@ -36,17 +36,20 @@ class Records:
     Attributes:
         folder: where they are; made by the first.
         study: see `Study.key`.
+        defaults: values of a recipe that a record made before there was such a value has.
     """
 
-    def __init__(self, folder: Path, study: str) -> None:
+    def __init__(self, folder: Path, study: str, defaults: Mapping[str, str] | None = None) -> None:
         """Look nothing up yet."""
-        self.folder, self.study = folder, study
+        self.folder, self.study, self.defaults = folder, study, defaults or {}
 
     def find(self, name: str, recipe: Mapping[str, str]) -> Record | None:
         """Give what was measured of a run in this study, if it was trained by this recipe."""
         found = read_json(self.folder / f"{name}.json")
-        made = {"study": found.get("study"), "recipe": found.get("recipe")}
-        if made != {"study": self.study, "recipe": dict(recipe)}:
+        if not found or found["study"] != self.study:
+            return None
+        made = {key: self.defaults[key] for key in recipe if key in self.defaults}
+        if {**made, **found["recipe"]} != dict(recipe):
             return None
         return Record(found["numbers"], found.get("outdated", ""))
 

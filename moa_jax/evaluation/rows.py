@@ -19,7 +19,7 @@ from moa_jax.toyworld.scenes import DATA_SET, write_data
 TRAIN = Path("train.py")
 SWEEP = ("1e-4", "1e-3", "1e-2", "1e-1")  # of lambda_r
 WEIGHT = "method.router_loss_weight"
-HOW = ("data.workers", "model.attention")  # how it is computed, not what
+HOW = ("data.workers", "data.resident", "model.attention")  # how it is computed, not what
 PRIOR, MOA, SINGLE = "prior", "moa", "single-branch"
 
 

@@ -1,0 +1,188 @@
+"""What each network of the toy world has to do before another is built on it: numbers and bars.
+
+The readers, the autoencoder and the image encoder are here; the prior has a module of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Num
+from rich.progress import track
+from rich.table import Table
+
+from moa_jax.backbone.clip import normalize_pixels
+from moa_jax.backbone.stable_diffusion import StableDiffusion
+from moa_jax.evaluation import metrics
+from moa_jax.evaluation.drawing import through_vae
+from moa_jax.evaluation.protocol import Trial, redraw
+from moa_jax.toyworld.people import COLORS, KINDS, WORDS, Look, draw_look
+from moa_jax.toyworld.places import draw_context
+from moa_jax.toyworld.reader_training import reader_accuracy
+from moa_jax.toyworld.readers import ATTRIBUTES, Readers, applies, same
+from moa_jax.toyworld.scenes import render, render_portrait
+
+SEED = 13  # of people, contexts and noise; nothing was trained on it
+BATCH = 32  # pictures a call
+PROBE = 2_000  # portraits that the linear probe is fitted to
+RIDGE = 1e-3  # of the probe, as a share of the features' mean square
+SCALE = 64  # pixels a side, at which a background's change is measured
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A number and its bar.
+
+    Attributes:
+        part: the network.
+        bar: the least or, where `most`, the most that is allowed.
+    """
+
+    part: str
+    name: str
+    value: float
+    bar: float
+    most: bool = False
+    percent: bool = True
+
+    @property
+    def passed(self) -> bool:
+        """Whether the number is on the right side of its bar."""
+        return self.value <= self.bar if self.most else self.value >= self.bar
+
+
+def reader_gates(readers: Readers, count: int) -> list[Gate]:
+    """Examine the readers on held-out renders; the mask's number is the mean IoU."""
+    found = reader_accuracy(readers, count, SEED)
+    return [Gate("readers", name, value, 0.97) for name, value in found.items() if name != "mask"]
+
+
+def held_out(stream: int, count: int) -> list[Trial]:
+    """Draw people alone, by turns of each word, in contexts of their own.
+
+    Args:
+        stream: another one has other people.
+    """
+    random = np.random.default_rng([SEED, stream])
+    return [
+        Trial((draw_look(random, WORDS[i % len(WORDS)]),), draw_context(random), i)
+        for i in range(count)
+    ]
+
+
+def autoencoder_gates(base: StableDiffusion, readers: Readers, count: int) -> list[Gate]:
+    """Look at renders through the autoencoder: how like they are, and who is on them.
+
+    Background is compared in pairs of scenes that differ in the person alone: what the autoencoder
+    carries from a person to what is around is the least that any method changes there.
+    """
+    trials, random = held_out(1, count), np.random.default_rng([SEED, 2])
+    others = [replace(t, people=(draw_look(random, t.people[0].word),)) for t in trials]
+    renders, other_renders = redraw(trials), redraw(others)
+    seen, other_seen = through_vae(base, renders), through_vae(base, other_renders)
+    errors = np.mean(np.square(seen.astype(np.float32) - renders), axis=(1, 2, 3))
+    ceiling, found, floor = (
+        metrics.identity(readers.read(pictures), trials)["overall"]
+        for pictures in (renders, seen, other_renders)
+    )
+    background = [
+        metrics.background_change(reduce(one), reduce(other), reduced_mask(*pair))
+        for one, other, *pair in zip(seen, other_seen, trials, others, strict=True)
+    ]
+    decibels = float(np.mean(10 * np.log10(255**2 / errors)))
+    return [
+        Gate("autoencoder", "PSNR, dB", decibels, 28, percent=False),
+        Gate("autoencoder", "identity, of the way", metrics.way(found, floor, ceiling), 0.97),
+        Gate(
+            "autoencoder",
+            "background changed by a person, grey levels",
+            metrics.mean(background),
+            1.0,
+            most=True,
+            percent=False,
+        ),
+    ]
+
+
+def reduced_mask(one: Trial, other: Trial) -> Bool[np.ndarray, "h w"]:
+    """Give where either trial's render has people or their rims, at SCALE pixels a side."""
+    first, second = (render(trial.scene)[1].any(axis=0) for trial in (one, other))
+    return reduce(metrics.grow(first | second)[..., None])[..., 0] > 0
+
+
+def reduce(picture: Num[np.ndarray, "H W C"]) -> Float[np.ndarray, "h w C"]:
+    """Average blocks of pixels, down to SCALE a side."""
+    times = len(picture) // SCALE
+    blocks = picture.reshape(SCALE, times, SCALE, times, -1).astype(np.float32)
+    return blocks.mean(axis=(1, 3))
+
+
+def encoder_gates(base: StableDiffusion, count: int) -> list[Gate]:
+    """Read every attribute linearly from the features of portraits."""
+    looks = [trial.people[0] for trial in held_out(3, PROBE + count)]
+    features = portrait_features(base, looks)
+    train, test = features[:PROBE], features[PROBE:]
+    people, shown = looks[:PROBE], looks[PROBE:]
+    gates = []
+    for name in ATTRIBUTES:
+        fitted = [applies(name, look) for look in people]
+        values = targets(name, [look for look in people if applies(name, look)])
+        read = probe(train[fitted], values, test)
+        right = [
+            same(name, value_of(name, said), getattr(look, name))
+            for said, look in zip(read, shown, strict=True)
+            if applies(name, look)
+        ]
+        gates.append(Gate("image encoder", name, metrics.mean(right), 0.90))
+    return gates
+
+
+def portrait_features(base: StableDiffusion, looks: Sequence[Look]) -> Float[np.ndarray, "n F"]:
+    """Encode portraits."""
+    tower = base.image_encoder
+    encode = jax.jit(lambda params, x: tower.module.apply({"params": params}, normalize_pixels(x)))
+    features = []
+    for first in track(range(0, len(looks), BATCH), "encoding portraits"):
+        part = [
+            render_portrait(look, first + i) for i, look in enumerate(looks[first : first + BATCH])
+        ]
+        padded = np.stack(part + part[-1:] * (BATCH - len(part)))
+        features.append(np.asarray(encode(tower.params, padded))[: len(part)])
+    return np.concatenate(features)
+
+
+def targets(name: str, looks: Sequence[Look]) -> Float[np.ndarray, "n k"]:
+    """Write an attribute as numbers: a colour as it is, a kind as one for its value."""
+    if name in COLORS:
+        return np.array([getattr(look, name) for look in looks])
+    return np.array(
+        [[getattr(look, name) == value for value in KINDS[name]] for look in looks], float
+    )
+
+
+def value_of(name: str, numbers: np.ndarray) -> Any:
+    """Read an attribute from such numbers."""
+    return tuple(numbers) if name in COLORS else KINDS[name][int(np.argmax(numbers))]
+
+
+def probe(features: np.ndarray, values: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+    """Fit a ridge regression and apply it."""
+    middle, offset = features.mean(axis=0), values.mean(axis=0)
+    centred = (features - middle).astype(np.float64)
+    gram = centred.T @ centred
+    gram += RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+    weights = np.linalg.solve(gram, centred.T @ (values - offset))
+    return (unseen - middle) @ weights + offset
+
+
+def gate_table(gates: Sequence[Gate]) -> Table:
+    """Lay gates out."""
+    shown = Table("part", "what", "found", "bar", "")
+    for gate in gates:
+        times, unit = (100, " %") if gate.percent else (1, "")
+        bar = f"{'≤' if gate.most else '≥'} {gate.bar * times:.3g}{unit}"
+        found = f"{gate.value * times:.1f}{unit}"
+        shown.add_row(gate.part, gate.name, found, bar, "" if gate.passed else "missed")
+    return shown

@@ -1,0 +1,122 @@
+"""What the toy world's prior has to do before MoA is built on it: numbers and bars.
+
+It has to draw people as often as the world has them, and what the words ask for.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from rich.progress import track
+
+from moa_jax.evaluation import metrics
+from moa_jax.evaluation.drawing import SAMPLER, Pictures
+from moa_jax.evaluation.gates import BATCH, SEED, Gate, held_out
+from moa_jax.evaluation.protocol import Protocol, Trial, redraw
+from moa_jax.pipeline import Pipeline
+from moa_jax.request import make_request, stack
+from moa_jax.settings import Settings
+from moa_jax.toyworld.descriptions import color_word, phrases
+from moa_jax.toyworld.people import HAIR_STYLES, HATS, Look
+from moa_jax.toyworld.readers import PersonReading, Readers, Reading
+
+SHARES = {"hair_style": HAIR_STYLES, "hat": HATS, "beard": (True,)}  # what is counted
+
+
+def prior_gates(
+    pipeline: Pipeline, readers: Readers, count: int, protocol: Protocol
+) -> tuple[list[Gate], Pictures]:
+    """Read what the prior draws of plain captions, and of captions that name an attribute.
+
+    Returns:
+        The gates, and some of the pictures: half of each kind.
+    """
+    trials = held_out(4, count)
+    plain = draw(pipeline, [trial.caption for trial in trials], protocol)
+    readings = readers.read(plain)
+    people = find_each(readings, trials)
+    world = find_each(readers.read(redraw(trials)), trials)
+    gates = [
+        Gate("prior", "prompt", metrics.prompt_consistency(readings, trials)["overall"], 0.97),
+        *(
+            Gate(
+                "prior",
+                f"{name}={value}, off the world's share",
+                abs(share(people, name, value) - share(world, name, value)),
+                0.03,
+                most=True,
+            )
+            for name, values in SHARES.items()
+            for value in values
+        ),
+    ]
+    random = np.random.default_rng([SEED, 5])
+    asked = [choose(random, trial.people[0]) for trial in trials]
+    captions = [
+        trial.caption.replace(trial.people[0].word, f"{trial.people[0].word} {phrase}", 1)
+        for trial, (_, phrase) in zip(trials, asked, strict=True)
+    ]
+    described = draw(pipeline, captions, protocol)
+    obeyed: dict[str, list[bool]] = {}
+    found = find_each(readers.read(described), trials)
+    for person, trial, (name, _) in zip(found, trials, asked, strict=True):
+        obeyed.setdefault(name, []).append(obeys(person, name, trial.people[0]))
+    gates += [
+        Gate("prior", f"{name} asked for by words", metrics.mean(obeyed[name]), 0.90)
+        for name in sorted(obeyed)
+    ]
+    return gates, np.concatenate([plain[:BATCH], described[:BATCH]])
+
+
+def find_each(readings: Sequence[Reading], trials: Sequence[Trial]) -> list[PersonReading | None]:
+    """Find the person of each picture of one person."""
+    return [metrics.find(*pair)[0] for pair in zip(readings, trials, strict=True)]
+
+
+def share(people: Sequence[PersonReading | None], name: str, value: Any) -> float:
+    """Say how often people have a value, among those on whom the attribute is seen."""
+    seen = [
+        person
+        for person in people
+        if person is not None
+        and (name != "hair_style" or person.attributes["hat"] == "none")
+        and (name != "beard" or person.word == "man")
+    ]
+    return metrics.mean(person.attributes[name] == value for person in seen)
+
+
+def choose(random: np.random.Generator, look: Look) -> tuple[str, str]:
+    """Choose an attribute that a caption can name, and its phrase."""
+    said = {k: v for k, v in phrases(look).items() if k != "trousers"}
+    name = str(random.choice(list(said)))
+    return name, said[name]
+
+
+def obeys(person: PersonReading | None, name: str, look: Look) -> bool:
+    """Say whether a person has what a phrase of a look names; of shirts, the colour's word."""
+    if person is None:
+        return False
+    if name == "shirt":
+        return color_word(person.attributes[name]) == color_word(look.shirt)
+    return person.attributes[name] == getattr(look, name)
+
+
+def draw(pipeline: Pipeline, captions: Sequence[str], protocol: Protocol) -> Pictures:
+    """Draw one picture of each caption."""
+    side, channels = (pipeline.base.unet.config[key] for key in ("sample_size", "in_channels"))
+    settings = Settings(protocol.steps, SAMPLER, protocol.guidance_scale)
+    start = jax.random.key(SEED)
+    pictures = []
+    for first in track(range(0, len(captions), BATCH), "drawing"):
+        part = captions[first : first + BATCH]
+        rows = [
+            make_request(pipeline.base.tokenizer, caption, [], "", image_size=None, max_subjects=0)
+            for caption in (*part, *part[-1:] * (BATCH - len(part)))
+        ]
+        keys = jax.vmap(partial(jax.random.fold_in, start))(first + np.arange(BATCH))
+        latents = jax.vmap(lambda key: jax.random.normal(key, (side, side, channels)))(keys)
+        result = pipeline.draw(stack(rows), latents, keys, settings)
+        pictures += [np.asarray(image) for image in result.images[: len(part)]]
+    return np.stack(pictures)
