@@ -27,10 +27,16 @@ from moa_jax.config import Config, load_config, override
 from moa_jax.evaluation import findings
 from moa_jax.evaluation.drawing import Pictures
 from moa_jax.evaluation.findings import Results, RowResult, bars
-from moa_jax.evaluation.gates import autoencoder_gates, encoder_gates, gate_table, reader_gates
+from moa_jax.evaluation.gates import (
+    autoencoder_gates,
+    encoder_gates,
+    gate_page,
+    gate_rows,
+    reader_gates,
+)
 from moa_jax.evaluation.prior_gates import prior_gates
 from moa_jax.evaluation.protocol import Protocol
-from moa_jax.evaluation.records import Numbers, Record, Records, write_json
+from moa_jax.evaluation.records import Numbers, Record, Records
 from moa_jax.evaluation.report import choose_trials, main_table, outdated, write_report
 from moa_jax.evaluation.rows import MOA, PRIOR, Row, make_rows, recipe, row_config, select, train
 from moa_jax.evaluation.study import Progress as OnBatch
@@ -85,7 +91,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _measure_gates(folder: Path, out: Path | None) -> None:
-    """Print the gates' table; with `out`, write it there, and pictures that the prior drew."""
+    """Print the gates' table; write it into `out`, if given, and pictures that the prior drew."""
     readers = Readers.load(folder / WEIGHTS.name)
     base = load_stable_diffusion(folder / "base")
     gates = [
@@ -95,10 +101,13 @@ def _measure_gates(folder: Path, out: Path | None) -> None:
     ]
     of_prior, pictures = prior_gates(Pipeline(base), readers, GATED, Protocol())
     gates += of_prior
-    Console().print(gate_table(gates))
+    table = Table("part", "what", "found", "bar", "")
+    for row in gate_rows(gates):
+        table.add_row(*row)
+    Console().print(table)
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "gates.json", {"gates": [dataclasses.asdict(gate) for gate in gates]})
+        (out / "gates.md").write_text(gate_page(gates), encoding="utf-8")
         image_grid([*pictures], columns=8).save(out / "gates.png")
 
 

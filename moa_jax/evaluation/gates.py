@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Num
 from rich.progress import track
-from rich.table import Table
 
 from moa_jax.backbone.clip import normalize_pixels
 from moa_jax.backbone.stable_diffusion import StableDiffusion
@@ -177,12 +176,30 @@ def probe(features: np.ndarray, values: np.ndarray, unseen: np.ndarray) -> np.nd
     return (unseen - middle) @ weights + offset
 
 
-def gate_table(gates: Sequence[Gate]) -> Table:
-    """Lay gates out."""
-    shown = Table("part", "what", "found", "bar", "")
+def gate_rows(gates: Sequence[Gate]) -> list[tuple[str, ...]]:
+    """Write gates as lines of a table: part, what, found, bar, and "missed" where it is."""
+    rows = []
     for gate in gates:
         times, unit = (100, " %") if gate.percent else (1, "")
-        bar = f"{'≤' if gate.most else '≥'} {gate.bar * times:.3g}{unit}"
+        bar = f"{'at most' if gate.most else 'at least'} {gate.bar * times:.3g}{unit}"
         found = f"{gate.value * times:.1f}{unit}"
-        shown.add_row(gate.part, gate.name, found, bar, "" if gate.passed else "missed")
-    return shown
+        rows.append((gate.part, gate.name, found, bar, "" if gate.passed else "missed"))
+    return rows
+
+
+def gate_page(gates: Sequence[Gate]) -> str:
+    """Write gates as a page of Markdown."""
+    missed = sum(not gate.passed for gate in gates)
+    lines = [
+        "# What the toy world's networks can do",
+        "",
+        "What each network has to do before another is built on it, on people and contexts that no "
+        "training saw. Written by `python -m moa_jax.evaluation toy --gates --out FOLDER`.",
+        "",
+        f"{len(gates) - missed} of {len(gates)} bars are reached.",
+        "",
+        "| part | what | found | bar | |",
+        "| --- | --- | --- | --- | --- |",
+        *(f"| {' | '.join(row)} |" for row in gate_rows(gates)),
+    ]
+    return "\n".join(lines) + "\n"
