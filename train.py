@@ -39,14 +39,13 @@ from moa_jax.runtime import keep_programs
 from moa_jax.training import hosts
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.encoding import check_encoded, ensure_encoded
-from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import check_run, fit
-from moa_jax.training.mesh import check_batch, host_rows, make_mesh, place_weight, place_weights
+from moa_jax.training.mesh import check_batch, host_rows, make_mesh, place_weight
 from moa_jax.training.preview import SHOWN, make_preview
 from moa_jax.training.probe import make_probe
-from moa_jax.training.program import moa_step
 from moa_jax.training.resident import ResidentLoader
-from moa_jax.training.step import initial_state, stream
+from moa_jax.training.setup import set_up_moa
+from moa_jax.training.step import stream
 
 EXAMPLES = """\
 examples:
@@ -117,16 +116,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return hosts.leave(run(work, stopped))
 
 
-def train(config: Config, only_encode: bool = False) -> None:
+def train(
+    config: Config, only_encode: bool = False, devices: Sequence[jax.Device] | None = None
+) -> None:
     """Build, fit, export.
 
     Args:
         only_encode: stop before training, with `data.encoded` written.
+        devices: to train on; None: all there are.
     """
     check_run(config)
     check_encoded(config, only_encode)
     output = make_folder("train.output", config.train.output)
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices)
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
     open_records(*config.data.source())  # a wrong data.path should not wait for the networks
     dtype = choose_dtype(config.model.dtype)
@@ -158,11 +160,8 @@ def train(config: Config, only_encode: bool = False) -> None:
     batches = open_batches(config, base, mesh)
 
     announce(params, mask, mesh, dtype)
-    optimizer = make_optimizer(config.optimizer, config.train.steps, mask)
-    state, frozen = initial_state(params, mask, optimizer, config)
-    state, frozen = place_weights(state, mesh), place_weights(frozen, mesh)
+    state, frozen, train_step = set_up_moa(model, schedule, params, mask, config, mesh)
     del params
-    train_step = moa_step(model, schedule, config, optimizer, mesh, state, frozen)
 
     preview = open_preview(config, base, model, output / "samples")
     probe = jax.jit(make_probe(model, schedule, config.train.seed))

@@ -27,10 +27,8 @@ from moa_jax.method.weights import learning_mask
 from moa_jax.noise import latent_shape
 from moa_jax.request import Request
 from moa_jax.settings import Settings
-from moa_jax.training.learning import make_optimizer, partition
-from moa_jax.training.mesh import BATCH, check_batch, replicated, weight_shardings
-from moa_jax.training.program import moa_step
-from moa_jax.training.step import initial_state
+from moa_jax.training.mesh import BATCH, check_batch, replicated
+from moa_jax.training.setup import set_up_moa
 
 Shapes = Any  # a tree of jax.ShapeDtypeStruct
 
@@ -64,14 +62,10 @@ def training_program(config: Config, mesh: Mesh) -> Program:
     base = describe_stable_diffusion(config.model.base, dtype, config.model.image_encoder, attend)
     model, params = build_shapes(base, config.method, dtype, config.model.remat)
     mask = learning_mask(params, config.method)
-    optimizer = make_optimizer(config.optimizer, config.train.steps, mask)
-    state = jax.eval_shape(lambda all: initial_state(all, mask, optimizer, config)[0], params)
-    state = _placed(state, mesh)
-    frozen = _placed(partition(params, mask)[1], mesh)
+    schedule = NoiseSchedule.from_config(base.scheduler_config)
+    state, frozen, step = set_up_moa(model, schedule, params, mask, config, mesh)
     batch = batch_shapes(config, base)
     batch = jax.tree.map(partial(_place, NamedSharding(mesh, BATCH)), batch)
-    schedule = NoiseSchedule.from_config(base.scheduler_config)
-    step = moa_step(model, schedule, config, optimizer, mesh, state, frozen)
     parts = {
         "frozen": frozen,
         "trained": state.trained,
@@ -232,10 +226,6 @@ def shard_bytes(tree: Any) -> int:
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
-
-
-def _placed(tree: Any, mesh: Mesh) -> Shapes:
-    return jax.tree.map(lambda leaf, place: _place(place, leaf), tree, weight_shardings(tree, mesh))
 
 
 def _place(sharding: NamedSharding, leaf: Any) -> jax.ShapeDtypeStruct:

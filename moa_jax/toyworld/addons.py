@@ -143,12 +143,14 @@ def first_controlnet(
 class Addons:
     """The two trainings, over the base model and the scenes that they share."""
 
-    def __init__(self, output: Path, recipe: AddonsRecipe) -> None:
+    def __init__(
+        self, output: Path, recipe: AddonsRecipe, devices: Sequence[jax.Device] | None = None
+    ) -> None:
         """Read the base model and render the scenes into `output`."""
         self.output, self.recipe = make_folder("OUT", output), recipe
         world = recipe.world
         self.base: StableDiffusion = load_stable_diffusion(world.base)
-        self.mesh = make_mesh(recipe.mesh)
+        self.mesh = make_mesh(recipe.mesh, devices)
         size = self.base.vae.config["sample_size"]
         scenes = self.output / "scenes"
         write_scenes(scenes, world.count, world.seed, size, self.base.tokenizer)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -65,14 +66,16 @@ SHOWN = 64  # held-out pictures that the autoencoder is measured on
 class Pretraining:
     """The stages, over what they share."""
 
-    def __init__(self, output: Path, recipe: Recipe) -> None:
+    def __init__(
+        self, output: Path, recipe: Recipe, devices: Sequence[jax.Device] | None = None
+    ) -> None:
         """Prepare `output`, and write the tokenizer there."""
         self.output, self.recipe = make_folder("OUT", output), recipe
         write_tokenizer(self.output / "tokenizer", WORDS, recipe.networks.caption_length)
         self.tokenizer = load_tokenizer(self.output / "tokenizer")
         self.configs = add_vocabulary(toy_networks(recipe.networks), self.tokenizer)
         self.empty = encode_caption(self.tokenizer, "").input_ids
-        self.mesh = make_mesh(recipe.mesh)
+        self.mesh = make_mesh(recipe.mesh, devices)
 
     def scenes(self) -> None:
         """Render what is trained on, and what is held out."""
@@ -266,15 +269,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(work, stopped="stopped: the same command resumes from the newest checkpoint")
 
 
-def pretrain(output: Path, recipe: Recipe, stages: Sequence[str] = tuple(STAGES)) -> None:
+def pretrain(
+    output: Path,
+    recipe: Recipe,
+    stages: Sequence[str] = tuple(STAGES),
+    devices: Sequence[jax.Device] | None = None,
+) -> None:
     """Run stages.
+
+    Args:
+        devices: to train on; None: all there are.
 
     Raises:
         InputError: no such stage, or one that it needs is not done.
     """
     if unknown := [name for name in stages if name not in STAGES]:
         raise InputError(f"--stages: unknown {', '.join(unknown)}; there are {', '.join(STAGES)}")
-    pretraining = Pretraining(output, recipe)
+    pretraining = Pretraining(output, recipe, devices)
     for name in stages:
         print(f"stage {name}", flush=True)
         STAGES[name](pretraining)

@@ -29,11 +29,11 @@ from moa_jax.toyworld.architecture import make_module
 from moa_jax.toyworld.arrays import RowBatches
 from moa_jax.toyworld.recipe import TrainingRecipe
 from moa_jax.training.checkpoint import Checkpoints
-from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import Batches, Preview, fit
-from moa_jax.training.mesh import check_batch, jit_step, weight_shardings
+from moa_jax.training.mesh import check_batch
 from moa_jax.training.resident import resident
-from moa_jax.training.step import Objective, initial_state, make_train_step
+from moa_jax.training.setup import set_up
+from moa_jax.training.step import Objective
 
 KEPT = 2  # checkpoints
 NETWORKS, CARD = "networks", "finished.json"
@@ -105,12 +105,7 @@ class Stage:
             name: jax.tree.map(lambda _, learns=name in params: learns, tree)
             for name, tree in everything.items()
         }
-        optimizer = make_optimizer(config.optimizer, self.recipe.steps, mask)
-        state, frozen = initial_state(everything, mask, optimizer, config)
-        state = jax.device_put(state, weight_shardings(state, self.mesh))
-        frozen = jax.device_put(frozen, weight_shardings(frozen, self.mesh))
-        step = make_train_step(objective, config, optimizer)
-        step = jit_step(step, self.mesh, state, frozen)
+        state, frozen, step = set_up(objective, everything, mask, config, self.mesh)
         with Checkpoints(self.folder / "checkpoints", config, self._identity()) as checkpoints:
             state = fit(step, state, frozen, batches, checkpoints, self.mesh, config, preview)
         averaged = jax.device_get(state.averaged)

@@ -156,6 +156,15 @@ def place_weights(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree, weight_shardings(tree, mesh))
 
 
+def place_shapes(tree: Any, mesh: Mesh) -> Any:
+    """Say of every shape of a tree where its array would lie."""
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(place, tree, weight_shardings(tree, mesh))
+
+
 def place_weight(mesh: Mesh, dtype: Any, path: str, array: np.ndarray) -> jax.Array:
     """Put one loaded weight where it belongs: what streaming loads call for each tensor.
 

@@ -27,7 +27,6 @@ from moa_jax.pipeline import Pipeline
 from moa_jax.toyworld.people import draw_look
 from moa_jax.toyworld.readers import Readers
 from moa_jax.toyworld.scenes import render_portrait, write_data
-from moa_jax.training.mesh import make_mesh
 from moa_jax.training.objective import loss
 from tests.toyworld.test_weights import BASE
 
@@ -96,10 +95,8 @@ def overlap(weights, mask):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
-def test_a_few_hundred_steps_from_the_prior_lower_all_three_losses(tmp_path, monkeypatch):
+def test_a_few_hundred_steps_from_the_prior_lower_all_three_losses(tmp_path):
     """On held-out pictures, with the same noise before and after."""
-    one_device = partial(make_mesh, devices=jax.devices()[:1])
-    monkeypatch.setattr(train, "make_mesh", one_device)
     write_data(tmp_path / "data", 256, seed=21)
     changes = [
         f"data.path={tmp_path / 'data'}",
@@ -110,8 +107,8 @@ def test_a_few_hundred_steps_from_the_prior_lower_all_three_losses(tmp_path, mon
         "train.sample_every=none",
         "optimizer.router_start=0",
     ]
-    assert train.main([CONFIG, *changes]) == 0
     config = override(load_config(CONFIG), changes)
+    train.train(config, devices=jax.devices()[:1])
     base = load_stable_diffusion(config.model.base)
     model, before = build(base, config.method, dtype=jnp.float32, key=jax.random.key(0))
     after = load_moa(tmp_path / "run", before, Identity.of(base))

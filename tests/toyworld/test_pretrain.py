@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from functools import partial
 
 import jax
 import numpy as np
@@ -18,7 +17,7 @@ from moa_jax.toyworld import arrays
 from moa_jax.toyworld import pretrain as pretrain_module
 from moa_jax.toyworld.arrays import RowBatches, of_groups, of_scenes, open_scenes
 from moa_jax.toyworld.labels import label
-from moa_jax.toyworld.pretrain import main, pretrain
+from moa_jax.toyworld.pretrain import main
 from moa_jax.toyworld.readers import Readers
 from moa_jax.toyworld.recipe import Recipe
 from moa_jax.toyworld.scenes import SIZE, render, training_scene
@@ -47,13 +46,9 @@ def recipe(steps=3, checkpoint_every=2):
     return override(Recipe(), [*TINY, *values])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
+def pretrain(*arguments):
     """As on a laptop: programs for the eight devices of the tests take longer to compile."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(pretrain_module, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
-    yield
-    patch.undo()
+    pretrain_module.pretrain(*arguments, devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,8 +21,8 @@ from moa_jax.config import Config, MeshConfig, OptimizerConfig, TrainConfig
 from moa_jax.method.weights import Identity
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.loop import fit
-from moa_jax.training.mesh import jit_step, make_mesh, weight_shardings
-from moa_jax.training.step import initial_state, make_train_step
+from moa_jax.training.mesh import make_mesh
+from moa_jax.training.setup import set_up
 from tests.compiling import PROGRAMS
 
 WIDTH = 256  # one array takes more than what a process prints
@@ -67,15 +68,9 @@ def open_run():
     """Give a compiled step, a function that gives the state to start from, and their mesh."""
     config = small_config("", 1)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    optimizer = optax.adam(1e-3)
-
-    def start():
-        params = {"kernel": jnp.zeros((WIDTH, WIDTH))}
-        state, frozen = initial_state(params, {"kernel": True}, optimizer, config)
-        return jax.device_put(state, weight_shardings(state, mesh)), frozen
-
-    step = make_train_step(objective, config, optimizer)
-    return jit_step(step, mesh, *start()), start, mesh
+    params, mask = {"kernel": jnp.zeros((WIDTH, WIDTH))}, {"kernel": True}
+    prepare = partial(set_up, objective, params, mask, config, mesh, optimizer=optax.adam(1e-3))
+    return prepare().step, lambda: prepare()[:2], mesh
 
 
 def small_fit(config, batches=None, **more):

@@ -1,6 +1,7 @@
 """A tiny MoA's parts for the tests of training: random batches, and steps to run on a mesh."""
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,8 @@ from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.method.model import MoA
 from moa_jax.method.weights import Identity
-from moa_jax.training.learning import make_optimizer
-from moa_jax.training.mesh import place_batch, place_weights
-from moa_jax.training.program import moa_step
-from moa_jax.training.step import initial_state
+from moa_jax.training.mesh import place_batch
+from moa_jax.training.setup import set_up_moa
 
 BATCH = 8
 
@@ -92,14 +91,10 @@ class Run(NamedTuple):
 
 def make_run(tiny, config, mesh, optimizer=None, mask=None) -> Run:
     mask = tiny.mask if mask is None else mask
-    optimizer = optimizer or make_optimizer(config.optimizer, config.train.steps, mask)
-
-    def start():
-        state, frozen = initial_state(tiny.params, mask, optimizer, config)
-        return place_weights(state, mesh), place_weights(frozen, mesh)
-
-    step = moa_step(tiny.model, tiny.schedule, config, optimizer, mesh, *start())
-    return Run(Placing(step, mesh), start)
+    set_up = partial(
+        set_up_moa, tiny.model, tiny.schedule, tiny.params, mask, config, mesh, optimizer
+    )
+    return Run(Placing(set_up().step, mesh), lambda: set_up()[:2])
 
 
 def gradient_run(tiny, config, mesh, mask=None, **optimizer) -> Run:

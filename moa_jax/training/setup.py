@@ -1,0 +1,87 @@
+"""How a training is put together: optimizer, state and compiled step, laid over a mesh.
+
+Runs, plans and the toy world's stages all come through here, so that a plan cannot drift from the
+run that it describes.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from moa_jax.config import Config
+from moa_jax.diffusion.schedule import NoiseSchedule
+from moa_jax.method.model import MoA
+from moa_jax.training.learning import make_optimizer, partition
+from moa_jax.training.mesh import gather_weights, jit_step, place_shapes, place_weights
+from moa_jax.training.objective import make_objective, summarize
+from moa_jax.training.step import (
+    Numbers,
+    Objective,
+    TrainState,
+    initial_state,
+    make_train_step,
+)
+
+
+class Setup(NamedTuple):
+    """A training that can begin.
+
+    Attributes:
+        state: what a step changes, on the mesh.
+        frozen: the parameters that do not learn, on the mesh.
+        step: compiled at its first call: `state, metrics = step(state, frozen, batch)`. It takes
+            over the buffers of the state it is given.
+    """
+
+    state: TrainState
+    frozen: Any
+    step: Any
+
+
+def set_up(
+    objective: Objective,
+    params: Any,
+    mask: Any,
+    config: Config,
+    mesh: Mesh,
+    summarize: Callable[[Numbers], Numbers] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Setup:
+    """Put a training together.
+
+    Args:
+        params: arrays; or shapes, and then state and frozen parameters are shapes that say where
+            they would lie, and the step can be lowered.
+        mask: tree of bool, true where a leaf learns.
+        summarize: see `make_train_step`.
+        optimizer: in the place of the configuration's; it has to pass over what does not learn.
+    """
+    optimizer = optimizer or make_optimizer(config.optimizer, config.train.steps, mask)
+    start = partial(initial_state, mask=mask, optimizer=optimizer, config=config)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        state = jax.eval_shape(lambda shapes: start(shapes)[0], params)
+        state = place_shapes(state, mesh)
+        frozen = place_shapes(partition(params, mask)[1], mesh)
+    else:
+        state, frozen = start(params)
+        state, frozen = place_weights(state, mesh), place_weights(frozen, mesh)
+    step = make_train_step(objective, config, optimizer, summarize)
+    return Setup(state, frozen, jit_step(step, mesh, state, frozen))
+
+
+def set_up_moa(
+    model: MoA,
+    schedule: NoiseSchedule,
+    params: Any,
+    mask: Any,
+    config: Config,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Setup:
+    """Put MoA's training together; see `set_up`."""
+    objective = gather_weights(make_objective(model, schedule, config.method), mesh)
+    return set_up(objective, params, mask, config, mesh, summarize, optimizer)
