@@ -1,6 +1,6 @@
 """Pictures in a row as a moving one: GIF, WebP or MP4, by the file's suffix.
 
-Knows no model and no figure. MP4 needs ffmpeg, which the extra `video` brings.
+MP4 needs ffmpeg, which the extra `video` brings.
 """
 
 from collections.abc import Callable, Sequence

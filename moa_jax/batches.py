@@ -1,6 +1,6 @@
 """Many rows through a compiled program that takes as many at once as the memory holds.
 
-Knows neither pictures nor networks.
+Nothing here depends on pictures or networks.
 """
 
 import warnings

@@ -1,7 +1,8 @@
 """From a request to pixels, as the few pure functions that a pipeline compiles.
 
 `condition` encodes a request once, `predict` is asked at every step, `decode` ends it. No function
-depends on the sampler or on the number of steps. Knows no files, no prompts as text, no defaults.
+depends on the sampler or on the number of steps. These functions read no files and no text, and
+have no defaults.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What went on inside the network while it drew, as one file: routing, attention, timesteps.
 
-`moa_jax.figures` draws it. Knows no model and no jax.
+`moa_jax.figures` draws it. Neither a model nor jax is imported.
 """
 
 import zipfile

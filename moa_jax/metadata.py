@@ -1,7 +1,8 @@
 """Pictures that say how to make them again: a record in the PNG itself, as text chunks.
 
 `moa_jax` holds the whole record as JSON. `parameters` holds what of it other programs know, as
-AUTOMATIC1111's web UI writes it, which picture browsers and sharing sites read. Knows no model.
+AUTOMATIC1111's web UI writes it, which picture browsers and sharing sites read. Nothing here
+depends on a model.
 """
 
 import json

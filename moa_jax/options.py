@@ -1,6 +1,6 @@
 r"""The options of `sample.py`: modes, help texts, and what short forms of values mean.
 
-A record of an earlier run stands in for what is not given. Knows no networks.
+A record of an earlier run stands in for what is not given. No network is imported.
 """
 
 import argparse

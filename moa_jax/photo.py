@@ -1,6 +1,6 @@
 """A photo to start from, and the part of it that is to be drawn anew.
 
-Pixels here are 8-bit RGB of the size of the pictures to draw. Knows no networks.
+Pixels here are 8-bit RGB of the size of the pictures to draw. Nothing here runs a network.
 """
 
 import math

@@ -1,7 +1,7 @@
 """From a checkpoint, a prompt and its subjects to new pictures: load, check, draw.
 
 `sample.py`, the applications, the demo and the previews of a training run all call this. Without
-MoA weights it is plain Stable Diffusion. Knows no command line and writes no files.
+MoA weights it is plain Stable Diffusion. It writes no files and reads no command line.
 """
 
 from collections.abc import Callable, Sequence

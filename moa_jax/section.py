@@ -1,6 +1,6 @@
 """A section of a config: what type and range each of its values has, and refusing any other.
 
-The type of a field says both: `steps: Count = 150_000`. Knows no key of any section.
+The type of a field says both: `steps: Count = 150_000`. No key of any section is named here.
 """
 
 import math

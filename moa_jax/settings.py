@@ -2,7 +2,7 @@
 
 Turns what a person writes into tables over steps and layers. A row of them is an argument of the
 compiled program: none of these settings compiles it anew, but for guidance itself, on or off.
-Knows no networks.
+No network is run here.
 """
 
 from collections.abc import Mapping, Sequence

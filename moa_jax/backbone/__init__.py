@@ -1,1 +1,4 @@
-"""Stable Diffusion in Flax: U-Net, VAE, CLIP towers and their files. Knows nothing of MoA."""
+"""Stable Diffusion in Flax: U-Net, VAE, CLIP towers and their files.
+
+Nothing here depends on MoA.
+"""

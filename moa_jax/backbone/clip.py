@@ -1,7 +1,7 @@
 """The two towers of CLIP: text into the U-Net's context, pictures into features.
 
 Module names carry transformers' keys, so the parameter tree joined by dots is the checkpoint's
-list of keys. Knows neither the tokenizer nor what a feature is used for.
+list of keys. The tokenizer, and what a feature is used for, are elsewhere.
 """
 
 from collections.abc import Mapping

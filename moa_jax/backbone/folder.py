@@ -1,6 +1,7 @@
 """Checkpoint folders: where they are, and which configuration and weight files they hold.
 
-The names are those of diffusers and transformers. Opens no weights; knows no network.
+The names are those of diffusers and transformers. No weights are opened and no network is built
+here.
 """
 
 import json

@@ -1,6 +1,7 @@
 """LoRA: find the layers that a file changes, and merge the changes into their weights.
 
-Source: LoRA (arXiv 2106.09685): W + alpha / rank * up @ down. Knows networks only by their trees.
+Source: LoRA (arXiv 2106.09685): W + alpha / rank * up @ down. Networks are given as their trees of
+parameters.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

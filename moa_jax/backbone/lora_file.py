@@ -1,7 +1,7 @@
 """LoRA files as the community ships them: safetensors in the layouts of kohya, diffusers and peft.
 
 Every layout says the same by other names: a layer, two factors of low rank, and sometimes an alpha.
-`address` gives a layer one name whatever the layout. Knows no network.
+`address` gives a layer one name whatever the layout. No network is needed to read one.
 """
 
 import json

@@ -1,7 +1,7 @@
 """A Stable Diffusion 1.x or 2.x folder, as diffusers lays it out: read whole, written whole.
 
 Puts the networks, their weights and configurations, the tokenizer and the scheduler's settings side
-by side and checks that they fit together. Knows neither sampling nor training.
+by side and checks that they fit together. Sampling and training are elsewhere.
 """
 
 from collections.abc import Callable, Mapping

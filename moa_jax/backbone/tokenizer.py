@@ -1,6 +1,6 @@
 """CLIP's tokenizer, as transformers reads it from a checkpoint's `tokenizer/` folder.
 
-Without PyTorch, and without the advice to install it. Knows neither captions nor networks.
+Without PyTorch, and without the advice to install it. Captions and networks are elsewhere.
 """
 
 import os

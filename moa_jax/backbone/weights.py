@@ -2,8 +2,8 @@
 
 A parameter's path in the Flax tree, joined by ".", is its diffusers or transformers key up to the
 last part and the order of the axes; `to_checkpoint` and `from_checkpoint` are the whole difference.
-Loading is strict and streams: one tensor at a time goes from the file to the device. Knows neither
-the networks nor what the files are for.
+Loading is strict and streams: one tensor at a time goes from the file to the device. Nothing
+here depends on a network or on what the files are for.
 """
 
 import hashlib

@@ -4,5 +4,5 @@
 example of it (with `files`, `images`, `captions`, `augment`), `loader` streams shuffled batches.
 `python -m moa_jax.data` lists every fault of a data set (`check`), writes it as a few large files
 (`pack`, `packed`) and measures how fast a host reads it (`bench`). Follows FastComposer's released
-data code. Knows nothing of jax, of the networks or of the device.
+data code. Nothing here depends on jax, on the networks or on the device.
 """

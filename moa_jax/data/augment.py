@@ -2,7 +2,8 @@
 
 Source: FastComposer's released transforms [FC], with Pillow; two differences are ours: a portrait
 target is cropped to its centre as a landscape one is (FC pads its sides), and there is no elastic
-distortion. Every random number comes from the generator passed in. Knows nothing of captions.
+distortion. Every random number comes from the generator passed in. Captions make no difference
+here.
 """
 
 from collections.abc import Sequence

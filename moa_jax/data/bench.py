@@ -1,8 +1,8 @@
 """How fast a host makes training examples, and how many cores keep the chips from waiting.
 
 Three measurements of the same shuffled records, by the threads and the code that train: reading and
-decoding alone, whole examples, and examples with augmentation. Knows nothing of the chips but the
-time of their step.
+decoding alone, whole examples, and examples with augmentation. Of the
+chips, the time of a step is all that counts.
 """
 
 import math

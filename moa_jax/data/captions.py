@@ -1,8 +1,8 @@
 """Captions to token ids, and the place of each subject's word among them.
 
-Source: FastComposer (arXiv 2305.10431): a marker follows the word that it personalizes, as in
-"a man <|image|> and a woman <|image|>", and the last token of that word is the subject's. The
-marker itself is taken out: the text encoder sees the plain caption. Knows nothing of pictures.
+Source: FastComposer (arXiv 2305.10431): a marker follows the word that it personalizes, as in "a
+man <|image|> and a woman <|image|>", and the last token of that word is the subject's. The marker
+itself is taken out: the text encoder sees the plain caption. Nothing here depends on pictures.
 
 What ends in punctuation is no word [ours]: in "a man, <|image|>" and "a (tall) man! <|image|>" the
 subject's word is "man". Neither is the ending of "man's", which CLIP makes a token of its own.

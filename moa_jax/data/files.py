@@ -1,6 +1,7 @@
 """What is opened: a file on disk or in a bucket (gs://, s3://), or bytes in memory under a name.
 
-Buckets are read by etils.epath, as orbax and grain read them. Knows nothing of what files hold.
+Buckets are read by etils.epath, as orbax and grain read them. What files hold makes no difference
+here.
 """
 
 from dataclasses import dataclass, field

@@ -2,7 +2,7 @@
 
 The example at place i of the stream depends on the seed and on i alone: not on the number of
 threads, of hosts, or on where a run was resumed. A bad record is replaced by the next good one.
-Built on grain; knows nothing of devices.
+Built on grain; devices come later.
 """
 
 import copy

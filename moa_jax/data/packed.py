@@ -4,7 +4,7 @@
 bytes each has: ArrayRecord itself takes a truncated file for an empty one. A record is a msgpack
 map: name, caption, image (the bytes of a picture file), sample_subjects, and subjects, each with
 mask (a PNG of one bit a pixel), end and box. Read at random, by many threads at once, from a disk
-or a bucket. Knows nothing of pixels; `pack` writes what is read here.
+or a bucket. No pixel is read here; `pack` writes what is read.
 """
 
 import json

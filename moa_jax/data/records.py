@@ -16,7 +16,7 @@ picture have the same word, the first takes its first occurrence, the next its s
 `packed`, either of them written by `python -m moa_jax.data pack`: see `moa_jax.data.packed`.
 
 What is wrong with one record is kept in it (`faults`); what is wrong with the folder is raised.
-Knows nothing of pixels: masks and pictures stay files.
+Masks and pictures stay files: no pixel is read here.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""Diffusion as functions of a denoiser: noise schedule, samplers, guidance. Knows no networks."""
+"""Diffusion as functions of a denoiser: noise schedule, samplers, guidance.
+
+No network is imported.
+"""
 
 from moa_jax.diffusion.ddim import ddim
 from moa_jax.diffusion.ddpm import ddpm

@@ -4,8 +4,8 @@ A sampler is a plan (tables made in float64, one row a step) and a pure step fun
 adding one file like `ddim.py` and its line in `SAMPLERS`. A multistep sampler keeps earlier
 predictions in the carry that `init` starts. Whatever a sampler's paper scales its latents by, here
 they are the network's own, `x_t = signal * x_0 + sqrt(1 - signal^2) * noise`, and float32 from the
-first step to the last, whatever the network computes in. Knows no network: the denoiser is a
-function.
+first step to the last, whatever the network computes in. No network is imported here: the denoiser
+is a function.
 
 The loop is Python's, so no program depends on the number of steps: the caller compiles the
 denoiser, and the step function is compiled here. The device does not wait for Python, which hands

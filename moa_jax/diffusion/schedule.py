@@ -3,7 +3,7 @@
 `x_t = sqrt(alphas_cumprod[t]) * x_0 + sqrt(1 - alphas_cumprod[t]) * noise`. Everything that does
 not depend on data is float64 numpy; only finished tables become float32. Read from the
 `scheduler_config.json` of a diffusers folder, whatever scheduler class wrote it: they share these
-keys. Knows no network and no sampler.
+keys. Networks and samplers build on this module and are not imported by it.
 """
 
 from collections.abc import Mapping

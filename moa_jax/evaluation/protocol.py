@@ -1,7 +1,7 @@
 """What is drawn: held-out people in drawn contexts, and from which noise.
 
 Pictures that differ only in the person start from the same noise, so that what changes with the
-person can be seen. References are portraits, which are part of no scene. Knows no network.
+person can be seen. References are portraits, which are part of no scene. No network is run here.
 """
 
 from collections.abc import Callable, Hashable, Iterable

@@ -1,7 +1,7 @@
 """Draw, read and measure one row after the other; what is done already is not done again.
 
 A run's pictures and numbers lie beside its weights and are taken from there while weights, base,
-readers and protocol are the same. Trains through `rows`; knows no terminal.
+readers and protocol are the same. Trains through `rows`; what is printed, the command decides.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@
 it. The exported file (`moa.safetensors` beside `moa.json`) holds what learns and, of the image
 encoder, what an earlier run trained and this one carried in: all that differs from the base. The
 base's own weights are never written; they are named and fingerprinted, and a file is refused on
-another base. Knows no training.
+another base. Nothing here depends on training.
 """
 
 import dataclasses

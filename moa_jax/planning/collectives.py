@@ -1,6 +1,6 @@
 """What a compiled program sends between devices.
 
-Knows no mesh: which of them are wanted is for a test or a plan to say.
+Which of them are wanted, a test or a plan says.
 """
 
 import math

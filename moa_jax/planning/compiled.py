@@ -1,4 +1,4 @@
-"""What one program takes of a device: memory, FLOPs, traffic, messages. Knows not what it does."""
+"""What one program takes of a device: memory, FLOPs, traffic, messages."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

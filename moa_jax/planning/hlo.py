@@ -1,6 +1,6 @@
 """A compiled program's text as XLA writes it: its computations, their operations, their loops.
 
-Read as text because jaxlib cannot parse all that libtpu writes. Knows no device.
+Read as text because jaxlib cannot parse all that libtpu writes. No device is needed.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The project's programs, from configuration files alone: the training step, and those that draw.
 
 They are made of the functions that train.py and the pipeline run, of shapes instead of arrays; no
-weight is read and nothing is computed. Knows no chip.
+weight is read and nothing is computed. What a chip can do is left to `plan`.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Drawing in units of the picture's side, on Pillow, at several times the size and then reduced.
 
-Colours are RGB in [0, 1], as the world's people have them. Knows nothing of what is drawn.
+Colours are RGB in [0, 1], as the world's people have them. What is drawn, others decide.
 """
 
 from collections.abc import Sequence

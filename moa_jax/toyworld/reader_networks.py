@@ -2,7 +2,7 @@
 
 The scene reader looks at the whole picture: what words describe, and which pixels are a person. The
 person reader looks at one person, cut out around its pixels: what no word describes. A colour is
-read as a weighted mean of pixels, corrected for the light. Knows no file and no training.
+read as a weighted mean of pixels, corrected for the light. Files and training are elsewhere.
 """
 
 from typing import NamedTuple

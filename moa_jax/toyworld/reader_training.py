@@ -2,7 +2,7 @@
 
 The pictures are softened at random, for what a VAE decodes is softer than a render; people are cut
 out a little beside their masks, mostly those that the scene reader finds. Two people are told apart
-as left and right. Knows nothing of the model that the readers judge.
+as left and right. The model that the readers judge takes no part.
 """
 
 from collections.abc import Callable, Iterable, Mapping

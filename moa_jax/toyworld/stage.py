@@ -1,7 +1,7 @@
 """One stage of the toy world's pretraining: the project's own loop, and the networks it leaves.
 
 A stage's folder holds what `train.py` writes (metrics, samples, checkpoints) and, once it is done,
-its networks in half precision. Knows no objective.
+its networks in half precision. The objective is an argument.
 """
 
 import hashlib

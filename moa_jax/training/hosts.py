@@ -2,7 +2,7 @@
 
 Every host runs the same command. The first (process 0) prints and writes; checkpoints alone are
 written by all, into one folder that all of them see. A host that is lost ends the others, so that
-a scheduler can start all again. Knows no model and no mesh.
+a scheduler can start all again. Nothing here depends on the model or on the mesh.
 
 The numbers of a run depend on the batch, the devices and the mesh, not on how many hosts these are
 in. Two things are a host's own: it reports and counts (`data.max_bad_fraction`) the bad records of

@@ -1,7 +1,7 @@
 """Where the numbers of a run go: metrics.jsonl, TensorBoard and the terminal.
 
 A resumed run appends; what an earlier attempt logged past the step it resumes from is dropped
-first, so that every step stands there once. Knows neither the model nor the loop.
+first, so that every step stands there once. Nothing here depends on the model or on the loop.
 """
 
 import json

@@ -3,7 +3,8 @@
 The device never waits for the host: batches are placed ahead of their step, and the numbers of a
 step are fetched only when the next one is already under way. So a loss that is not finite is found
 one step late; the step has not applied that update (see `step.py`), and every number is fetched
-before a checkpoint, so a saved state is always a good one. Knows nothing of what a step computes.
+before a checkpoint, so a saved state is always a good one. What a step computes makes no difference
+here.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ heads of the attention layers. Every array of a step has its place:
     key, step, metrics     whole on every device
 
 A step gathers a weight from fsdp where it uses it (`gather_weights`), and its state takes over the
-buffers of the one before it. Knows nothing of what a step computes.
+buffers of the one before it. What a step computes makes no difference here.
 """
 
 import math

@@ -1,7 +1,7 @@
 """What a training step minimises: the forward pass from pictures to the three losses.
 
 Source: MoA (arXiv 2404.11565). The terms themselves are `moa_jax.method.losses`; here is
-what goes into them. Knows no optimizer and no devices.
+what goes into them. Optimizer and devices make no difference here.
 """
 
 from collections.abc import Mapping

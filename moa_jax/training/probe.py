@@ -1,7 +1,7 @@
 """Does the subject's picture matter? Measured while training goes on.
 
 A falling loss proves nothing about identity: the prior alone lowers it. What tells is the same
-noisy picture, predicted once with its own subjects and once with other ones. Knows no loop.
+noisy picture, predicted once with its own subjects and once with other ones. The loop decides when.
 """
 
 from collections.abc import Callable

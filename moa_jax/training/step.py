@@ -2,7 +2,7 @@
 
 What it minimises is passed in: `objective.py` is MoA's. Every random draw of step n for row i of
 the batch comes from `fold_in(key, n)` split over the rows, so that a resumed run and a run with
-other micro-batches draw the same. Knows no mesh, no file and no clock.
+other micro-batches draw the same. A step uses no mesh, no file and no clock.
 """
 
 import zlib

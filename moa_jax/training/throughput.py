@@ -1,6 +1,7 @@
 """How fast a run goes: numbers for its log from the clock, the compiler and the devices.
 
-A "chip" is what jax calls a device. Knows no model: the work of a step is the compiler's own count.
+A "chip" is what jax calls a device. The work of a step is the compiler's own count, whatever the
+model.
 """
 
 import time
