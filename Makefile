@@ -18,7 +18,7 @@ help:
 	@echo "make worlds    run a quick part under Colab's versions and the newest, from .venv-worlds/"
 	@echo "make nightly   slow, mutations, worlds, and make test's tests as XLA optimizes for users"
 	@echo "make test-all  lint, run every test but mutations and worlds"
-	@echo "make lint      check style and format;  make format mends both"
+	@echo "make lint      check style, format and types;  make format mends the first two"
 	@echo "make clean     remove what these made, .venv too"
 
 demo: .venv/.installed
@@ -45,6 +45,7 @@ test-all: lint
 lint: .venv/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m pyrefly check --summary=none
 
 format: .venv/.installed-test
 	$(RUN) -m ruff check --fix .
