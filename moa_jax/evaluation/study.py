@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
+from moa_jax.config import MethodConfig
 from moa_jax.evaluation import metrics
 from moa_jax.evaluation.drawing import Pictures, draw, through_vae
 from moa_jax.evaluation.protocol import (
@@ -30,7 +31,7 @@ from moa_jax.evaluation.protocol import (
 from moa_jax.evaluation.records import Numbers, read_json, write_json
 from moa_jax.loading import choose_dtype
 from moa_jax.method.identity import Identity
-from moa_jax.method.weights import WEIGHTS_NAME
+from moa_jax.method.weights import WEIGHTS_NAME, read_moa_card
 from moa_jax.pipeline import Pipeline
 from moa_jax.toyworld.reader_training import reader_accuracy
 from moa_jax.toyworld.readers import WEIGHTS, Readers, Reading
@@ -58,7 +59,7 @@ class Study:
         self.protocol = protocol or Protocol()
         self.trials = make_trials(self.protocol)
         self._base, self._runs, self._readers = base, runs, readers
-        self._pipelines: dict[str, Pipeline] = {}
+        self._pipelines: dict[MethodConfig, Pipeline] = {}
 
     @cached_property
     def readers(self) -> Readers:
@@ -148,11 +149,12 @@ class Study:
         return numbers
 
     def _pipeline(self, weights: Path | None) -> Pipeline:
-        """Load a row, into the pipeline of an earlier one if the networks are the same."""
+        """Load a row, into the pipeline of an earlier one of the same method: that is compiled."""
         if weights is None:
             return Pipeline(self.base)
         loaded = Pipeline.from_pretrained(self._base, weights)
-        compiled = self._pipelines.setdefault(repr(loaded.model), loaded)
+        method = read_moa_card(weights).config.method
+        compiled = self._pipelines.setdefault(method, loaded)
         compiled.params = loaded.params
         return compiled
 
