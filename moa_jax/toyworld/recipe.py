@@ -9,8 +9,11 @@ scenes they read at least 96.8 % of everything right).
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from moa_jax.config import MeshConfig
+
+Dtype = Literal["float32", "bfloat16"]
 
 WEIGHTS = Path(__file__).parent / "weights"  # as committed
 
@@ -65,7 +68,6 @@ class TrainingRecipe:
     log_every: int = 50
     sample_every: int | None = 500
     checkpoint_every: int = 250
-    dtype: str = "float32"  # that networks compute in; parameters and their averages are float32
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class VAERecipe(TrainingRecipe):
 
     steps: int = 7_000
     batch_size: int = 16
+    dtype: Dtype = "float32"  # that the networks compute in; parameters stay float32
     learning_rate: float = 2e-3
     crop_steps: int = 6_000
     crop_size: int = 32
@@ -96,6 +99,7 @@ class CLIPRecipe(TrainingRecipe):
 
     steps: int = 700
     batch_size: int = 24  # groups of four scenes
+    dtype: Dtype = "float32"  # that the networks compute in; parameters stay float32
     weight_decay: float = 5e-2
     caption_weight: float = 1.0
     identity_weight: float = 1.0
@@ -109,6 +113,7 @@ class LooksRecipe(TrainingRecipe):
 
     steps: int = 2_000
     batch_size: int = 24  # groups of four scenes
+    dtype: Dtype = "float32"  # that the networks compute in; parameters stay float32
     ema_decay: float | None = 0.99
     identity_weight: float = 0.3
     sample_every: int | None = 400  # the reading of held-out people
@@ -120,6 +125,7 @@ class UNetRecipe(TrainingRecipe):
 
     steps: int = 8_000
     batch_size: int = 64
+    dtype: Dtype = "float32"  # that the networks compute in; parameters stay float32
     condition_dropout: float = 0.1
     described: float = 0.0  # share of the captions that name attributes of people
     guidance_scale: float = 4.0  # of the previews
