@@ -85,7 +85,7 @@ class DataConfig(Section):
     max_bad_fraction: Probability = 0.01  # more bad records than this stop the run
 
     def source(self) -> tuple[str, str, str, str | None]:
-        """Give what says which records there are: path, layout, split and subject label."""
+        """Give path, layout, split and subject label: what decides which records there are."""
         return self.path, self.layout, self.split, self.subject_label
 
 

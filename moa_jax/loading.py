@@ -84,7 +84,7 @@ def choose_dtype(dtype: Any = None) -> np.dtype:
 
 
 def stored(dtype: Any, path: Any, leaf: Any) -> Any:
-    """Give a weight that is still a shape the dtype that it is stored in to draw with.
+    """Set the dtype in which a weight, given as a shape, is stored for drawing.
 
     What is computed in `dtype` is stored in it; routers compute in float32. Weights that have been
     read are what they are.

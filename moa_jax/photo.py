@@ -47,7 +47,7 @@ def prepare_photo(
             around its middle; where one is, the other follows from the photo's proportions.
         width: likewise.
         area: pixels of a picture if neither is given; its proportions are then the photo's.
-        multiple: of which a side is that nobody gave.
+        multiple: in pixels. A side that is not given becomes a multiple of it.
 
     Raises:
         InputError: a picture that cannot be read, or a mask that is not the photo's, or empty, or

@@ -35,7 +35,7 @@ Decay = Annotated[float, Range("at least 0 and below 1", lambda number: 0 <= num
 
 
 class Section:
-    """A part of a config, which is never made with a value that it cannot have."""
+    """A part of a config. A value of another type or out of its range is refused."""
 
     def __post_init__(self) -> None:
         """Refuse values of another type, and numbers out of range.

@@ -127,7 +127,7 @@ class Settings:
     moa_strength: SupportsFloat | Sequence[Strength] = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what no sampler is asked about."""
+        """Refuse values that no sampler takes."""
         if not 0.0 <= self.guidance_rescale <= 1.0:
             raise InputError(
                 f"guidance_rescale={self.guidance_rescale}: must lie between 0 (off) and 1"

@@ -47,7 +47,9 @@ def dpm_solver_pp_2m(
 def multistep_weights(
     signals: Float[np.ndarray, " levels"],
 ) -> Float[np.ndarray, "3 levels-1"]:
-    """Give what each step weighs the latents, their clean picture and the previous step's by.
+    """Compute the weights with which each step adds up three things.
+
+    They are the latents, the clean picture predicted from them, and the one of the step before.
 
     Source: DPM-Solver++ (2211.01095), Algorithm 2.
     """

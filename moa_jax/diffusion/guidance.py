@@ -34,7 +34,7 @@ def over_steps(
 
 
 def check_range(start: float, end: float) -> None:
-    """Refuse a part of the way that is none.
+    """Refuse a range of steps that is empty, reversed or not between 0 and 1.
 
     Raises:
         InputError: not 0 <= start < end <= 1.

@@ -72,10 +72,10 @@ def turn(
 
 
 def counterparts(path: tuple[str, ...], experts: Sequence[str]) -> list[tuple[str, ...]]:
-    """Give the paths of the added experts' own of a weight of the prior's attention.
+    """List the paths at which the added experts keep their own copies of a U-Net's weight.
 
     Args:
-        path: of a U-Net's weight; one outside of its attention layers has no counterparts.
+        path: of the prior's weight. A weight outside of the attention layers has no copies.
     """
     layer = next((i for i, name in enumerate(path) if name in ("attn1", "attn2")), None)
     if layer is None:

@@ -209,7 +209,7 @@ def load_moa(
 
 
 def read_carried(folder: str | Path, mask: Any) -> dict[str, np.ndarray]:
-    """Read what the weights of `folder` hold and a run that goes on from them does not train.
+    """Read the weights of `folder` that a run does not train when it continues from them.
 
     Args:
         mask: what that run trains, from `learning_mask`.
