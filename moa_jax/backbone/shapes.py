@@ -1,4 +1,8 @@
-"""The shapes of every network's parameters, from its module alone: no weights, no computation."""
+"""The shapes of every network's parameters, from its module alone: no weights, no computation.
+
+Tracing a network for its shapes takes seconds, at every start of a command. So shapes are kept on
+disk too, beside the compiled programs.
+"""
 
 from functools import cache, singledispatch
 from typing import Any
@@ -8,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from moa_jax.backbone.clip import TextEncoder, VisionEncoder
+from moa_jax.backbone.remember import remember
 from moa_jax.backbone.unet import UNet
 from moa_jax.backbone.vae import VAE
 
@@ -52,4 +57,4 @@ def _shapes(module: nn.Module, *inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:
     def initialize(*arrays: Any) -> Any:
         return module.init(jax.random.key(0), *arrays)["params"]
 
-    return jax.eval_shape(initialize, *inputs)
+    return remember((module, inputs), lambda: jax.eval_shape(initialize, *inputs))

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from moa_jax.backbone.clip import normalize_pixels
+from moa_jax.backbone.remember import remember
 from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.backbone.unet import Residuals, UNet, UNetConfig, transformer_blocks
 from moa_jax.config import MethodConfig
@@ -215,7 +216,8 @@ def _initialize(model: MoA, config: UNetConfig, features: int, key: Array | None
         return {"prompt": variables["params"], "unet": unflatten_dict(routers)}
 
     if key is None:
-        return jax.eval_shape(lambda: initialize(jax.random.key(0)))
+        of = (model.unet, model.prompt, features)
+        return remember(of, lambda: jax.eval_shape(lambda: initialize(jax.random.key(0))))
     return jax.jit(initialize)(key)
 
 

@@ -1,0 +1,111 @@
+"""Trees of shapes that an earlier process found out, kept on disk beside the compiled programs.
+
+A file is named by a digest of what its shapes are of, of the sources that build networks, and of
+the versions of jax and flax: after any change another file is asked for.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+Shapes = dict[str, Any]  # nested, with a jax.ShapeDtypeStruct at each end
+SOURCES = Path(__file__).parents[1]
+
+
+def remember(of: Any, trace: Callable[[], Shapes]) -> Shapes:
+    """Read a tree of shapes; or trace it, and keep it for the next process.
+
+    Nothing is kept where compiled programs are not: see `moa_jax.runtime.keep_programs`.
+
+    Args:
+        of: all that decides the shapes: modules, configurations and numbers.
+        trace: gives the tree.
+    """
+    name = _file_name(of)
+    if name is None:
+        return trace()
+    try:
+        return _from_json(name.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        shapes = trace()
+    unfinished = name.with_suffix(f".{os.getpid()}")
+    # A full or read-only disk costs the next start some seconds, and nothing else.
+    with contextlib.suppress(OSError):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(_to_json(shapes), encoding="utf-8")
+        unfinished.replace(name)
+    return shapes
+
+
+def describe(value: Any) -> Any:
+    """Write a value as JSON can hold it, the same in every process.
+
+    A module or configuration is written by its fields, a function or class by its name.
+
+    Raises:
+        TypeError: there is no such form of the value.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, partial):
+        return [describe(value.func), describe(value.args), describe(value.keywords)]
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return [list(value.shape), value.dtype.name]
+    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if dataclasses.is_dataclass(value):
+        # A Flax module's parent and name say where it stands, and nothing of its shapes.
+        names = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
+        return [describe(type(value)), {name: describe(getattr(value, name)) for name in names}]
+    if isinstance(value, Mapping):
+        return {str(key): describe(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(each) for each in value]
+    if isinstance(value, np.dtype):
+        return value.name
+    raise TypeError(f"no description of {value!r}")
+
+
+def _file_name(of: Any) -> Path | None:
+    """Name the file for some shapes; None where none is kept."""
+    folder = jax.config.jax_compilation_cache_dir
+    if not folder or "://" in folder or not jax.config.jax_enable_compilation_cache:
+        return None
+    try:
+        described = json.dumps([_versions(), describe(of)], sort_keys=True)
+    except TypeError:  # something of the user's own: it is traced at every start
+        return None
+    return Path(folder) / f"shapes-{hashlib.sha256(described.encode()).hexdigest()[:32]}.json"
+
+
+@cache
+def _versions() -> list[str]:
+    """Digest the sources that build networks, and name the versions of what they build on."""
+    digest = hashlib.sha256()
+    for file in sorted(SOURCES.glob("backbone/*.py")) + sorted(SOURCES.glob("method/*.py")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return [digest.hexdigest(), jax.__version__, flax.__version__]
+
+
+def _to_json(shapes: Shapes) -> str:
+    flat = flatten_dict(shapes, sep="/")
+    return json.dumps({path: [leaf.shape, leaf.dtype.name] for path, leaf in flat.items()})
+
+
+def _from_json(text: str) -> Shapes:
+    flat = {
+        path: jax.ShapeDtypeStruct(tuple(shape), jax.numpy.dtype(name))
+        for path, (shape, name) in json.loads(text).items()
+    }
+    return unflatten_dict(flat, sep="/")
