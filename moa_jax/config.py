@@ -78,7 +78,7 @@ class DataConfig(Section):
     resolution: Count = 512  # [FC] pixels
     augment: bool = True  # [FC]
     encoded: str | None = None  # folder for what frozen encoders make of unaugmented pictures
-    resident: bool = False  # keep the encoded data in the devices' memory: see training/resident.py
+    resident: bool = False  # keep data.encoded in the devices' memory, on one host
     condition_dropout: Probability = 0.1  # [FC]
     subject_dropout: Probability = 0.1  # [FC]
     workers: Whole = 8  # threads that read and augment; 0: none, the run does it itself

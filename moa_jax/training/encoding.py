@@ -55,6 +55,8 @@ def check_encoded(config: Config, encode: bool = False) -> None:
                 "--encode writes encoded pictures: name a folder by data.encoded=FOLDER"
             )
         return
+    if config.data.resident and jax.process_count() > 1:
+        raise InputError("data.resident=True makes the batches on one host: set it to false")
     given = f"data.encoded={config.data.encoded!r} keeps what frozen encoders give, but"
     if config.data.augment:
         raise InputError(f"{given} data.augment=True changes the pictures: set it to false")

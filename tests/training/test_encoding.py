@@ -117,6 +117,15 @@ def test_many_hosts_do_not_encode_but_say_how(tiny, run, tmp_path, monkeypatch):
         encode_data(tiny, dataclasses.replace(run, data=data))
 
 
+def test_many_hosts_keep_no_data_on_their_devices(run, monkeypatch):
+    resident = dataclasses.replace(run, data=dataclasses.replace(run.data, resident=True))
+    check_encoded(resident)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    check_encoded(run)
+    with pytest.raises(InputError, match="data.resident=True makes the batches on one host"):
+        check_encoded(resident)
+
+
 @pytest.fixture
 def noted(tiny, imagefolder, tmp_path):
     """(configuration, its pictures) of encodings that hold nothing but what they are made of."""
