@@ -52,10 +52,16 @@ class Throughput:
         if self._counted:
             return
         self._counted = True
-        costs = train_step.lower(*arguments).compile().cost_analysis() or {}
+        lowered = train_step.lower(*arguments)
+        compiled, chips = lowered.compile(), 1
+        if jax.default_backend() == "gpu":
+            # There a compiled step calls libraries for its products, and XLA counts no work for
+            # them. What is not compiled yet has them all, for all chips together.
+            compiled, chips = lowered, jax.device_count()
+        costs = compiled.cost_analysis() or {}
         if "flops" in costs:
             # XLA counts one turn of the loop over micro-batches.
-            self._flops = costs["flops"] * self._micro_batches
+            self._flops = costs["flops"] * self._micro_batches / chips
 
     def read(self, step: int) -> dict[str, float]:
         """Give the numbers of the steps since the last reading, and start anew.

@@ -49,6 +49,24 @@ def test_the_compiler_counts_the_work_of_a_step():
     assert counted(lambda x: x @ x) == pytest.approx(2 * SIZE**3, rel=0.02)
 
 
+def test_on_gpus_the_work_is_counted_before_libraries_take_it_over(monkeypatch):
+    """The compiled program of a GPU calls cuBLAS and cuDNN, whose work XLA does not count."""
+
+    def never(*_):
+        raise AssertionError("the compiled program was asked")
+
+    product = jax.jit(lambda matrix: matrix @ matrix)
+    lowered = product.lower(jnp.ones((SIZE, SIZE)))
+    compiled = SimpleNamespace(cost_analysis=never)
+    step = SimpleNamespace(compile=lambda: compiled, cost_analysis=lowered.cost_analysis)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    speed = Throughput(0, 1, 1)
+    speed.count(SimpleNamespace(lower=lambda *_: step))
+    numbers = speed.read(1)
+    operations = numbers["tflops_per_chip"] * 1e12 * numbers["step_seconds"]
+    assert operations * jax.device_count() == pytest.approx(2 * SIZE**3, rel=0.01)
+
+
 def test_all_turns_of_the_loop_over_micro_batches_are_counted():
     def loop(x):
         return jax.lax.scan(lambda y, _: (jnp.sin(y @ x), None), x, length=4)[0]
