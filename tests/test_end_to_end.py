@@ -14,7 +14,6 @@ from safetensors.numpy import load_file
 
 import sample
 import train
-from moa_jax.training.mesh import make_mesh
 from moa_jax.training.throughput import MEASURED
 from tests.compiling import on_one_device
 
@@ -55,7 +54,7 @@ def as_on_a_laptop():
     """From the project's root, with one device."""
     patch = pytest.MonkeyPatch()
     patch.chdir(ROOT)
-    patch.setattr(train, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+    patch.setattr(train, "train", partial(train.train, devices=jax.devices()[:1]))
     yield
     patch.undo()
 

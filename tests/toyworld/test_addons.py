@@ -44,7 +44,7 @@ def base():
 def trained(tmp_path_factory):
     """Twelve steps of each training, by the command line."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(addons, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+    patch.setattr(addons, "Addons", partial(addons.Addons, devices=jax.devices()[:1]))
     output = tmp_path_factory.mktemp("addons")
     assert addons.main([str(output), *SHORT]) == 0
     patch.undo()
