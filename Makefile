@@ -45,7 +45,7 @@ test-all: lint
 lint: .venv/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pyrefly check --summary=none
+	$(RUN) -m pyrefly check --summary=none --python-interpreter-path $(RUN)
 
 format: .venv/.installed-test
 	$(RUN) -m ruff check --fix .
