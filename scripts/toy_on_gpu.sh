@@ -6,9 +6,9 @@
 # Scenes; autoencoder, towers and readers; the prior; MoA and the tuned single branch. Needs Python
 # with the project's packages and jax for CUDA; reaches for nothing else. Each part leaves an archive
 # of weights and logs in OUT as soon as it is done. Stopped by SIGTERM, it goes on from there when it
-# is started again on the same machine. On an H100 the networks below the prior were tried (alone, the
+# is started again on the same machine. On an H100 the networks below the prior were tried (at best the
 # autoencoder saw 3,400 pictures a second, the towers 1,700 groups of four, the readers 14,700
-# pictures; each took 45 seconds to compile), and the whole on a CPU. Variables, with their defaults:
+# pictures; compiling took 21 to 77 seconds), and the whole on a CPU. Variables, with their defaults:
 #   PYTHON=python3 WORK=/tmp/toy_on_gpu
 #   SCENES=65536 PICTURES=24576   rendered for the base model and for MoA
 #   PARTS=100                     per cent of the steps; 1 tries everything on a CPU, together with

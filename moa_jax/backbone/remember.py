@@ -32,19 +32,19 @@ def remember(of: Any, trace: Callable[[], Shapes]) -> Shapes:
         of: all that decides the shapes: modules, configurations and numbers.
         trace: gives the tree.
     """
-    name = _file_name(of)
-    if name is None:
+    file = _file_name(of)
+    if file is None:
         return trace()
     try:
-        return _from_json(name.read_text(encoding="utf-8"))
+        return _from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         shapes = trace()
-    unfinished = name.with_suffix(f".{os.getpid()}")
+    unfinished = file.with_suffix(f".{os.getpid()}")
     # A full or read-only disk costs the next start some seconds, and nothing else.
     with contextlib.suppress(OSError):
-        name.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(_to_json(shapes), encoding="utf-8")
-        unfinished.replace(name)
+        unfinished.replace(file)
     return shapes
 
 

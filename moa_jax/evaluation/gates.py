@@ -17,6 +17,7 @@ from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.evaluation import metrics
 from moa_jax.evaluation.drawing import through_vae
 from moa_jax.evaluation.protocol import Trial, redraw
+from moa_jax.photo import psnr
 from moa_jax.toyworld.people import COLORS, KINDS, WORDS, Look, draw_look
 from moa_jax.toyworld.places import draw_context
 from moa_jax.toyworld.reader_training import reader_accuracy
@@ -81,7 +82,6 @@ def autoencoder_gates(base: StableDiffusion, readers: Readers, count: int) -> li
     others = [replace(t, people=(draw_look(random, t.people[0].word),)) for t in trials]
     renders, other_renders = redraw(trials), redraw(others)
     seen, other_seen = through_vae(base, renders), through_vae(base, other_renders)
-    errors = np.mean(np.square(seen.astype(np.float32) - renders), axis=(1, 2, 3))
     ceiling, found, floor = (
         metrics.identity(readers.read(pictures), trials)["overall"]
         for pictures in (renders, seen, other_renders)
@@ -90,7 +90,7 @@ def autoencoder_gates(base: StableDiffusion, readers: Readers, count: int) -> li
         metrics.background_change(reduce(one), reduce(other), reduced_mask(*pair))
         for one, other, *pair in zip(seen, other_seen, trials, others, strict=True)
     ]
-    decibels = float(np.mean(10 * np.log10(255**2 / errors)))
+    decibels = metrics.mean(map(psnr, seen, renders))
     return [
         Gate("autoencoder", "PSNR, dB", decibels, 28, percent=False),
         Gate("autoencoder", "identity, of the way", metrics.way(found, floor, ceiling), 0.97),

@@ -53,12 +53,12 @@ class Throughput:
             return
         self._counted = True
         lowered = train_step.lower(*arguments)
-        compiled, chips = lowered.compile(), 1
+        counted, chips = lowered.compile(), 1
         if jax.default_backend() == "gpu":
             # There a compiled step calls libraries for its products, and XLA counts no work for
             # them. What is not compiled yet has them all, for all chips together.
-            compiled, chips = lowered, jax.device_count()
-        costs = compiled.cost_analysis() or {}
+            counted, chips = lowered, jax.device_count()
+        costs = counted.cost_analysis() or {}
         if "flops" in costs:
             # XLA counts one turn of the loop over micro-batches.
             self._flops = costs["flops"] * self._micro_batches / chips
