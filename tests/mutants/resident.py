@@ -12,8 +12,8 @@ MUTATIONS = [
     (
         "subjects outside of the picture are there",
         RESIDENT,
-        'row["subject_present"] &= row["masks"].any(axis=(1, 2))',
-        'row["subject_present"] &= row["masks"].any(axis=(1, 2)) | True',
+        "enumerate(record.subjects) if subject.mask.any()]",
+        "enumerate(record.subjects)]",
         EPOCH,
     ),
     ("every epoch has one order", RESIDENT, "[self._seed, epoch]", "[self._seed, 0]", PLACE),
