@@ -1,7 +1,7 @@
 """Loading is strict, streams and names what does not fit; saving is its inverse."""
 
 import json
-from pathlib import Path
+import tracemalloc
 
 import flax
 import jax
@@ -209,27 +209,21 @@ def test_place_sees_each_parameter_as_the_file_has_it(tmp_path):
 
 @pytest.mark.parametrize("kept", [0, 128], ids=["device elsewhere", "device is the host"])
 def test_the_host_holds_one_tensor_at_a_time(tmp_path, kept):
-    """Private memory, in MiB, while 16 tensors of 8 MiB pass through the host."""
-    if not Path("/proc/self/status").exists():
-        pytest.skip("reads the memory of the process from /proc")
+    """What Python and NumPy hold at most, in MiB, while 16 tensors of 8 MiB pass through them.
+
+    The process's own memory would say more, but allocators give it back when they like.
+    """
     tree = {f"layers.{index}": {"kernel": (1024, 2048)} for index in range(16)}
     tensor = np.ones((2048, 1024), np.float32)
     write(tmp_path, {f"{name}.weight": tensor for name in tree})
-    levels = [private_memory()]
-
-    def place(path, array):
-        levels.append(private_memory())
-        placed = jax.device_put(array)
-        return placed if kept else placed.shape
-
-    load_params(tmp_path, shapes(tree), place=place)
-    assert len(levels) == 17
-    assert max(levels) - levels[0] < kept + 64, levels
-
-
-def private_memory():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
+    tracemalloc.start()
+    try:
+        place = (lambda path, array: array) if kept else (lambda path, array: array.shape)
+        load_params(tmp_path, shapes(tree), place=place)
+        peak = tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+    assert max(kept, 8) < peak < kept + 24
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "git-lfs pointer"])
