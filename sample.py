@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from moa_jax import __version__
 from moa_jax.command import make_folder, run
-from moa_jax.options import parse_arguments, read_control, read_lora_option, read_settings
+from moa_jax.sampling.options import parse_arguments, read_control, read_lora_option, read_settings
 
 
 def main(command: Sequence[str] | None = None) -> int:
@@ -32,8 +32,8 @@ def main(command: Sequence[str] | None = None) -> int:
 
 def load(arguments: argparse.Namespace) -> Any:
     """Load the pipeline, saying so."""
-    from moa_jax.pipeline import Pipeline  # slow to import: not for --help or a typo
     from moa_jax.runtime import keep_programs
+    from moa_jax.sampling.pipeline import Pipeline  # slow to import: not for --help or a typo
 
     keep_programs(not arguments.no_cache)
     console = Console(stderr=True)
@@ -165,7 +165,7 @@ DRAW = {"draw": draw, "morph": morph, "timelapse": timelapse, "edit": edit}
 
 def passes(arguments: argparse.Namespace) -> int:
     """Count the steps that the progress bar will be told of."""
-    from moa_jax.noise import skipped_steps
+    from moa_jax.sampling.start import skipped_steps
 
     taken = arguments.steps
     if getattr(arguments, "image", None):
@@ -230,7 +230,7 @@ def save(
     """
     from moa_jax.animation import save_animation
     from moa_jax.figures import image_grid
-    from moa_jax.metadata import write_json, write_png
+    from moa_jax.sampling.record import write_json, write_png
 
     stem, images = f"{arguments.seed:05d}", result.images
     record = make_record(arguments, pipe, images)
@@ -274,7 +274,7 @@ def save_figures(out: Path, stem: str, arguments: argparse.Namespace, result: An
     """Write where the personalized expert drew each picture; with --look all there is to see."""
     from moa_jax.animation import save_animation
     from moa_jax.figures import attention_figure, routing_figure, routing_frames, share_figure
-    from moa_jax.inside import save_arrays
+    from moa_jax.sampling.arrays import save_arrays
 
     for index, image in enumerate(result.images):
         name = f"{stem}-{index:02d}"

@@ -30,12 +30,12 @@ from moa_jax.data.loader import Loader, make_loader
 from moa_jax.data.records import open_records
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.errors import InputError
-from moa_jax.loading import choose_dtype
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import MoaCard, learning_mask, load_moa, read_carried, save_moa
-from moa_jax.pipeline import Pipeline
 from moa_jax.runtime import keep_programs
+from moa_jax.sampling.load import choose_dtype
+from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.training import hosts
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.encoding import check_encoded, ensure_encoded

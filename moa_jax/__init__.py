@@ -17,7 +17,7 @@ quiet()  # here, for it must come before jax
 def __getattr__(name: str) -> Any:
     """Import on first use: `import moa_jax.data` must not load jax."""
     if name in ("Pipeline", "Result"):
-        from moa_jax import pipeline
+        from moa_jax.sampling import pipeline
 
         return getattr(pipeline, name)
     if name == "InputError":

@@ -20,15 +20,12 @@ LONG_REASON = "Longer than 300 lines because"
 
 # A part imports only parts of the rows above its own: what lies in one row is independent.
 ORDER = (
-    {"chips", "errors"},
+    {"errors"},
     {"section"},
-    {"animation", "command", "config", "figures", "inside", "metadata", "runtime"},
+    {"animation", "chips", "command", "config", "figures", "runtime"},
     {"backbone", "diffusion", "data"},
-    {"method", "request", "batches"},
-    {"settings", "control", "photo"},
-    {"generation", "noise", "loading", "options"},
-    {"engine"},
-    {"pipeline"},
+    {"method"},
+    {"sampling"},
     {"applications", "training"},
     {"planning", "toyworld"},
     {"evaluation"},

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import sample
-from moa_jax.inside import load_arrays
-from moa_jax.metadata import read_record
+from moa_jax.sampling.arrays import load_arrays
+from moa_jax.sampling.record import read_record
 from tests.personal import MARKED, portrait
 
 

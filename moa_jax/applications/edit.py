@@ -12,13 +12,13 @@ import jax
 import numpy as np
 from PIL import Image
 
-from moa_jax.control import Control
 from moa_jax.errors import InputError
-from moa_jax.noise import skipped_steps
-from moa_jax.photo import coarse_mask, paste, psnr
-from moa_jax.pipeline import Pipeline, Result
-from moa_jax.request import Picture
-from moa_jax.settings import Known, Settings
+from moa_jax.sampling.control import Control
+from moa_jax.sampling.photo import coarse_mask, paste, psnr
+from moa_jax.sampling.pipeline import Pipeline, Result
+from moa_jax.sampling.request import Picture
+from moa_jax.sampling.settings import Known, Settings
+from moa_jax.sampling.start import skipped_steps
 
 
 @dataclass(frozen=True, eq=False)

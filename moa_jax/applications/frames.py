@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from moa_jax.control import Control
 from moa_jax.errors import InputError
-from moa_jax.noise import latent_shape, picture_keys, standard_noise
-from moa_jax.pipeline import Pipeline, Result
-from moa_jax.request import Request
-from moa_jax.settings import Settings
+from moa_jax.sampling.control import Control
+from moa_jax.sampling.pipeline import Pipeline, Result
+from moa_jax.sampling.request import Request
+from moa_jax.sampling.settings import Settings
+from moa_jax.sampling.start import latent_shape, picture_keys, standard_noise
 
 
 @dataclass(frozen=True)

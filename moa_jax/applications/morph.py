@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from moa_jax.applications.frames import settings_of, shares
 from moa_jax.errors import InputError
-from moa_jax.pipeline import Pipeline, Result
-from moa_jax.request import Picture, repeat
+from moa_jax.sampling.pipeline import Pipeline, Result
+from moa_jax.sampling.request import Picture, repeat
 
 
 def interpolate(

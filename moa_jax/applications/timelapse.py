@@ -12,8 +12,8 @@ import numpy as np
 from moa_jax.applications.frames import settings_of, shares
 from moa_jax.data.captions import count_tokens
 from moa_jax.errors import InputError
-from moa_jax.pipeline import Pipeline, Result
-from moa_jax.request import Picture, Request, stack
+from moa_jax.sampling.pipeline import Pipeline, Result
+from moa_jax.sampling.request import Picture, Request, stack
 
 WORD = "{word}"
 

@@ -42,8 +42,8 @@ from moa_jax.evaluation.rows import MOA, PRIOR, Row, make_rows, recipe, row_conf
 from moa_jax.evaluation.study import Progress as OnBatch
 from moa_jax.evaluation.study import Study
 from moa_jax.figures import image_grid
-from moa_jax.pipeline import Pipeline
 from moa_jax.runtime import keep_programs
+from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.readers import WEIGHTS, Readers
 
 COMMITTED = WEIGHTS.parent / "moa"

@@ -14,10 +14,10 @@ from PIL import Image
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.evaluation.protocol import Protocol, Trial, references
-from moa_jax.generation import decode, encode
-from moa_jax.pipeline import Pipeline
-from moa_jax.request import Request, make_request, stack
-from moa_jax.settings import Settings
+from moa_jax.sampling.pipeline import Pipeline
+from moa_jax.sampling.program import decode, encode
+from moa_jax.sampling.request import Request, make_request, stack
+from moa_jax.sampling.settings import Settings
 
 BATCH = 24  # pictures a call
 SAMPLER = "ddim"

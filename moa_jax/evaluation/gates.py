@@ -17,7 +17,7 @@ from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.evaluation import metrics
 from moa_jax.evaluation.drawing import through_vae
 from moa_jax.evaluation.protocol import Trial, redraw
-from moa_jax.photo import psnr
+from moa_jax.sampling.photo import psnr
 from moa_jax.toyworld.people import COLORS, KINDS, WORDS, Look, draw_look
 from moa_jax.toyworld.places import draw_context
 from moa_jax.toyworld.reader_training import reader_accuracy

@@ -15,9 +15,9 @@ from moa_jax.evaluation import metrics
 from moa_jax.evaluation.drawing import SAMPLER, Pictures
 from moa_jax.evaluation.gates import BATCH, SEED, Gate, held_out
 from moa_jax.evaluation.protocol import Protocol, Trial, redraw
-from moa_jax.pipeline import Pipeline
-from moa_jax.request import make_request, stack
-from moa_jax.settings import Settings
+from moa_jax.sampling.pipeline import Pipeline
+from moa_jax.sampling.request import make_request, stack
+from moa_jax.sampling.settings import Settings
 from moa_jax.toyworld.descriptions import color_word, phrases
 from moa_jax.toyworld.people import HAIR_STYLES, HATS, Look
 from moa_jax.toyworld.readers import PersonReading, Readers, Reading

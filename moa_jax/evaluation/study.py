@@ -29,10 +29,10 @@ from moa_jax.evaluation.protocol import (
     strangers,
 )
 from moa_jax.evaluation.records import Numbers, read_json, write_json
-from moa_jax.loading import choose_dtype
 from moa_jax.method.identity import Identity
 from moa_jax.method.weights import WEIGHTS_NAME, read_moa_card
-from moa_jax.pipeline import Pipeline
+from moa_jax.sampling.load import choose_dtype
+from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.reader_training import reader_accuracy
 from moa_jax.toyworld.readers import WEIGHTS, Readers, Reading
 

@@ -20,13 +20,13 @@ from moa_jax.backbone.attend import choose_attend
 from moa_jax.backbone.stable_diffusion import StableDiffusion, describe_stable_diffusion
 from moa_jax.config import Config, MethodConfig
 from moa_jax.diffusion import NoiseSchedule
-from moa_jax.generation import Networks, condition, decode, predict
-from moa_jax.loading import stored
 from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import learning_mask
-from moa_jax.noise import latent_shape
-from moa_jax.request import Request
-from moa_jax.settings import Settings
+from moa_jax.sampling.load import stored
+from moa_jax.sampling.program import Networks, condition, decode, predict
+from moa_jax.sampling.request import Request
+from moa_jax.sampling.settings import Settings
+from moa_jax.sampling.start import latent_shape
 from moa_jax.training.mesh import BATCH, check_batch, replicated
 from moa_jax.training.setup import set_up_moa
 

@@ -16,8 +16,8 @@ from PIL import Image
 from rich.progress import track
 
 from moa_jax.figures import picture_table
-from moa_jax.pipeline import Pipeline
 from moa_jax.runtime import keep_programs
+from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.people import WORDS
 from moa_jax.toyworld.scenes import write_data, write_subject
 

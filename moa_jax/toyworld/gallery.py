@@ -16,10 +16,10 @@ from rich.progress import track
 
 from moa_jax.animation import save_animation
 from moa_jax.applications import edit, morph, timelapse
-from moa_jax.control import Control
 from moa_jax.figures import attention_figure, picture_table, routing_frames, share_figure
-from moa_jax.pipeline import Pipeline
 from moa_jax.runtime import keep_programs
+from moa_jax.sampling.control import Control
+from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.addons import outlines
 from moa_jax.toyworld.people import draw_look
 from moa_jax.toyworld.places import Context

@@ -18,9 +18,9 @@ from moa_jax.backbone.stable_diffusion import Component, StableDiffusion
 from moa_jax.backbone.vae import VAE
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.figures import image_grid
-from moa_jax.pipeline import Pipeline
-from moa_jax.request import Request
-from moa_jax.settings import Settings
+from moa_jax.sampling.pipeline import Pipeline
+from moa_jax.sampling.request import Request
+from moa_jax.sampling.settings import Settings
 from moa_jax.toyworld.arrays import create
 from moa_jax.toyworld.denoising import denoising_objective, encode_pictures
 from moa_jax.toyworld.recipe import UNetRecipe

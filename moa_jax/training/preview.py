@@ -15,9 +15,9 @@ from PIL import Image
 from moa_jax.config import TrainConfig
 from moa_jax.data.captions import encode_caption
 from moa_jax.figures import Preview, mean_weights, preview_figure
-from moa_jax.pipeline import Pipeline
-from moa_jax.request import Request
-from moa_jax.settings import Settings
+from moa_jax.sampling.pipeline import Pipeline
+from moa_jax.sampling.request import Request
+from moa_jax.sampling.settings import Settings
 from moa_jax.training.hosts import first, whole
 from moa_jax.training.step import stream
 

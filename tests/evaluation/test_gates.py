@@ -8,7 +8,7 @@ import pytest
 from moa_jax.evaluation import gates, prior_gates
 from moa_jax.evaluation.gates import Gate, gate_page, held_out, probe, reduce, targets, value_of
 from moa_jax.evaluation.protocol import Protocol
-from moa_jax.pipeline import Pipeline
+from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.people import COLORS, KINDS
 from moa_jax.toyworld.readers import ATTRIBUTES, PersonReading, Readers, Reading, same
 

@@ -19,7 +19,7 @@ from moa_jax.evaluation.study import Study
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import build
 from moa_jax.method.weights import MoaCard, learning_mask, read_moa_card, save_moa
-from moa_jax.pipeline import Pipeline
+from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.readers import Readers, initial_params
 from moa_jax.training.learning import partition
 

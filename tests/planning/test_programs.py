@@ -20,7 +20,7 @@ from moa_jax.planning.programs import (
     shard_bytes,
     training_program,
 )
-from moa_jax.settings import Settings
+from moa_jax.sampling.settings import Settings
 from moa_jax.training.mesh import make_mesh
 
 

@@ -13,10 +13,10 @@ from moa_jax.backbone.controlnet import ControlNet, ControlNetConfig, load_contr
 from moa_jax.backbone.lora import match_lora, read_lora
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import MeshConfig
-from moa_jax.control import Control
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.evaluation.__main__ import COMMITTED
-from moa_jax.pipeline import Pipeline
+from moa_jax.sampling.control import Control
+from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld import addons
 from moa_jax.toyworld.denoising import denoising_objective, encode_pictures
 from moa_jax.toyworld.people import draw_look

@@ -9,8 +9,8 @@ from PIL import Image
 
 from moa_jax.applications import edit, morph, timelapse
 from moa_jax.evaluation.__main__ import COMMITTED
-from moa_jax.pipeline import Pipeline
-from moa_jax.settings import Strength
+from moa_jax.sampling.pipeline import Pipeline
+from moa_jax.sampling.settings import Strength
 from moa_jax.toyworld.people import draw_look
 from moa_jax.toyworld.readers import Readers
 from moa_jax.toyworld.scenes import render_portrait

@@ -23,7 +23,7 @@ from moa_jax.evaluation.study import Study
 from moa_jax.figures import mean_weights
 from moa_jax.method.model import build
 from moa_jax.method.weights import Identity, load_moa
-from moa_jax.pipeline import Pipeline
+from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.people import draw_look
 from moa_jax.toyworld.readers import Readers
 from moa_jax.toyworld.scenes import render_portrait, write_data

@@ -12,7 +12,7 @@ from moa_jax.backbone.tokenizer import load_tokenizer
 from moa_jax.config import MeshConfig, override
 from moa_jax.data.captions import encode_caption
 from moa_jax.errors import InputError
-from moa_jax.pipeline import Pipeline
+from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld import arrays
 from moa_jax.toyworld import pretrain as pretrain_module
 from moa_jax.toyworld.arrays import RowBatches, of_groups, of_scenes, open_scenes

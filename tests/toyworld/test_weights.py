@@ -12,7 +12,7 @@ from moa_jax.backbone.clip import normalize_pixels
 from moa_jax.backbone.folder import read_config
 from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.weights import load_params
-from moa_jax.pipeline import Pipeline
+from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.architecture import make_module
 from moa_jax.toyworld.people import draw_look
 from moa_jax.toyworld.readers import Readers

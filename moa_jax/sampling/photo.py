@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from moa_jax.data.images import load_mask, open_image, to_mask
 from moa_jax.errors import InputError
-from moa_jax.request import Picture
+from moa_jax.sampling.request import Picture
 
 FEATHER = 1 / 128  # of the longer side: how wide what is drawn fades into the photo around the mask
 

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from moa_jax import __version__
 from moa_jax.errors import InputError
-from moa_jax.metadata import SAMPLER_LABELS, parameters, read_record, write_json, write_png
+from moa_jax.sampling.record import SAMPLER_LABELS, parameters, read_record, write_json, write_png
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8))
 RECORD = {

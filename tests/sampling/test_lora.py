@@ -15,7 +15,7 @@ from moa_jax.backbone.lora import Lora, LowRank, merge_lora, read_lora
 from moa_jax.backbone.unet import UNet
 from moa_jax.errors import InputError
 from moa_jax.method.mixture import FixedRouter, MixtureOfAttention, PersonalizedRouter
-from moa_jax.method.style import Styles, apply_lora
+from moa_jax.sampling.lora import Styles, apply_lora
 from tests.backbone.loras import ATTENTION, draw, kohya, write
 
 TEXT = {"text_model.encoder.layers.0": {"mlp": {"fc1": {"kernel": jnp.ones((24, 48))}}}}

@@ -2,10 +2,9 @@
 
 import pytest
 
-from moa_jax.control import Control
 from moa_jax.errors import InputError
-from moa_jax.metadata import write_json
-from moa_jax.options import (
+from moa_jax.sampling.control import Control
+from moa_jax.sampling.options import (
     MODES,
     parse_arguments,
     read_control,
@@ -13,7 +12,8 @@ from moa_jax.options import (
     read_settings,
     read_strength,
 )
-from moa_jax.settings import Settings, Strength
+from moa_jax.sampling.record import write_json
+from moa_jax.sampling.settings import Settings, Strength
 
 BASIC = ["--model", "m", "--prompt", "a man"]
 

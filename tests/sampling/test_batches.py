@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from moa_jax.batches import in_batches
+from moa_jax.sampling.batches import in_batches
 
 ROWS = {"a": np.arange(7), "b": np.arange(14).reshape(7, 2)}
 

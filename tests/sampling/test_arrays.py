@@ -15,7 +15,7 @@ from moa_jax.figures import (
     subject_regions,
     subject_shares,
 )
-from moa_jax.inside import load_arrays, save_arrays
+from moa_jax.sampling.arrays import load_arrays, save_arrays
 
 SELF = "{}.attentions.0.transformer_blocks.0.attn1"
 CROSS = "{}.attentions.0.transformer_blocks.0.attn2"

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from moa_jax.backbone.lora import read_lora
-from moa_jax.control import Control
-from moa_jax.engine import Engine, Result
 from moa_jax.errors import InputError
-from moa_jax.loading import load
-from moa_jax.method.style import Styles
-from moa_jax.noise import (
+from moa_jax.sampling.compiled import Engine, Result
+from moa_jax.sampling.control import Control
+from moa_jax.sampling.load import load
+from moa_jax.sampling.lora import Styles
+from moa_jax.sampling.photo import Photo, paste, prepare_photo
+from moa_jax.sampling.request import Picture, Request, make_request, repeat
+from moa_jax.sampling.settings import Settings
+from moa_jax.sampling.start import (
     Latents,
     latent_shape,
     picture_keys,
@@ -24,9 +27,6 @@ from moa_jax.noise import (
     standard_noise,
     start_from_photo,
 )
-from moa_jax.photo import Photo, paste, prepare_photo
-from moa_jax.request import Picture, Request, make_request, repeat
-from moa_jax.settings import Settings
 
 __all__ = ["Pipeline", "Result"]
 
@@ -38,7 +38,7 @@ class Pipeline(Engine):
     def from_pretrained(
         cls, model: str | Path, moa: str | Path | None = None, dtype: Any = None, **options: Any
     ) -> "Pipeline":
-        """Load a diffusers folder, and MoA weights trained on it: see `moa_jax.loading.load`."""
+        """Load a diffusers folder, and MoA weights trained on it: see `load`."""
         return cls(*load(model, moa, dtype, **options))
 
     def add_lora(self, file: str | Path, weight: float = 1.0, experts: str = "both") -> None:

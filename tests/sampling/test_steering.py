@@ -11,7 +11,7 @@ from moa_jax import Pipeline
 from moa_jax.applications import edit
 from moa_jax.diffusion import SAMPLERS
 from moa_jax.errors import InputError
-from moa_jax.settings import Strength
+from moa_jax.sampling.settings import Strength
 from tests.personal import MARKED, PROMPT, pixels, portrait
 
 SUBJECTS = [portrait(1), portrait(2)]

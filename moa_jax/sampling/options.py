@@ -7,10 +7,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moa_jax.control import Control
 from moa_jax.errors import InputError
-from moa_jax.metadata import read_record
-from moa_jax.settings import Settings, Strength
+from moa_jax.sampling.control import Control
+from moa_jax.sampling.record import read_record
+from moa_jax.sampling.settings import Settings, Strength
 
 ABOUT = r"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion.
 

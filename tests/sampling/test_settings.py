@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from moa_jax.errors import InputError
-from moa_jax.settings import Settings, Strength, strength_table
+from moa_jax.sampling.settings import Settings, Strength, strength_table
 
 BLOCKS = tuple(
     f"{stage}.attentions.0.transformer_blocks.0"

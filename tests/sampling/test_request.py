@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moa_jax.errors import InputError
-from moa_jax.request import make_request
+from moa_jax.sampling.request import make_request
 from tests.personal import portrait
 
 

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from moa_jax import Pipeline
-from moa_jax.control import Control
 from moa_jax.errors import InputError
-from moa_jax.noise import picture_keys, skipped_steps, standard_noise
+from moa_jax.sampling.control import Control
+from moa_jax.sampling.start import picture_keys, skipped_steps, standard_noise
 from tests.backbone.parity import randomize
 from tests.personal import MARKED, PROMPT, pixels, portrait
 

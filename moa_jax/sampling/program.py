@@ -17,8 +17,8 @@ from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.diffusion import classifier_free_guidance
 from moa_jax.method.mixture import PERSONALIZED
 from moa_jax.method.model import MoA, Observations
-from moa_jax.request import Request
-from moa_jax.settings import Steered
+from moa_jax.sampling.request import Request
+from moa_jax.sampling.settings import Steered
 
 Maps = dict[str, Float[Array, "n B _ _ *K"]]
 

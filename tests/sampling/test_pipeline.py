@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from moa_jax import Pipeline
-from moa_jax.control import Control
 from moa_jax.data.captions import IMAGE_MARKER
 from moa_jax.errors import InputError
-from moa_jax.generation import Networks, condition, predict
-from moa_jax.request import make_request
-from moa_jax.settings import Steered
+from moa_jax.sampling.control import Control
+from moa_jax.sampling.program import Networks, condition, predict
+from moa_jax.sampling.request import make_request
+from moa_jax.sampling.settings import Steered
 from tests.personal import MARKED, PROMPT, pixels, portrait
 
 

@@ -1,8 +1,8 @@
 """A loaded model's compiled programs, on prepared arrays: draw, encode, invert.
 
-`moa_jax.pipeline` puts prompts and pictures in front of it. The networks are compiled once for all
-calls with pictures of one size and number: samplers, numbers of steps, guidance, dials, ranges and
-photos are arguments. Only guidance itself, ControlNets and `watch` make another program.
+`Pipeline` puts prompts and pictures in front of it. The networks are compiled once for all calls with
+pictures of one size and number: samplers, numbers of steps, guidance, dials, ranges and photos are
+arguments. Only guidance itself, ControlNets and `watch` make another program.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +18,12 @@ from jaxtyping import Array, Float
 from PIL import Image
 
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion
-from moa_jax.batches import in_batches
-from moa_jax.control import Control, lay_out
 from moa_jax.diffusion import Denoiser, NoiseSchedule, ddim_inversion, sample
-from moa_jax.generation import (
+from moa_jax.method.model import MoA
+from moa_jax.sampling.batches import in_batches
+from moa_jax.sampling.control import Control, lay_out
+from moa_jax.sampling.photo import Photo
+from moa_jax.sampling.program import (
     Networks,
     Seen,
     condition,
@@ -31,11 +33,9 @@ from moa_jax.generation import (
     keep,
     predict,
 )
-from moa_jax.method.model import MoA
-from moa_jax.noise import Latents, latent_shape
-from moa_jax.photo import Photo
-from moa_jax.request import Request
-from moa_jax.settings import Known, Settings, Steering
+from moa_jax.sampling.request import Request
+from moa_jax.sampling.settings import Known, Settings, Steering
+from moa_jax.sampling.start import Latents, latent_shape
 
 
 @dataclass(frozen=True, eq=False)

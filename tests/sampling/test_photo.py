@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.ndimage import distance_transform_cdt
 
 from moa_jax.errors import InputError
-from moa_jax.photo import Photo, choose_size, coarse_mask, paste, prepare_photo, psnr
+from moa_jax.sampling.photo import Photo, choose_size, coarse_mask, paste, prepare_photo, psnr
 from tests.personal import portrait
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Key
 from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.diffusion import Sampler
 from moa_jax.errors import InputError
-from moa_jax.photo import Photo, coarse_mask
-from moa_jax.settings import Known
+from moa_jax.sampling.photo import Photo, coarse_mask
+from moa_jax.sampling.settings import Known
 
 Latents = Float[np.ndarray, "B H W C"] | Float[Array, "B H W C"]
 

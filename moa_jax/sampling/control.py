@@ -9,7 +9,7 @@ from jaxtyping import Float
 from moa_jax.data.images import prepare_control_image
 from moa_jax.diffusion import over_steps
 from moa_jax.errors import InputError
-from moa_jax.request import Picture
+from moa_jax.sampling.request import Picture
 
 
 @dataclass(frozen=True)
