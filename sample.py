@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moa_jax import __version__
-from moa_jax.command import make_folder, run
+from moa_jax.cli import make_folder, run
 from moa_jax.sampling.options import parse_arguments, read_control, read_lora_option, read_settings
 
 
@@ -228,8 +228,8 @@ def save(
     Args:
         others: pictures beside the results, by name.
     """
-    from moa_jax.animation import save_animation
     from moa_jax.figures import image_grid
+    from moa_jax.figures.animation import save_animation
     from moa_jax.sampling.record import write_json, write_png
 
     stem, images = f"{arguments.seed:05d}", result.images
@@ -272,8 +272,8 @@ def make_record(arguments: argparse.Namespace, pipe: Any, images: list[Any]) -> 
 
 def save_figures(out: Path, stem: str, arguments: argparse.Namespace, result: Any) -> None:
     """Write where the personalized expert drew each picture; with --look all there is to see."""
-    from moa_jax.animation import save_animation
     from moa_jax.figures import attention_figure, routing_figure, routing_frames, share_figure
+    from moa_jax.figures.animation import save_animation
     from moa_jax.sampling.arrays import save_arrays
 
     for index, image in enumerate(result.images):

@@ -22,9 +22,9 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from moa_jax.backbone.attend import choose_attend
+from moa_jax.backbone.attention_kernels import choose_attend
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
-from moa_jax.command import make_folder, run
+from moa_jax.cli import make_folder, run
 from moa_jax.config import Config, flatten, load_config, override
 from moa_jax.data.loader import Loader, make_loader
 from moa_jax.data.records import open_records

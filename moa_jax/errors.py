@@ -1,4 +1,4 @@
-"""The exceptions that commands print as one message; see `moa_jax.command`.
+"""The exceptions that commands print as one message; see `moa_jax.cli`.
 
 `InputError` is for what the person at the keyboard can mend: library code raises it with a message
 that names the argument (or file, or key), the value and the remedy. Everything else that is raised

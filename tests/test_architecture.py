@@ -22,7 +22,7 @@ LONG_REASON = "Longer than 300 lines because"
 ORDER = (
     {"errors"},
     {"section"},
-    {"animation", "chips", "command", "config", "figures", "runtime"},
+    {"cli", "config", "figures", "runtime"},
     {"backbone", "diffusion", "data"},
     {"method"},
     {"sampling"},

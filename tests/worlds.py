@@ -17,14 +17,14 @@ TOOLS = ("beartype>=0.20", "pytest>=8", "pyyaml>=6", "scikit-image>=0.25")  # of
 # What a version of jax or flax breaks first: private names, module and transformation rules.
 TESTS = (
     "tests/test_architecture.py::test_every_module_imports_without_torch",
-    "tests/test_chips.py",
+    "tests/training/test_chips.py",
     "tests/test_config.py",
     "tests/method/test_losses.py",
     "tests/method/test_mixture.py",
     "tests/method/test_precision.py",
     "tests/method/test_prompt.py",
     "tests/training/test_clusters.py",
-    "tests/training/test_learning.py",
+    "tests/training/test_optimizer.py",
 )
 
 

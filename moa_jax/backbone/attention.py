@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from moa_jax.backbone.attend import Attend, xla
+from moa_jax.backbone.attention_kernels import Attend, xla
 
 
 def attention_weights(

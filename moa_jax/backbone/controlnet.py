@@ -15,15 +15,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from moa_jax.backbone.attend import Attend, xla
 from moa_jax.backbone.attention import Attention
+from moa_jax.backbone.attention_kernels import Attend, xla
 from moa_jax.backbone.blocks import conv3
-from moa_jax.backbone.encoder import FIXED, READ, Encoder, EncoderConfig, read_encoder
 from moa_jax.backbone.folder import read_config, resolve
 from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.stable_diffusion import Component
 from moa_jax.backbone.supported import STABLE_DIFFUSION_OF_WIDTH, require_supported
 from moa_jax.backbone.unet import Residuals
+from moa_jax.backbone.unet_encoder import FIXED, READ, Encoder, EncoderConfig, read_encoder
 from moa_jax.backbone.weights import Place, load_params
 from moa_jax.errors import InputError
 

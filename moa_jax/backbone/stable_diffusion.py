@@ -15,8 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from moa_jax.backbone.attend import Attend, xla
 from moa_jax.backbone.attention import Attention
+from moa_jax.backbone.attention_kernels import Attend, xla
 from moa_jax.backbone.clip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from moa_jax.backbone.folder import read_config, resolve, write_config
 from moa_jax.backbone.shapes import parameter_shapes

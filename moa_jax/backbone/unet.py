@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from moa_jax.backbone.blocks import GroupNorm, Upsample, conv3
-from moa_jax.backbone.encoder import (
+from moa_jax.backbone.supported import require_supported
+from moa_jax.backbone.unet_encoder import (
     FIXED,
     READ,
     Encoder,
@@ -24,7 +25,6 @@ from moa_jax.backbone.encoder import (
     transformer_blocks,
     which_attend,
 )
-from moa_jax.backbone.supported import require_supported
 
 __all__ = ["Residuals", "UNet", "UNetConfig", "transformer_blocks"]
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moa_jax.backbone.attend import Attend, xla
+from moa_jax.backbone.attention_kernels import Attend, xla
 from moa_jax.backbone.blocks import Downsample, GroupNorm, ResnetBlock, Upsample, conv3
 from moa_jax.backbone.supported import require_supported
 from moa_jax.errors import InputError

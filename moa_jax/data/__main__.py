@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from moa_jax.backbone.folder import resolve
 from moa_jax.backbone.tokenizer import load_tokenizer
-from moa_jax.command import run
+from moa_jax.cli import run
 from moa_jax.config import DataConfig, MethodConfig, TrainConfig
 from moa_jax.data.bench import measure, report
 from moa_jax.data.captions import Tokenizer, encode_caption

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
-from moa_jax.command import run
+from moa_jax.cli import run
 from moa_jax.config import Config, load_config, override
 from moa_jax.evaluation import findings
 from moa_jax.evaluation.drawing import Pictures

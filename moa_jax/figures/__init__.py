@@ -6,6 +6,7 @@ attended to, is blue to green to yellow, on a scale of its own. Arrays come in, 
 nothing here knows a model or jax.
 """
 
+from moa_jax.figures.animation import save_animation
 from moa_jax.figures.attention import attention_figure, subject_regions
 from moa_jax.figures.canvas import colorize, overlay
 from moa_jax.figures.frames import routing_frames
@@ -26,6 +27,7 @@ __all__ = [
     "preview_figure",
     "routing_figure",
     "routing_frames",
+    "save_animation",
     "share_figure",
     "subject_regions",
     "subject_shares",

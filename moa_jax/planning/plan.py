@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from moa_jax.chips import GIB, Chip
 from moa_jax.config import Config, MeshConfig
 from moa_jax.errors import InputError
-from moa_jax.planning.compiled import Usage, in_turn, measure
 from moa_jax.planning.programs import Drawing, Program, sampling_programs, training_program
 from moa_jax.planning.topology import topology_chip, topology_devices
+from moa_jax.planning.usage import Usage, in_turn, measure
+from moa_jax.training.chips import GIB, Chip
 from moa_jax.training.mesh import PRESETS, make_mesh
 
 CODE = 0.5 * GIB  # kept free for the program itself: that of the full-size step takes 0.42

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from moa_jax.backbone.attend import choose_attend
+from moa_jax.backbone.attention_kernels import choose_attend
 from moa_jax.backbone.stable_diffusion import StableDiffusion, describe_stable_diffusion
 from moa_jax.config import Config, MethodConfig
 from moa_jax.diffusion import NoiseSchedule

@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Group
 from rich.table import Column, Table
 
-from moa_jax.chips import GIB
 from moa_jax.planning.plan import CODE, Plan
+from moa_jax.training.chips import GIB
 
 NOTE = (
     "Compiled, not run: memory, FLOPs and traffic are what the compiler laid out; the times are "
@@ -112,7 +112,7 @@ def _by_kind(plan: Plan) -> dict[str, tuple[int, int]]:
 
 def _bounds(plan: Plan) -> dict[str, str]:
     if plan.chip is None or plan.seconds is None:
-        return {"speed": "not bounded: the chip is not in moa_jax/chips.py"}
+        return {"speed": "not bounded: the chip is not in moa_jax/training/chips.py"}
     times = plan.usage.times(plan.chip)
     found = {f"seconds for {name}": f"{seconds:.3g}" for name, seconds in times.items()}
     found["seconds at least"] = f"{plan.seconds:.3g}"

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from moa_jax.chips import Chip, find_chip
 from moa_jax.errors import InputError
+from moa_jax.training.chips import Chip, find_chip
 
 INSTALL = "pip install 'moa_jax[tpu]'"
 

@@ -1,8 +1,8 @@
 """A loaded model's compiled programs, on prepared arrays: draw, encode, invert.
 
-`Pipeline` puts prompts and pictures in front of it. The networks are compiled once for all calls with
-pictures of one size and number: samplers, numbers of steps, guidance, dials, ranges and photos are
-arguments. Only guidance itself, ControlNets and `watch` make another program.
+`Pipeline` puts prompts and pictures in front of it. The networks are compiled once for all calls
+with pictures of one size and number: samplers, numbers of steps, guidance, dials, ranges and photos
+are arguments. Only guidance itself, ControlNets and `watch` make another program.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moa_jax.backbone.attend import choose_attend
+from moa_jax.backbone.attention_kernels import choose_attend
 from moa_jax.backbone.controlnet import load_controlnet, require_fits
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion, load_stable_diffusion
 from moa_jax.backbone.unet import UNetConfig
@@ -49,7 +49,7 @@ def load(
         variant: "fp16" reads `*.fp16.safetensors`.
         image_encoder: a CLIP folder or hub id; by default what the MoA weights were trained
             with.
-        attention: "auto", or one of the implementations in `moa_jax.backbone.attend`.
+        attention: "auto", or one of the implementations in `moa_jax.backbone.attention_kernels`.
         controlnets: folders or hub ids of ControlNets, which a call then gives pictures.
         allow_other_base: whether MoA weights may be put on another checkpoint than the one they
             were trained on, such as one fine-tuned from it; then a warning says so.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from moa_jax.command import make_folder, run
+from moa_jax.cli import make_folder, run
 from moa_jax.errors import InputError
 from moa_jax.toyworld.scenes import DATA_SET, SIZE, write_data
 

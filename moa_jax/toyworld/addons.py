@@ -26,7 +26,7 @@ from moa_jax.backbone.lora_file import LowRank
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
 from moa_jax.backbone.unet import UNet
 from moa_jax.backbone.weights import save_params
-from moa_jax.command import make_folder, run
+from moa_jax.cli import make_folder, run
 from moa_jax.config import override
 from moa_jax.data.captions import encode_caption
 from moa_jax.diffusion.schedule import NoiseSchedule

@@ -20,7 +20,7 @@ from moa_jax.figures import image_grid
 from moa_jax.toyworld.architecture import first_params
 from moa_jax.toyworld.arrays import InTurn, RowBatches
 from moa_jax.toyworld.recipe import VAERecipe
-from moa_jax.training.learning import combine
+from moa_jax.training.optimizer import combine
 from moa_jax.training.step import Batch, Numbers, Objective
 
 FIRST_LOG_VARIANCE = -6.0  # the latents start nearly without noise

@@ -21,7 +21,7 @@ from moa_jax.toyworld.arrays import CAPTIONS, of_groups
 from moa_jax.toyworld.recipe import CLIPRecipe
 from moa_jax.toyworld.scenes import GROUP
 from moa_jax.toyworld.views import PERSONS, people_views
-from moa_jax.training.learning import combine
+from moa_jax.training.optimizer import combine
 from moa_jax.training.step import Batch, Numbers, Objective
 
 CLIP_ARRAYS = ("pictures", "masks", "portraits", *CAPTIONS)

@@ -19,8 +19,8 @@ from moa_jax.backbone.stable_diffusion import Component
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
 from moa_jax.toyworld.autoencoder import to_pixels
 from moa_jax.toyworld.contrast import either_caption
-from moa_jax.training.learning import combine
 from moa_jax.training.mesh import place_batch
+from moa_jax.training.optimizer import combine
 from moa_jax.training.step import Batch, Numbers, Objective
 
 CHUNK = 256  # pictures encoded at once

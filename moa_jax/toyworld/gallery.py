@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageFilter
 from rich.progress import track
 
-from moa_jax.animation import save_animation
 from moa_jax.applications import edit, morph, timelapse
 from moa_jax.figures import attention_figure, picture_table, routing_frames, share_figure
+from moa_jax.figures.animation import save_animation
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.control import Control
 from moa_jax.sampling.pipeline import Pipeline

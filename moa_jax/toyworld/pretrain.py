@@ -21,7 +21,7 @@ import numpy as np
 from moa_jax.backbone.folder import read_config, write_config
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion, save_stable_diffusion
 from moa_jax.backbone.tokenizer import load_tokenizer
-from moa_jax.command import make_folder, run
+from moa_jax.cli import make_folder, run
 from moa_jax.config import override
 from moa_jax.data.captions import encode_caption
 from moa_jax.diffusion.schedule import NoiseSchedule

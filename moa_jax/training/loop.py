@@ -23,9 +23,9 @@ from moa_jax.config import Config
 from moa_jax.errors import NonFiniteLoss
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.disk import writing
-from moa_jax.training.learning import combine, learning_rate
 from moa_jax.training.log import Display, MetricsWriter, Unwritten, open_writer
 from moa_jax.training.mesh import place_batch
+from moa_jax.training.optimizer import combine, learning_rate
 from moa_jax.training.preemption import StopRequests
 from moa_jax.training.profiling import profiled, steps_to_profile
 from moa_jax.training.step import TrainState

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from moa_jax.chips import find_chip
+from moa_jax.training.chips import find_chip
 from moa_jax.training.log import Stopwatch
 
 Item = TypeVar("Item")

@@ -21,7 +21,7 @@ from moa_jax.method.model import build
 from moa_jax.method.weights import MoaCard, learning_mask, read_moa_card, save_moa
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.readers import Readers, initial_params
-from moa_jax.training.learning import partition
+from moa_jax.training.optimizer import partition
 
 PROTOCOL = Protocol(identities=2, contexts=1, noises=2, pairs=2, pair_noises=1, renders=8, steps=2)
 METHOD = MethodConfig(max_subjects=2, image_encoder_layers=0, initial_personalized_weight=0.6)

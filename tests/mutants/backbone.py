@@ -1,7 +1,7 @@
 """Faults in the networks of Stable Diffusion, which the parity tests must see."""
 
 BLOCKS, TRANSFORMER = "moa_jax/backbone/blocks.py", "moa_jax/backbone/transformer.py"
-ENCODER, UNET = "moa_jax/backbone/encoder.py", "moa_jax/backbone/unet.py"
+ENCODER, UNET = "moa_jax/backbone/unet_encoder.py", "moa_jax/backbone/unet.py"
 VAE, CLIP, ATTENTION = (f"moa_jax/backbone/{name}.py" for name in ("vae", "clip", "attention"))
 T = "tests/backbone/test_"
 PREDICTION = f"{T}unet.py::test_prediction_is_diffusers"

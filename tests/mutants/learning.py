@@ -1,7 +1,7 @@
 """Faults in what learns, and in the optimizer over it."""
 
-WEIGHTS, LEARNING = "moa_jax/method/weights.py", "moa_jax/training/learning.py"
-W, T = "tests/method/test_weights.py::test_", "tests/training/test_learning.py::test_"
+WEIGHTS, LEARNING = "moa_jax/method/weights.py", "moa_jax/training/optimizer.py"
+W, T = "tests/method/test_weights.py::test_", "tests/training/test_optimizer.py::test_"
 WHAT = f"{W}what_learns"
 MASK, HALVES = f"{T}the_mask_counts_the_towers_layers", f"{T}partition_and_combine_are_inverse"
 CLIP, ADAMW = f"{T}the_clip_is_over_what_learns", f"{T}update_is_adamw_written_out"

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from moa_jax.planning.compiled import measure
+from moa_jax.planning.usage import measure
 
 libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler: libtpu"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from moa_jax.chips import GIB
 from moa_jax.planning.programs import shard_bytes, training_program
 from moa_jax.planning.topology import topology_devices
+from moa_jax.training.chips import GIB
 from moa_jax.training.mesh import make_mesh
 from tests.planning import golden
 from tests.planning.conftest import libtpu

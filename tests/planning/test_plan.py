@@ -8,14 +8,14 @@ import pytest
 
 import sample
 import train
-from moa_jax.chips import CHIPS, GIB
 from moa_jax.errors import InputError
 from moa_jax.planning import topology
 from moa_jax.planning.collectives import Collective
-from moa_jax.planning.compiled import Usage
 from moa_jax.planning.hlo import HloArray
 from moa_jax.planning.plan import Plan, check_presets, largest_batch
 from moa_jax.planning.report import as_json, notes, table
+from moa_jax.planning.usage import Usage
+from moa_jax.training.chips import CHIPS, GIB
 from tests.planning.conftest import libtpu
 
 V5E = CHIPS["TPU v5 lite"]

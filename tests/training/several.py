@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from moa_jax.command import run
+from moa_jax.cli import run
 from moa_jax.config import Config, MeshConfig, OptimizerConfig, TrainConfig
 from moa_jax.method.weights import Identity
 from moa_jax.training import hosts

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from moa_jax.command import run
+from moa_jax.cli import run
 from moa_jax.config import Config, MeshConfig, OptimizerConfig, TrainConfig
 from moa_jax.method.weights import Identity
 from moa_jax.training.checkpoint import Checkpoints

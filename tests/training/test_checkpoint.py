@@ -19,8 +19,8 @@ from moa_jax.method.model import build
 from moa_jax.method.weights import leaf_paths, learning_mask
 from moa_jax.section import _taken_apart
 from moa_jax.training.checkpoint import SHAPES_STATE, Checkpoints
-from moa_jax.training.learning import make_optimizer
 from moa_jax.training.loop import fit
+from moa_jax.training.optimizer import make_optimizer
 from moa_jax.training.step import initial_state
 from moa_jax.training.throughput import MEASURED
 from tests.training.tiny import RandomBatches, leaves

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from moa_jax.command import run
+from moa_jax.cli import run
 from moa_jax.errors import Preempted
 from moa_jax.training.preemption import StopRequests
 from tests.training.small_run import Numbers, open_checkpoints, small_config, small_fit

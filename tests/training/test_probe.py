@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moa_jax.method.mixture import FixedRouter, MixtureOfAttention
-from moa_jax.training.learning import make_optimizer
+from moa_jax.training.optimizer import make_optimizer
 from moa_jax.training.probe import make_probe, swap, swap_effect
 from moa_jax.training.step import initial_state
 from tests.training.tiny import random_batch

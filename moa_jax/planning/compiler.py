@@ -3,7 +3,7 @@
 The TPU compiler settles operations, memory and messages in the first minutes of a full-size program
 and spends ten times as long on machine code, which nobody runs here. What it has settled it dumps.
 
-    python -m moa_jax.planning.aside FOLDER    (what the process runs)
+    python -m moa_jax.planning.compiler FOLDER    (what the process runs)
 """
 
 import json
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moa_jax.chips import GIB
 from moa_jax.errors import InputError
+from moa_jax.training.chips import GIB
 
 PROGRAM, PARTS, OUTCOME, WORDS = "program.pickle", "parts.json", "outcome.json", "words.txt"
 TEXT, REPORT = "*after_optimizations.txt", "*after_optimizations-memory-usage-report.txt"
@@ -69,7 +69,7 @@ def compile_aside(make: Callable[[], Any]) -> Compiled:
 def _run(folder: Path) -> int | None:
     """Start the process, and wait until it ends or has settled; None: the latter."""
     paths = os.pathsep.join(path for path in (os.getcwd(), *sys.path) if path)
-    command = [sys.executable, "-m", "moa_jax.planning.aside", str(folder)]
+    command = [sys.executable, "-m", "moa_jax.planning.compiler", str(folder)]
     with (folder / WORDS).open("wb") as words:
         process = subprocess.Popen(
             command, stdout=words, stderr=words, env={**os.environ, "PYTHONPATH": paths}

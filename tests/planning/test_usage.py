@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from moa_jax.chips import CHIPS
 from moa_jax.errors import InputError
-from moa_jax.planning import aside
-from moa_jax.planning.aside import compile_aside
+from moa_jax.planning import compiler
 from moa_jax.planning.collectives import Collective
-from moa_jax.planning.compiled import Usage, in_turn
+from moa_jax.planning.compiler import compile_aside
 from moa_jax.planning.hlo import HloArray
+from moa_jax.planning.usage import Usage, in_turn
+from moa_jax.training.chips import CHIPS
 from tests.planning import makers
 from tests.planning.conftest import libtpu
 
@@ -66,7 +66,7 @@ def test_errors_come_back_from_the_compilers_process():
 
 
 WAITS = """\
-from moa_jax.planning.aside import compile_aside
+from moa_jax.planning.compiler import compile_aside
 from tests.planning.makers import waits
 compile_aside(waits)
 """
@@ -97,7 +97,7 @@ def is_running(pid):
 
 
 def test_memory_that_the_compiler_asks_for_in_vain_is_read_from_its_error():
-    needed = aside._needed
+    needed = compiler._needed
     vain = (
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
         "temporaries (56.00G) exceeds available HBM (15.75G). HLO module: jit_f."

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from moa_jax.backbone import attend
-from moa_jax.backbone.attend import choose_attend, kernel_of, select
+from moa_jax.backbone import attention_kernels as attend
+from moa_jax.backbone.attention_kernels import choose_attend, kernel_of, select
 from moa_jax.backbone.unet import UNet, UNetConfig
 from moa_jax.errors import InputError
 

@@ -7,7 +7,7 @@ import pytest
 
 from moa_jax.config import MethodConfig, OptimizerConfig
 from moa_jax.method.weights import learning_mask
-from moa_jax.training.learning import combine, learning_rate, make_optimizer, partition
+from moa_jax.training.optimizer import combine, learning_rate, make_optimizer, partition
 
 PARAMS = {"a": {"kernel": jnp.full((2, 2), 3.0)}, "b": {"kernel": jnp.full((3,), 4.0)}}
 MASK = {"a": {"kernel": True}, "b": {"kernel": False}}

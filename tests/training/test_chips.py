@@ -2,7 +2,7 @@
 
 import pytest
 
-from moa_jax.chips import CHIPS, find_chip
+from moa_jax.training.chips import CHIPS, find_chip
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from moa_jax.planning.arithmetic import SPLASH, matrix_flops, splash_flops, unknown_kernels
+from moa_jax.planning.flops import SPLASH, matrix_flops, splash_flops, unknown_kernels
 from moa_jax.planning.hlo import parse
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from moa_jax.animation import save_animation
 from moa_jax.errors import InputError
+from moa_jax.figures.animation import save_animation
 
 COLORS = [(230, 30, 40), (20, 180, 60), (30, 60, 220), (240, 220, 40)]
 

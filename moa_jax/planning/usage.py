@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moa_jax.chips import Chip
-from moa_jax.planning.arithmetic import matrix_flops, splash_flops, unknown_kernels
-from moa_jax.planning.aside import compile_aside
 from moa_jax.planning.collectives import Collective, collectives
+from moa_jax.planning.compiler import compile_aside
+from moa_jax.planning.flops import matrix_flops, splash_flops, unknown_kernels
 from moa_jax.planning.hlo import parse
 from moa_jax.planning.traffic import memory_traffic
+from moa_jax.training.chips import Chip
 
 
 @dataclass(frozen=True)
