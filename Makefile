@@ -22,7 +22,7 @@ help:
 	@echo "make clean     remove what these made, .venv too"
 
 demo: .venv/.installed
-	$(RUN) -m moa_jax.toyworld.demo $(DEMO_DIR)
+	$(RUN) examples/demo.py $(DEMO_DIR)
 
 test: lint
 	$(PYTEST) -m "not slow"

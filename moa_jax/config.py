@@ -45,7 +45,8 @@ class ModelConfig(Section):
     moa: str | None = None  # folder of trained MoA weights to start from; None: from the prior
     dtype: Literal["float32", "bfloat16"] | None = None  # None: bfloat16, or float32 on a CPU
     remat: bool = False  # recompute each block in the backward pass: less memory, ~1/3 more work
-    attention: Literal["auto", "xla", "blocked", "splash", "cudnn"] = "auto"  # see attention_kernels.py
+    # How attention is computed, see backbone/attention_kernels.py
+    attention: Literal["auto", "xla", "blocked", "splash", "cudnn"] = "auto"
 
 
 @dataclass(frozen=True)

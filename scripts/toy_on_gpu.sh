@@ -49,7 +49,7 @@ stage() {
     local name=$1 steps=$(($2 * PARTS / 100)) batch=${BATCH:-$3}
     shift 3
     steps=$((steps > 4 ? steps : 4))
-    log "$name" "$PYTHON" -m moa_jax.toyworld.pretrain "$WORLD" --stages "$name" \
+    log "$name" "$PYTHON" -m moa_jax.toyworld.pretraining "$WORLD" --stages "$name" \
         "$name.steps=$steps" "$name.batch_size=$batch" "$name.warmup_steps=$((steps / 20))" \
         "$name.log_every=$((steps / 20 + 1))" "$name.sample_every=$((steps / 4))" \
         "$name.checkpoint_every=$((steps / 2))" "$@"
@@ -58,7 +58,7 @@ stage() {
 pretrain() { # NAME STAGES [override ...]: run stages that train nothing.
     local name=$1 stages=$2
     shift 2
-    log "$name" "$PYTHON" -m moa_jax.toyworld.pretrain "$WORLD" --stages "$stages" "$@"
+    log "$name" "$PYTHON" -m moa_jax.toyworld.pretraining "$WORLD" --stages "$stages" "$@"
 }
 
 # moa NAME STEPS [override ...]: train MoA, or something like it, on the encoded data.

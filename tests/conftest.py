@@ -25,7 +25,7 @@ import moa_jax  # noqa: F401 (before jax: it settles what XLA prints)
 import jax
 import pytest
 
-from moa_jax.toyworld.tokenizer import write_tokenizer
+from moa_jax.backbone.tokenizer import write_tokenizer
 from tests.backbone.parity import randomize
 from tests.personal import moa_folder, personal, plain
 from tests.photographs import ffhq, imagefolder, photographs, save_rows, small, tokenizer

@@ -10,7 +10,7 @@ import skimage.draw
 import transformers
 from PIL import Image
 
-from moa_jax.toyworld.tokenizer import write_tokenizer
+from moa_jax.backbone.tokenizer import write_tokenizer
 
 # name, caption, and for each subject: its word, the centre and radii (rows, columns) of its ellipse
 PICTURES = (

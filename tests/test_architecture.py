@@ -11,7 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "moa_jax").rglob("*.py"))
-SCRIPTS = [*sorted(ROOT.glob("*.py")), *sorted((ROOT / "configs").glob("*.py"))]
+SCRIPTS = [
+    path for folder in (".", "configs", "examples") for path in sorted((ROOT / folder).glob("*.py"))
+]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 MAX_FILE_LINES = 300
@@ -94,10 +96,7 @@ def banned(path: Path) -> set[str]:
     found = {"torch", "tests"}
     if path in PACKAGE:
         found |= {"train", "sample", "configs"}
-        if (
-            path.name not in ("__main__.py", "options.py", "pretrain.py", "addons.py")
-            and "demo" not in path.name
-        ):
+        if path.name not in ("__main__.py", "options.py", "addons.py"):
             found |= {"argparse"}
         # `data`, and all that it may import:
         if part(path) in {"data", "errors", "config", "figures", "section"}:

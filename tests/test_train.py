@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 import train
 from moa_jax.data.encoded import EncodedRecords
 from moa_jax.sampling.pipeline import Pipeline
-from moa_jax.toyworld.scenes import write_data
+from moa_jax.toyworld.world.scenes import write_data
 from moa_jax.training.throughput import MEASURED
 from tests import launched
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from moa_jax.toyworld.scenes import write_data
+from moa_jax.toyworld.world.scenes import write_data
 from moa_jax.training.throughput import MEASURED
 from tests.compiling import on_one_device
 

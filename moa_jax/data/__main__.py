@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moa_jax.backbone.folder import resolve
-from moa_jax.backbone.tokenizer import load_tokenizer
+from moa_jax.backbone.tokenizer import load_tokenizer, write_tokenizer
 from moa_jax.cli import run
 from moa_jax.config import DataConfig, MethodConfig, TrainConfig
 from moa_jax.data.bench import measure, report
@@ -25,7 +25,6 @@ from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.check import Report, check_records
 from moa_jax.data.pack import pack
 from moa_jax.data.records import SPLITS, open_records
-from moa_jax.toyworld.tokenizer import write_tokenizer
 
 EXAMPLES = {
     "check": "python -m moa_jax.data check my_pictures --model runs/sd15",

@@ -44,9 +44,10 @@ from moa_jax.evaluation.study import Study
 from moa_jax.figures import image_grid
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.pipeline import Pipeline
-from moa_jax.toyworld.readers import WEIGHTS, Readers
+from moa_jax.toyworld import WEIGHTS
+from moa_jax.toyworld.readers.reading import COMMITTED, Readers
 
-COMMITTED = WEIGHTS.parent / "moa"
+MOA_WEIGHTS = WEIGHTS / "moa"
 GATED = 512  # pictures of each kind that gates are measured on
 AT_ONCE = 5  # columns of a table on the terminal
 SHOWN = (PRIOR, MOA, "single-branch", "no-router-loss")  # rows in the figure
@@ -74,14 +75,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--moa",
         type=Path,
         nargs="?",
-        const=COMMITTED,
+        const=MOA_WEIGHTS,
         help="measure these weights against the prior and train nothing; default: the committed",
     )
     parser.add_argument(
         "--gates",
         type=Path,
         nargs="?",
-        const=WEIGHTS.parent,
+        const=WEIGHTS,
         metavar="FOLDER",
         help="measure the networks of FOLDER (base/, readers.safetensors), and train nothing; "
         "default: the committed",
@@ -92,7 +93,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _measure_gates(folder: Path, out: Path | None) -> None:
     """Print the gates' table; write it into `out`, if given, and pictures that the prior drew."""
-    readers = Readers.load(folder / WEIGHTS.name)
+    readers = Readers.load(folder / COMMITTED.name)
     base = load_stable_diffusion(folder / "base")
     gates = [
         *reader_gates(readers, 2 * GATED),

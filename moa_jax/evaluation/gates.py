@@ -18,11 +18,11 @@ from moa_jax.evaluation import metrics
 from moa_jax.evaluation.drawing import through_vae
 from moa_jax.evaluation.protocol import Trial, redraw
 from moa_jax.sampling.photo import psnr
-from moa_jax.toyworld.people import COLORS, KINDS, WORDS, Look, draw_look
-from moa_jax.toyworld.places import draw_context
-from moa_jax.toyworld.reader_training import reader_accuracy
-from moa_jax.toyworld.readers import ATTRIBUTES, Readers, applies, same
-from moa_jax.toyworld.scenes import render, render_portrait
+from moa_jax.toyworld.readers.reading import ATTRIBUTES, Readers, applies, same
+from moa_jax.toyworld.readers.training import reader_accuracy
+from moa_jax.toyworld.world.people import COLORS, KINDS, WORDS, Look, draw_look
+from moa_jax.toyworld.world.places import draw_context
+from moa_jax.toyworld.world.scenes import render, render_portrait
 
 SEED = 13  # of people, contexts and noise; nothing was trained on it
 BATCH = 32  # pictures a call

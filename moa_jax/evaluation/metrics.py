@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from moa_jax.evaluation.protocol import Trial
-from moa_jax.toyworld.people import Look
-from moa_jax.toyworld.readers import (
+from moa_jax.toyworld.readers.reading import (
     ATTRIBUTES,
     CONTEXT,
     PersonReading,
@@ -20,6 +19,7 @@ from moa_jax.toyworld.readers import (
     applies,
     same,
 )
+from moa_jax.toyworld.world.people import Look
 
 Picture = UInt8[np.ndarray, "H W 3"]
 Pictures = UInt8[np.ndarray, "n H W 3"]

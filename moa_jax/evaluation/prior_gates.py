@@ -18,9 +18,9 @@ from moa_jax.evaluation.protocol import Protocol, Trial, redraw
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.sampling.request import make_request, stack
 from moa_jax.sampling.settings import Settings
-from moa_jax.toyworld.descriptions import color_word, phrases
-from moa_jax.toyworld.people import HAIR_STYLES, HATS, Look
-from moa_jax.toyworld.readers import PersonReading, Readers, Reading
+from moa_jax.toyworld.readers.reading import PersonReading, Readers, Reading
+from moa_jax.toyworld.world.descriptions import color_word, phrases
+from moa_jax.toyworld.world.people import HAIR_STYLES, HATS, Look
 
 SHARES = {"hair_style": HAIR_STYLES, "hat": HATS, "beard": (True,)}  # what is counted
 

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from moa_jax.data.captions import IMAGE_MARKER
-from moa_jax.toyworld.people import WORDS, Look, draw_look
-from moa_jax.toyworld.places import Context, draw_context
-from moa_jax.toyworld.scenes import Scene, render, render_portrait
+from moa_jax.toyworld.world.people import WORDS, Look, draw_look
+from moa_jax.toyworld.world.places import Context, draw_context
+from moa_jax.toyworld.world.scenes import Scene, render, render_portrait
 
 
 @dataclass(frozen=True)

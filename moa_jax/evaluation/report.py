@@ -28,7 +28,7 @@ from moa_jax.evaluation.findings import (
 from moa_jax.evaluation.metrics import way
 from moa_jax.evaluation.protocol import Trial, references
 from moa_jax.evaluation.rows import MOA
-from moa_jax.toyworld.readers import ATTRIBUTES, CONTEXT, SAME_COLOR
+from moa_jax.toyworld.readers.reading import ATTRIBUTES, CONTEXT, SAME_COLOR
 
 SHOWN = 8  # pictures of each row in the figure
 # Measures in the figure, and what MoA should reach in them.

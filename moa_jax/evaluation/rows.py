@@ -14,7 +14,7 @@ from pathlib import Path
 from moa_jax.config import Config, flatten, load_config, override
 from moa_jax.errors import InputError
 from moa_jax.method.weights import WEIGHTS_NAME, read_moa_card
-from moa_jax.toyworld.scenes import DATA_SET, write_data
+from moa_jax.toyworld.world.scenes import DATA_SET, write_data
 
 TRAIN = Path("train.py")
 SWEEP = ("1e-4", "1e-3", "1e-2", "1e-1")  # of lambda_r

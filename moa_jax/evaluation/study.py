@@ -33,8 +33,8 @@ from moa_jax.method.identity import Identity
 from moa_jax.method.weights import WEIGHTS_NAME, read_moa_card
 from moa_jax.sampling.load import choose_dtype
 from moa_jax.sampling.pipeline import Pipeline
-from moa_jax.toyworld.reader_training import reader_accuracy
-from moa_jax.toyworld.readers import WEIGHTS, Readers, Reading
+from moa_jax.toyworld.readers.reading import COMMITTED, Readers, Reading
+from moa_jax.toyworld.readers.training import reader_accuracy
 
 Progress = Callable[[int, int], None]  # pictures drawn, of how many
 
@@ -47,7 +47,7 @@ class Study:
     """All that the rows share: protocol, readers, base, and the prior's pictures."""
 
     def __init__(
-        self, base: str, runs: Path, protocol: Protocol | None = None, readers: Path = WEIGHTS
+        self, base: str, runs: Path, protocol: Protocol | None = None, readers: Path = COMMITTED
     ) -> None:
         """Prepare; nothing is loaded before it is needed.
 

@@ -1,7 +1,10 @@
 """The toy world: drawn people in drawn places, and a Stable Diffusion small enough for a laptop.
 
-`scenes` (with `people`, `places`, `brush`) draws pictures, captions and masks; `pretrain` trains
-the networks of `architecture` on them by the values of `recipe`; `readers` judge pictures of this
-world. Everything goes to disk in the public formats and is read back through the same code as a
-real checkpoint or data set.
+`world` draws pictures, captions and masks; `pretraining` trains the networks on them; `readers`
+judge pictures of this world; `weights` are as committed. Everything goes to disk in the public
+formats and is read back through the same code as a real checkpoint or data set.
 """
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"  # base, moa, readers, a style's LoRA and a ControlNet

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from moa_jax.cli import make_folder, run
 from moa_jax.errors import InputError
-from moa_jax.toyworld.scenes import DATA_SET, SIZE, write_data
+from moa_jax.toyworld.world.scenes import DATA_SET, SIZE, write_data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import transformers
 
+from moa_jax.backbone.tokenizer import write_tokenizer
 from moa_jax.data.captions import (
     IMAGE_MARKER,
     count_tokens,
@@ -14,7 +15,6 @@ from moa_jax.data.captions import (
     word_end,
 )
 from moa_jax.errors import InputError
-from moa_jax.toyworld.tokenizer import write_tokenizer
 
 LONG = "a man reading in the snow " * 20
 # Merges of CLIP's own vocabulary, in its order: endings, runs of punctuation, whole letters of two

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moa_jax.backbone.tokenizer import write_tokenizer
 from moa_jax.data.__main__ import main
 from moa_jax.data.check import check_records
 from moa_jax.data.records import open_records
-from moa_jax.toyworld.tokenizer import write_tokenizer
 
 
 @pytest.fixture(scope="module")

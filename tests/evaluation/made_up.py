@@ -2,7 +2,7 @@
 
 from moa_jax.evaluation.findings import COLUMNS
 from moa_jax.evaluation.protocol import Protocol, make_trials
-from moa_jax.toyworld.readers import ATTRIBUTES, CONTEXT
+from moa_jax.toyworld.readers.reading import ATTRIBUTES, CONTEXT
 
 PROTOCOL = Protocol(contexts=1, noises=1, pairs=1)
 TRIALS = make_trials(PROTOCOL)

@@ -9,8 +9,8 @@ from moa_jax.evaluation import gates, prior_gates
 from moa_jax.evaluation.gates import Gate, gate_page, held_out, probe, reduce, targets, value_of
 from moa_jax.evaluation.protocol import Protocol
 from moa_jax.sampling.pipeline import Pipeline
-from moa_jax.toyworld.people import COLORS, KINDS
-from moa_jax.toyworld.readers import ATTRIBUTES, PersonReading, Readers, Reading, same
+from moa_jax.toyworld.readers.reading import ATTRIBUTES, PersonReading, Readers, Reading, same
+from moa_jax.toyworld.world.people import COLORS, KINDS
 
 PEOPLE = [trial.people[0] for trial in held_out(9, 300)]
 

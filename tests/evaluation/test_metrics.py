@@ -7,9 +7,9 @@ import pytest
 
 from moa_jax.evaluation import metrics
 from moa_jax.evaluation.protocol import Trial
-from moa_jax.toyworld.people import Look
-from moa_jax.toyworld.places import Context
-from moa_jax.toyworld.readers import ATTRIBUTES, PersonReading, Reading
+from moa_jax.toyworld.readers.reading import ATTRIBUTES, PersonReading, Reading
+from moa_jax.toyworld.world.people import Look
+from moa_jax.toyworld.world.places import Context
 
 MAN = Look(
     word="man",

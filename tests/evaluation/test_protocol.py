@@ -15,7 +15,7 @@ from moa_jax.evaluation.protocol import (
     same_scene,
     strangers,
 )
-from moa_jax.toyworld.scenes import training_scene
+from moa_jax.toyworld.world.scenes import training_scene
 
 PROTOCOL = Protocol()
 TRIALS = make_trials(PROTOCOL)

@@ -20,7 +20,7 @@ from moa_jax.method.identity import Identity
 from moa_jax.method.model import build
 from moa_jax.method.weights import MoaCard, learning_mask, read_moa_card, save_moa
 from moa_jax.sampling.pipeline import Pipeline
-from moa_jax.toyworld.readers import Readers, initial_params
+from moa_jax.toyworld.readers.reading import Readers, initial_params
 from moa_jax.training.optimizer import partition
 
 PROTOCOL = Protocol(identities=2, contexts=1, noises=2, pairs=2, pair_noises=1, renders=8, steps=2)

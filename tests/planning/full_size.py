@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from moa_jax.toyworld.tokenizer import write_tokenizer
+from moa_jax.backbone.tokenizer import write_tokenizer
 from tests.backbone.full_size_configs import TEXT_SD15, UNET_SD15, VAE_SD15, VISION_CLIP_L
 
 SCHEDULER_SD15 = {

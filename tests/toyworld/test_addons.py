@@ -17,12 +17,12 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.evaluation.__main__ import COMMITTED
 from moa_jax.sampling.control import Control
 from moa_jax.sampling.pipeline import Pipeline
-from moa_jax.toyworld import addons
-from moa_jax.toyworld.denoising import denoising_objective, encode_pictures
-from moa_jax.toyworld.people import draw_look
-from moa_jax.toyworld.readers import Readers
-from moa_jax.toyworld.recipe import OutlineRecipe, StyleRecipe
-from moa_jax.toyworld.scenes import SIZE, render, render_portrait, training_scene
+from moa_jax.toyworld.pretraining import addons
+from moa_jax.toyworld.pretraining.denoising import denoising_objective, encode_pictures
+from moa_jax.toyworld.pretraining.recipe import OutlineRecipe, StyleRecipe
+from moa_jax.toyworld.readers.reading import Readers
+from moa_jax.toyworld.world.people import draw_look
+from moa_jax.toyworld.world.scenes import SIZE, render, render_portrait, training_scene
 from moa_jax.training.mesh import make_mesh
 from tests.backbone.controls import make_inputs, to_torch, worst
 from tests.toyworld.test_weights import BASE, HELD_OUT

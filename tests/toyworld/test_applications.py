@@ -11,9 +11,9 @@ from moa_jax.applications import edit, morph, timelapse
 from moa_jax.evaluation.__main__ import COMMITTED
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.sampling.settings import Strength
-from moa_jax.toyworld.people import draw_look
-from moa_jax.toyworld.readers import Readers
-from moa_jax.toyworld.scenes import render_portrait
+from moa_jax.toyworld.readers.reading import Readers
+from moa_jax.toyworld.world.people import draw_look
+from moa_jax.toyworld.world.scenes import render_portrait
 from tests.personal import pixels
 from tests.toyworld.test_weights import BASE
 

@@ -24,9 +24,9 @@ from moa_jax.figures import mean_weights
 from moa_jax.method.model import build
 from moa_jax.method.weights import Identity, load_moa
 from moa_jax.sampling.pipeline import Pipeline
-from moa_jax.toyworld.people import draw_look
-from moa_jax.toyworld.readers import Readers
-from moa_jax.toyworld.scenes import render_portrait, write_data
+from moa_jax.toyworld.readers.reading import Readers
+from moa_jax.toyworld.world.people import draw_look
+from moa_jax.toyworld.world.scenes import render_portrait, write_data
 from moa_jax.training.objective import loss
 from tests.toyworld.test_weights import BASE
 

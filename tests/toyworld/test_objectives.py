@@ -8,16 +8,28 @@ import numpy as np
 import pytest
 
 from moa_jax.backbone.vae import VAE, VAEConfig
-from moa_jax.toyworld.arrays import InTurn, RowBatches, of_groups
-from moa_jax.toyworld.autoencoder import crop, edge_error, vae_objective
-from moa_jax.toyworld.contrast import caption_contrast, either_caption, identity_contrast
-from moa_jax.toyworld.labels import CONTEXT, DESCRIBED, SHAPES, by_name, describe, label, visible
-from moa_jax.toyworld.looks import _reading_loss
-from moa_jax.toyworld.people import COLORS, KINDS, draw_look, vary_look
-from moa_jax.toyworld.readers import applies
-from moa_jax.toyworld.recipe import VAERecipe
-from moa_jax.toyworld.scenes import training_scene
-from moa_jax.toyworld.views import PERSONS, people_views, resample
+from moa_jax.toyworld.pretraining.autoencoder import crop, edge_error, vae_objective
+from moa_jax.toyworld.pretraining.contrast import (
+    caption_contrast,
+    either_caption,
+    identity_contrast,
+)
+from moa_jax.toyworld.pretraining.looks import _reading_loss
+from moa_jax.toyworld.pretraining.recipe import VAERecipe
+from moa_jax.toyworld.readers.reading import applies
+from moa_jax.toyworld.world.arrays import InTurn, RowBatches, of_groups
+from moa_jax.toyworld.world.labels import (
+    CONTEXT,
+    DESCRIBED,
+    SHAPES,
+    by_name,
+    describe,
+    label,
+    visible,
+)
+from moa_jax.toyworld.world.people import COLORS, KINDS, draw_look, vary_look
+from moa_jax.toyworld.world.scenes import training_scene
+from moa_jax.toyworld.world.views import PERSONS, people_views, resample
 
 SCALE = jnp.float32(10.0)
 VIEWS = jnp.array(PERSONS)

@@ -13,14 +13,14 @@ from moa_jax.config import MeshConfig, override
 from moa_jax.data.captions import encode_caption
 from moa_jax.errors import InputError
 from moa_jax.sampling.pipeline import Pipeline
-from moa_jax.toyworld import arrays
-from moa_jax.toyworld import pretrain as pretrain_module
-from moa_jax.toyworld.arrays import RowBatches, of_groups, of_scenes, open_scenes
-from moa_jax.toyworld.labels import label
-from moa_jax.toyworld.pretrain import main
-from moa_jax.toyworld.readers import Readers
-from moa_jax.toyworld.recipe import Recipe
-from moa_jax.toyworld.scenes import SIZE, render, training_scene
+from moa_jax.toyworld.pretraining import stages
+from moa_jax.toyworld.pretraining.__main__ import main
+from moa_jax.toyworld.pretraining.recipe import Recipe
+from moa_jax.toyworld.readers.reading import Readers
+from moa_jax.toyworld.world import arrays
+from moa_jax.toyworld.world.arrays import RowBatches, of_groups, of_scenes, open_scenes
+from moa_jax.toyworld.world.labels import label
+from moa_jax.toyworld.world.scenes import SIZE, render, training_scene
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.resident import resident
 
@@ -48,7 +48,7 @@ def recipe(steps=3, checkpoint_every=2):
 
 def pretrain(*arguments):
     """As on a laptop: programs for the eight devices of the tests take longer to compile."""
-    pretrain_module.pretrain(*arguments, devices=jax.devices()[:1])
+    stages.pretrain(*arguments, devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,8 @@ import numpy as np
 import pytest
 
 from moa_jax.errors import InputError
-from moa_jax.toyworld.labels import SHAPES, label
-from moa_jax.toyworld.people import draw_look
-from moa_jax.toyworld.reader_networks import CONTEXT, KINDS, MARGIN, SIZE, SMALL, boxes, cut
-from moa_jax.toyworld.reader_training import (
-    _sorted,
-    accuracy,
-    blur,
-    left_to_right,
-    reader_accuracy,
-    reader_objective,
-    soften,
-)
-from moa_jax.toyworld.readers import (
+from moa_jax.toyworld.readers.networks import CONTEXT, KINDS, MARGIN, SIZE, SMALL, boxes, cut
+from moa_jax.toyworld.readers.reading import (
     ATTRIBUTES,
     SAME_COLOR,
     PersonReading,
@@ -32,7 +21,18 @@ from moa_jax.toyworld.readers import (
     initial_params,
     same,
 )
-from moa_jax.toyworld.scenes import render, training_scene
+from moa_jax.toyworld.readers.training import (
+    _sorted,
+    accuracy,
+    blur,
+    left_to_right,
+    reader_accuracy,
+    reader_objective,
+    soften,
+)
+from moa_jax.toyworld.world.labels import SHAPES, label
+from moa_jax.toyworld.world.people import draw_look
+from moa_jax.toyworld.world.scenes import render, training_scene
 
 LOOK = draw_look(np.random.default_rng(0), "man")
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moa_jax.backbone.tokenizer import load_tokenizer
+from moa_jax.backbone.tokenizer import WORDS, load_tokenizer, write_tokenizer
 from moa_jax.data.check import check_records
 from moa_jax.data.records import open_records
-from moa_jax.toyworld.descriptions import color_word, hair_word, phrases
-from moa_jax.toyworld.people import WORDS as PEOPLE
-from moa_jax.toyworld.people import Look, draw_look, vary_look
-from moa_jax.toyworld.places import CHOICES, Context
-from moa_jax.toyworld.scenes import (
+from moa_jax.toyworld.world.descriptions import color_word, hair_word, phrases
+from moa_jax.toyworld.world.people import WORDS as PEOPLE
+from moa_jax.toyworld.world.people import Look, draw_look, vary_look
+from moa_jax.toyworld.world.places import CHOICES, Context
+from moa_jax.toyworld.world.scenes import (
     Scene,
     draw_scene,
     render,
@@ -24,7 +24,6 @@ from moa_jax.toyworld.scenes import (
     write_data,
     write_subject,
 )
-from moa_jax.toyworld.tokenizer import WORDS, write_tokenizer
 
 COUNT = 40
 

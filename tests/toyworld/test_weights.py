@@ -1,24 +1,22 @@
 """The committed weights do what they were trained for, on scenes they were not trained on."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import moa_jax.toyworld
 from moa_jax.backbone.clip import normalize_pixels
 from moa_jax.backbone.folder import read_config
 from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.weights import load_params
 from moa_jax.sampling.pipeline import Pipeline
-from moa_jax.toyworld.architecture import make_module
-from moa_jax.toyworld.people import draw_look
-from moa_jax.toyworld.readers import Readers
-from moa_jax.toyworld.scenes import render, render_portrait, training_scene
+from moa_jax.toyworld import WEIGHTS
+from moa_jax.toyworld.pretraining.architecture import make_module
+from moa_jax.toyworld.readers.reading import Readers
+from moa_jax.toyworld.world.people import draw_look
+from moa_jax.toyworld.world.scenes import render, render_portrait, training_scene
 
-BASE = Path(moa_jax.toyworld.__file__).parent / "weights" / "base"
+BASE = WEIGHTS / "base"
 HELD_OUT = 5  # a stream that nothing was trained on
 
 

@@ -1,6 +1,6 @@
 """The pictures of `docs/applications.md`: what each application does, on the toy world.
 
-From the root: `python -m moa_jax.toyworld.gallery [FOLDER]`, docs/applications by default.
+From the root: `python examples/gallery.py [FOLDER]`, docs/applications by default.
 """
 
 import sys
@@ -20,10 +20,10 @@ from moa_jax.figures.animation import save_animation
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.control import Control
 from moa_jax.sampling.pipeline import Pipeline
-from moa_jax.toyworld.addons import outlines
-from moa_jax.toyworld.people import draw_look
-from moa_jax.toyworld.places import Context
-from moa_jax.toyworld.scenes import draw_scene, render, render_portrait
+from moa_jax.toyworld.pretraining.addons import outlines
+from moa_jax.toyworld.world.people import draw_look
+from moa_jax.toyworld.world.places import Context
+from moa_jax.toyworld.world.scenes import draw_scene, render, render_portrait
 
 WEIGHTS = Path("moa_jax/toyworld/weights")
 BASE, MOA = WEIGHTS / "base", WEIGHTS / "moa"

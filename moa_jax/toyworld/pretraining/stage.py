@@ -25,9 +25,9 @@ from moa_jax.backbone.weights import load_params, save_params
 from moa_jax.config import Config, OptimizerConfig, TrainConfig
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
-from moa_jax.toyworld.architecture import make_module
-from moa_jax.toyworld.arrays import RowBatches
-from moa_jax.toyworld.recipe import TrainingRecipe
+from moa_jax.toyworld.pretraining.architecture import make_module
+from moa_jax.toyworld.pretraining.recipe import TrainingRecipe
+from moa_jax.toyworld.world.arrays import RowBatches
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.loop import Batches, Preview, fit
 from moa_jax.training.mesh import check_batch

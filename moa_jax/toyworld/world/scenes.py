@@ -2,7 +2,7 @@
 
 A scene is its people, its context and a seed for everything that neither of them says (who stands
 where, how tall, what grows in the garden). The same scene gives the same picture. Captions use only
-words of `moa_jax.toyworld.tokenizer`. `write_data` writes the imagefolder layout of
+words of `moa_jax.backbone.tokenizer`. `write_data` writes the imagefolder layout of
 `moa_jax.data.records`.
 """
 
@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from moa_jax.toyworld.brush import Brush
-from moa_jax.toyworld.descriptions import describe_person
-from moa_jax.toyworld.people import WORDS, Look, draw_look, paint_person, vary_look
-from moa_jax.toyworld.places import (
+from moa_jax.toyworld.world.brush import Brush
+from moa_jax.toyworld.world.descriptions import describe_person
+from moa_jax.toyworld.world.people import WORDS, Look, draw_look, paint_person, vary_look
+from moa_jax.toyworld.world.places import (
     LIGHTS,
     MIST,
     Context,

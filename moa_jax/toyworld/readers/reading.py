@@ -18,9 +18,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from moa_jax.errors import InputError
-from moa_jax.toyworld.labels import CONTEXT
-from moa_jax.toyworld.people import BELOW_HATS, COLORS, KINDS, Look
-from moa_jax.toyworld.reader_networks import (
+from moa_jax.toyworld import WEIGHTS
+from moa_jax.toyworld.readers.networks import (
     MAX_PEOPLE,
     SIZE,
     SMALL,
@@ -29,8 +28,10 @@ from moa_jax.toyworld.reader_networks import (
     boxes,
     cut,
 )
+from moa_jax.toyworld.world.labels import CONTEXT
+from moa_jax.toyworld.world.people import BELOW_HATS, COLORS, KINDS, Look
 
-WEIGHTS = Path(__file__).parent / "weights" / "readers.safetensors"
+COMMITTED = WEIGHTS / "readers.safetensors"
 ATTRIBUTES = tuple(
     "skin hair hair_style glasses beard hat hat_color shirt trousers".split()
 )  # of a Look; eyes are a pixel or two
@@ -83,13 +84,13 @@ class Readers:
         self._read = jax.jit(read_arrays)
 
     @classmethod
-    def load(cls, path: str | Path = WEIGHTS) -> "Readers":
+    def load(cls, path: str | Path = COMMITTED) -> "Readers":
         """Load trained readers.
 
         Raises:
             InputError: the file is missing, damaged or of other networks.
         """
-        remedy = "train them: python -m moa_jax.toyworld.pretrain --stages readers"
+        remedy = "train them: python -m moa_jax.toyworld.pretraining --stages readers"
         try:
             arrays = load_file(path)
         except (SafetensorError, OSError) as error:

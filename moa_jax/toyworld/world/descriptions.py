@@ -9,8 +9,8 @@ import colorsys
 
 import numpy as np
 
-from moa_jax.toyworld.brush import Color
-from moa_jax.toyworld.people import BELOW_HATS, Look
+from moa_jax.toyworld.world.brush import Color
+from moa_jax.toyworld.world.people import BELOW_HATS, Look
 
 Random = np.random.Generator
 

@@ -14,7 +14,7 @@ from moa_jax.backbone.clip import TextConfig, TextEncoder, VisionConfig, VisionE
 from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.unet import UNet, UNetConfig
 from moa_jax.backbone.vae import VAE, VAEConfig
-from moa_jax.toyworld.recipe import NetworksRecipe
+from moa_jax.toyworld.pretraining.recipe import NetworksRecipe
 
 Configs = dict[str, dict[str, Any]]  # by the name of the network's folder
 

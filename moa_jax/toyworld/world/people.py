@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moa_jax.toyworld.brush import Brush, Color, blend, shade
+from moa_jax.toyworld.world.brush import Brush, Color, blend, shade
 
 Random = np.random.Generator
 

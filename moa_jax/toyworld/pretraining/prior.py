@@ -21,9 +21,9 @@ from moa_jax.figures import image_grid
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.sampling.request import Request
 from moa_jax.sampling.settings import Settings
-from moa_jax.toyworld.arrays import create
-from moa_jax.toyworld.denoising import denoising_objective, encode_pictures
-from moa_jax.toyworld.recipe import UNetRecipe
+from moa_jax.toyworld.pretraining.denoising import denoising_objective, encode_pictures
+from moa_jax.toyworld.pretraining.recipe import UNetRecipe
+from moa_jax.toyworld.world.arrays import create
 from moa_jax.training.step import Batch, Objective, stream
 
 CAPTIONS, SEEDS = 8, 3  # of a preview

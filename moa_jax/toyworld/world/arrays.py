@@ -20,8 +20,8 @@ from rich.progress import track
 
 from moa_jax.data.captions import caption_length, encode_caption
 from moa_jax.errors import InputError
-from moa_jax.toyworld.labels import PEOPLE, SHAPES, label
-from moa_jax.toyworld.scenes import GROUP, render, render_portrait, training_scene
+from moa_jax.toyworld.world.labels import PEOPLE, SHAPES, label
+from moa_jax.toyworld.world.scenes import GROUP, render, render_portrait, training_scene
 
 CHUNK = 128  # scenes that one task renders
 CARD = "scenes.json"
@@ -40,7 +40,7 @@ def write_scenes(
     Writes pictures [count, size, size, 3] uint8; masks [count, PEOPLE, size, size] bool, empty for
     nobody; input_ids and described_ids [count, S] int32, of the caption and of the description;
     portraits [count / 4, PEOPLE, size, size, 3] uint8, of the people of each group's first scene;
-    and the arrays of `moa_jax.toyworld.labels`.
+    and the arrays of `moa_jax.toyworld.world.labels`.
 
     Args:
         workers: processes; None: one a core.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from moa_jax.toyworld.scenes import GROUP
+from moa_jax.toyworld.world.scenes import GROUP
 
 # Who is on the views of a group: two scenes and the portrait of one, two scenes of the other.
 PERSONS = (0, 0, 0, 1, 1)
@@ -24,7 +24,7 @@ def people_views(
     """Cut one person out of the scenes of each group, and take the portrait as one view more.
 
     Args:
-        batch: groups of scenes: see `moa_jax.toyworld.arrays.of_groups`.
+        batch: groups of scenes: see `moa_jax.toyworld.world.arrays.of_groups`.
 
     Returns:
         Pictures in [0, 255]; who is on each view, PERSONS says. Which person of the scenes it is.

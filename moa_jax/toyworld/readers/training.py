@@ -14,9 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Key
 
-from moa_jax.toyworld.labels import by_name, visible
-from moa_jax.toyworld.people import COLORS, KINDS
-from moa_jax.toyworld.reader_networks import (
+from moa_jax.toyworld.readers.networks import (
     CONTEXT,
     MAX_PEOPLE,
     PersonReader,
@@ -24,8 +22,10 @@ from moa_jax.toyworld.reader_networks import (
     boxes,
     cut,
 )
-from moa_jax.toyworld.readers import ATTRIBUTES, Readers, Reading, agreement
-from moa_jax.toyworld.scenes import Scene, render, training_scene
+from moa_jax.toyworld.readers.reading import ATTRIBUTES, Readers, Reading, agreement
+from moa_jax.toyworld.world.labels import by_name, visible
+from moa_jax.toyworld.world.people import COLORS, KINDS
+from moa_jax.toyworld.world.scenes import Scene, render, training_scene
 
 COLOR_WEIGHT = 10.0  # of a colour's mean squared error against a context's cross-entropy
 KIND_WEIGHT = 2.0  # of what a person is, which is learnt last
@@ -71,7 +71,7 @@ def reader_objective(
 
     Args:
         frozen: not read.
-        batch: pictures, masks of their people, and labels of `moa_jax.toyworld.labels`.
+        batch: pictures, masks of their people, and labels of `moa_jax.toyworld.world.labels`.
         keys: one for each picture.
     """
     soft, move = (jax.vmap(lambda k, i=i: jax.random.fold_in(k, i))(keys) for i in range(2))

@@ -17,9 +17,9 @@ from jaxtyping import Array, Bool, Float, Int, Num, UInt8
 
 from moa_jax.backbone.vae import VAE
 from moa_jax.figures import image_grid
-from moa_jax.toyworld.architecture import first_params
-from moa_jax.toyworld.arrays import InTurn, RowBatches
-from moa_jax.toyworld.recipe import VAERecipe
+from moa_jax.toyworld.pretraining.architecture import first_params
+from moa_jax.toyworld.pretraining.recipe import VAERecipe
+from moa_jax.toyworld.world.arrays import InTurn, RowBatches
 from moa_jax.training.optimizer import combine
 from moa_jax.training.step import Batch, Numbers, Objective
 

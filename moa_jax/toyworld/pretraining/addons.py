@@ -1,10 +1,10 @@
 """Train what the toy world's Stable Diffusion can be given: a style's LoRA and a ControlNet.
 
-    python -m moa_jax.toyworld.addons [OUT] [section.key=value ...] [--only style]
+    python -m moa_jax.toyworld.pretraining.addons [OUT] [section.key=value ...] [--only style]
 
 Leaves OUT/style.safetensors in kohya's layout and OUT/outline/ in diffusers', in half precision; a
 training resumes where it stopped and is skipped when its file is there. The base model is frozen.
-Every default is in `moa_jax.toyworld.recipe`.
+Every default is in `moa_jax.toyworld.pretraining.recipe`.
 """
 
 import argparse
@@ -31,11 +31,12 @@ from moa_jax.config import override
 from moa_jax.data.captions import encode_caption
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.runtime import keep_programs
-from moa_jax.toyworld.architecture import first_params
-from moa_jax.toyworld.arrays import of_scenes, open_scenes, write_scenes
-from moa_jax.toyworld.denoising import Predict, denoising_objective, encode_pictures
-from moa_jax.toyworld.recipe import WEIGHTS, AddonsRecipe, OutlineRecipe, StyleRecipe
-from moa_jax.toyworld.stage import Rows, Stage
+from moa_jax.toyworld import WEIGHTS
+from moa_jax.toyworld.pretraining.architecture import first_params
+from moa_jax.toyworld.pretraining.denoising import Predict, denoising_objective, encode_pictures
+from moa_jax.toyworld.pretraining.recipe import AddonsRecipe, OutlineRecipe, StyleRecipe
+from moa_jax.toyworld.pretraining.stage import Rows, Stage
+from moa_jax.toyworld.world.arrays import of_scenes, open_scenes, write_scenes
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.step import Batch
 
@@ -216,7 +217,7 @@ TRAININGS: dict[str, Callable[[Addons], None]] = {"style": Addons.style, "outlin
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is returned."""
     parser = argparse.ArgumentParser(
-        prog="python -m moa_jax.toyworld.addons",
+        prog="python -m moa_jax.toyworld.pretraining.addons",
         description="Train a style's LoRA and a ControlNet for the toy world's base model.",
     )
     parser.add_argument("output", nargs="?", default="runs/toy_addons", metavar="OUT")

@@ -1,6 +1,6 @@
 """The recipe of the toy world's pretraining: every size, weight and step count, in one place.
 
-`moa_jax.toyworld.pretrain` follows it; its command line overrides single values by their path
+`python -m moa_jax.toyworld.pretraining` follows it, and overrides single values by their path
 (`unet.steps=2000`). All values are our own choice. On 2 CPU cores the scenes take 5 minutes, the
 autoencoder 27 (held-out PSNR 25.6 dB), the towers 11 (of 256 held-out pictures, 87 % are nearest to
 their own caption), what people look like 15, the U-Net 70 and the readers 23 (of 1,000 held-out
@@ -8,14 +8,12 @@ scenes they read at least 96.8 % of everything right).
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from moa_jax.config import MeshConfig
+from moa_jax.toyworld import WEIGHTS
 
 Dtype = Literal["float32", "bfloat16"]
-
-WEIGHTS = Path(__file__).parent / "weights"  # as committed
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moa_jax.toyworld.labels import CONTEXT, PEOPLE
-from moa_jax.toyworld.people import COLORS, KINDS
+from moa_jax.toyworld.world.labels import CONTEXT, PEOPLE
+from moa_jax.toyworld.world.people import COLORS, KINDS
 
 MAX_PEOPLE = PEOPLE
 SIZE = 64  # pixels of the pictures

@@ -1,15 +1,6 @@
-"""Pretrain the toy world's Stable Diffusion from nothing: scenes, autoencoder, towers, prior.
+"""The stages of the toy world's pretraining, in order, each on what those before it left."""
 
-    python -m moa_jax.toyworld.pretrain [OUT] [section.key=value ...] [--stages vae,clip]
-
-Every stage resumes where it stopped and is skipped when done; `vae` and `clip` need only the scenes
-and may run side by side. OUT/model is a diffusers folder in half precision. Every default is in
-`moa_jax.toyworld.recipe`.
-"""
-
-import argparse
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,39 +11,47 @@ import numpy as np
 
 from moa_jax.backbone.folder import read_config, write_config
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion, save_stable_diffusion
-from moa_jax.backbone.tokenizer import load_tokenizer
-from moa_jax.cli import make_folder, run
-from moa_jax.config import override
+from moa_jax.backbone.tokenizer import WORDS, load_tokenizer, write_tokenizer
+from moa_jax.cli import make_folder
 from moa_jax.data.captions import encode_caption
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.errors import InputError
-from moa_jax.runtime import keep_programs
-from moa_jax.toyworld.architecture import (
+from moa_jax.toyworld.pretraining.architecture import (
     TOY_SCHEDULER,
     add_vocabulary,
     first_params,
     make_module,
     toy_networks,
 )
-from moa_jax.toyworld.arrays import CAPTIONS, of_groups, of_scenes, open_scenes, write_scenes
-from moa_jax.toyworld.autoencoder import (
+from moa_jax.toyworld.pretraining.autoencoder import (
     latents_scale,
     vae_batches,
     vae_objective,
     vae_params,
     vae_preview,
 )
-from moa_jax.toyworld.contrast import CLIP_ARRAYS, Towers, clip_objective, clip_params, clip_preview
-from moa_jax.toyworld.labels import SHAPES
-from moa_jax.toyworld.looks import LOOKS_ARRAYS, looks_objective, looks_params, looks_preview
-from moa_jax.toyworld.prior import unet_objective, unet_preview, write_latents
-from moa_jax.toyworld.reader_training import reader_objective, reader_preview
-from moa_jax.toyworld.readers import Readers
-from moa_jax.toyworld.readers import initial_params as reader_params
-from moa_jax.toyworld.recipe import Recipe
-from moa_jax.toyworld.scenes import GROUP
-from moa_jax.toyworld.stage import Rows, Stage, load_network
-from moa_jax.toyworld.tokenizer import WORDS, write_tokenizer
+from moa_jax.toyworld.pretraining.contrast import (
+    CLIP_ARRAYS,
+    Towers,
+    clip_objective,
+    clip_params,
+    clip_preview,
+)
+from moa_jax.toyworld.pretraining.looks import (
+    LOOKS_ARRAYS,
+    looks_objective,
+    looks_params,
+    looks_preview,
+)
+from moa_jax.toyworld.pretraining.prior import unet_objective, unet_preview, write_latents
+from moa_jax.toyworld.pretraining.recipe import Recipe
+from moa_jax.toyworld.pretraining.stage import Rows, Stage, load_network
+from moa_jax.toyworld.readers.reading import Readers
+from moa_jax.toyworld.readers.reading import initial_params as reader_params
+from moa_jax.toyworld.readers.training import reader_objective, reader_preview
+from moa_jax.toyworld.world.arrays import CAPTIONS, of_groups, of_scenes, open_scenes, write_scenes
+from moa_jax.toyworld.world.labels import SHAPES
+from moa_jax.toyworld.world.scenes import GROUP
 from moa_jax.training.loop import Batches
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.step import stream
@@ -246,29 +245,6 @@ STAGES: dict[str, Callable[[Pretraining], None]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is returned."""
-    parser = argparse.ArgumentParser(
-        prog="python -m moa_jax.toyworld.pretrain",
-        description="Pretrain the toy world's networks; resumes where it stopped.",
-    )
-    parser.add_argument("output", nargs="?", default="runs/toyworld", metavar="OUT")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument(
-        "--stages", default=",".join(STAGES), help="some of these, in order (default: %(default)s)"
-    )
-    options = parser.parse_intermixed_args(arguments)
-    output, overrides = options.output, options.overrides
-    if "=" in output:
-        output, overrides = parser.get_default("output"), [output, *overrides]
-
-    def work() -> None:
-        keep_programs()
-        pretrain(Path(output), override(Recipe(), overrides), options.stages.split(","))
-
-    return run(work, stopped="stopped: the same command resumes from the newest checkpoint")
-
-
 def pretrain(
     output: Path,
     recipe: Recipe,
@@ -289,7 +265,3 @@ def pretrain(
     for name in stages:
         print(f"stage {name}", flush=True)
         STAGES[name](pretraining)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moa_jax.toyworld.brush import Brush, Color, blend, shade
+from moa_jax.toyworld.world.brush import Brush, Color, blend, shade
 
 Random = np.random.Generator
 

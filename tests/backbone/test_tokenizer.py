@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from transformers import CLIPTokenizer
 
+from moa_jax.backbone.tokenizer import MAX_LENGTH, WORDS, write_tokenizer
 from moa_jax.errors import InputError
-from moa_jax.toyworld.tokenizer import MAX_LENGTH, WORDS, write_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int8
 
-from moa_jax.toyworld.people import BELOW_HATS, COLORS, KINDS
-from moa_jax.toyworld.places import CHOICES
-from moa_jax.toyworld.scenes import Scene
+from moa_jax.toyworld.world.people import BELOW_HATS, COLORS, KINDS
+from moa_jax.toyworld.world.places import CHOICES
+from moa_jax.toyworld.world.scenes import Scene
 
 PEOPLE = 2  # at most, in a scene
 CONTEXT = {field: tuple(values) for field, values in CHOICES.items()}

@@ -2,7 +2,7 @@
 
 On the toy world's weights, which come with this package: draws a grid of people and places by the
 Python interface, then two people together and a short fine-tuning by the commands a user would
-type, which it prints. From the project's root: `python -m moa_jax.toyworld.demo [FOLDER]`.
+type, which it prints. From the project's root: `python examples/demo.py [FOLDER]`.
 """
 
 import shlex
@@ -18,8 +18,8 @@ from rich.progress import track
 from moa_jax.figures import picture_table
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.pipeline import Pipeline
-from moa_jax.toyworld.people import WORDS
-from moa_jax.toyworld.scenes import write_data, write_subject
+from moa_jax.toyworld.world.people import WORDS
+from moa_jax.toyworld.world.scenes import write_data, write_subject
 
 WEIGHTS = Path("moa_jax/toyworld/weights")
 BASE, MOA = WEIGHTS / "base", WEIGHTS / "moa"

@@ -14,17 +14,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from moa_jax.backbone.clip import VisionEncoder, normalize_pixels
-from moa_jax.toyworld.arrays import of_groups
-from moa_jax.toyworld.contrast import (
+from moa_jax.toyworld.pretraining.contrast import (
     FIRST_LOGIT_SCALE,
     MAX_LOGIT_SCALE,
     identity_contrast,
     unit,
 )
-from moa_jax.toyworld.labels import DESCRIBED, describe
-from moa_jax.toyworld.recipe import LooksRecipe
-from moa_jax.toyworld.scenes import GROUP
-from moa_jax.toyworld.views import PERSONS, people_views
+from moa_jax.toyworld.pretraining.recipe import LooksRecipe
+from moa_jax.toyworld.world.arrays import of_groups
+from moa_jax.toyworld.world.labels import DESCRIBED, describe
+from moa_jax.toyworld.world.scenes import GROUP
+from moa_jax.toyworld.world.views import PERSONS, people_views
 from moa_jax.training.step import Batch, Numbers, Objective
 
 LOOKS_ARRAYS = ("pictures", "masks", "portraits", "kinds", "colors")
