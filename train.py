@@ -32,7 +32,8 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import MoA, build
-from moa_jax.method.weights import MoaCard, learning_mask, load_moa, read_carried, save_moa
+from moa_jax.method.trained import learning_mask
+from moa_jax.method.weights import MoaCard, load_moa, read_carried, save_moa
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.load import choose_dtype
 from moa_jax.sampling.pipeline import Pipeline

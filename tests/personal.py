@@ -10,7 +10,8 @@ from moa_jax import Pipeline
 from moa_jax.config import Config, MethodConfig
 from moa_jax.data.captions import IMAGE_MARKER
 from moa_jax.method.model import build
-from moa_jax.method.weights import Identity, MoaCard, learning_mask, save_moa
+from moa_jax.method.trained import learning_mask
+from moa_jax.method.weights import Identity, MoaCard, save_moa
 
 PROMPT = "a man in the snow"
 MARKED = f"a man {IMAGE_MARKER} and a woman {IMAGE_MARKER} in the snow"

@@ -1,4 +1,1 @@
-"""Evaluation: what the paper claims, measured on the toy world by readers of its own.
-
-`python -m moa_jax.evaluation toy` trains the rows of the table, draws, reads and reports.
-"""
+"""Evaluation: what the paper claims, measured. `toy` does so on the toy world."""

@@ -24,23 +24,32 @@ from rich.table import Column, Table
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.cli import run
 from moa_jax.config import Config, load_config, override
-from moa_jax.evaluation import findings
-from moa_jax.evaluation.drawing import Pictures
-from moa_jax.evaluation.findings import Results, RowResult, bars
-from moa_jax.evaluation.gates import (
+from moa_jax.evaluation.toy import findings
+from moa_jax.evaluation.toy.drawing import Pictures
+from moa_jax.evaluation.toy.findings import Results, RowResult, bars
+from moa_jax.evaluation.toy.gates import (
     autoencoder_gates,
     encoder_gates,
     gate_page,
     gate_rows,
     reader_gates,
 )
-from moa_jax.evaluation.prior_gates import prior_gates
-from moa_jax.evaluation.protocol import Protocol
-from moa_jax.evaluation.records import Numbers, Record, Records
-from moa_jax.evaluation.report import choose_trials, main_table, outdated, write_report
-from moa_jax.evaluation.rows import MOA, PRIOR, Row, make_rows, recipe, row_config, select, train
-from moa_jax.evaluation.study import Progress as OnBatch
-from moa_jax.evaluation.study import Study
+from moa_jax.evaluation.toy.prior_gates import prior_gates
+from moa_jax.evaluation.toy.protocol import Protocol
+from moa_jax.evaluation.toy.records import Numbers, Record, Records
+from moa_jax.evaluation.toy.report import choose_trials, main_table, outdated, write_report
+from moa_jax.evaluation.toy.rows import (
+    MOA,
+    PRIOR,
+    Row,
+    make_rows,
+    recipe,
+    row_config,
+    select,
+    train,
+)
+from moa_jax.evaluation.toy.study import Progress as OnBatch
+from moa_jax.evaluation.toy.study import Study
 from moa_jax.figures import image_grid
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.pipeline import Pipeline

@@ -1,7 +1,6 @@
-"""What MoA adds to a Stable Diffusion checkpoint: which weights learn, and the file they travel in.
+"""The file that trained MoA weights travel in, and its card.
 
-`learns` is the one answer to "what learns?": gradient, optimizer and training checkpoints follow
-it. The exported file (`moa.safetensors` beside `moa.json`) holds what learns and, of the image
+The exported file (`moa.safetensors` beside `moa.json`) holds what learns and, of the image
 encoder, what an earlier run trained and this one carried in: all that differs from the base. The
 base's own weights are never written; they are named and fingerprinted, and a file is refused on
 another base. Nothing here depends on training.
@@ -11,9 +10,8 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,54 +21,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from moa_jax.config import Config, MethodConfig, from_dict
+from moa_jax.config import Config, from_dict
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
+from moa_jax.method.trained import leaf_paths, learning_mask, map_paths
 
 WEIGHTS_NAME = "moa.safetensors"
 CARD_NAME = "moa.json"
 FORMAT_VERSION = 1
-_VISION_LAYER = re.compile(r"^image_encoder\.(?:.*\.)?layers\.(\d+)\.")
-
-
-def learns(path: str, method: MethodConfig, vision_layers: int) -> bool:
-    """Say whether the parameter at `path` learns: the one answer in this project.
-
-    Source: MoA (arXiv 2404.11565): only what MoA adds is trained; the last layers of the image
-    encoder besides, and not its head, as in FastComposer's released code.
-
-    Args:
-        path: the parameter's place in the tree joined by ".", as `leaf_paths` gives it.
-        vision_layers: transformer layers of the image encoder, of which the last
-            `method.image_encoder_layers` learn.
-    """
-    parts = path.split(".")
-    if parts[0] == "unet":
-        return "personalized" in parts or "router" in parts
-    if layer := _VISION_LAYER.match(path):
-        return int(layer[1]) >= vision_layers - method.image_encoder_layers
-    return parts[0] == "prompt"
-
-
-def learning_mask(params: Mapping[str, Any], method: MethodConfig) -> Any:
-    """Apply `learns` to every leaf: a tree of bool in the shape of `params`.
-
-    Raises:
-        InputError: more image encoder layers should learn than there are.
-    """
-    layers = [int(found[1]) for path in leaf_paths(params) if (found := _VISION_LAYER.match(path))]
-    vision_layers = max(layers, default=-1) + 1
-    if method.image_encoder_layers > vision_layers:
-        raise InputError(
-            f"method.image_encoder_layers={method.image_encoder_layers}, but the image encoder has "
-            f"{vision_layers} layers: choose 0 to {vision_layers}"
-        )
-    return _map_paths(lambda path, _: learns(path, method, vision_layers), params)
-
-
-def leaf_paths(tree: Any) -> dict[str, Any]:
-    """List a tree's leaves under their paths, joined by "." as the names on disk are."""
-    return {_join(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +163,7 @@ def load_moa(
             return leaf
         return jax.device_put(arrays[key].astype(leaf.dtype), getattr(leaf, "sharding", None))
 
-    return _map_paths(replace, params)
+    return map_paths(replace, params)
 
 
 def read_carried(folder: str | Path, mask: Any) -> dict[str, np.ndarray]:
@@ -278,11 +236,3 @@ def _check_fit(
             f"{str(path)!r} does not fit the model that {CARD_NAME} describes "
             f"({len(faults)} faults): " + "; ".join(faults)
         )
-
-
-def _map_paths(function: Callable[[str, Any], Any], tree: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_join(path), leaf), tree)
-
-
-def _join(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -21,7 +21,7 @@ from moa_jax.backbone.stable_diffusion import StableDiffusion, describe_stable_d
 from moa_jax.config import Config, MethodConfig
 from moa_jax.diffusion import NoiseSchedule
 from moa_jax.method.model import MoA, build
-from moa_jax.method.weights import learning_mask
+from moa_jax.method.trained import learning_mask
 from moa_jax.sampling.load import stored
 from moa_jax.sampling.program import Networks, condition, decode, predict
 from moa_jax.sampling.request import Request

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from moa_jax.config import Config, flatten
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
-from moa_jax.method.weights import leaf_paths
+from moa_jax.method.trained import leaf_paths
 from moa_jax.training import hosts
 from moa_jax.training.checksum import checksums
 from moa_jax.training.disk import writing

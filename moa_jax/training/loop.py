@@ -21,11 +21,12 @@ from jax.sharding import Mesh
 
 from moa_jax.config import Config
 from moa_jax.errors import NonFiniteLoss
+from moa_jax.method.trained import combine
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.disk import writing
 from moa_jax.training.log import Display, MetricsWriter, Unwritten, open_writer
 from moa_jax.training.mesh import place_batch
-from moa_jax.training.optimizer import combine, learning_rate
+from moa_jax.training.optimizer import learning_rate
 from moa_jax.training.preemption import StopRequests
 from moa_jax.training.profiling import profiled, steps_to_profile
 from moa_jax.training.step import TrainState

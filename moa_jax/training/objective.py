@@ -23,7 +23,7 @@ from moa_jax.method.losses import (
 )
 from moa_jax.method.mixture import PERSONALIZED, PRIOR
 from moa_jax.method.model import MoA, Observations
-from moa_jax.training.optimizer import combine
+from moa_jax.method.trained import combine
 from moa_jax.training.step import Batch, Numbers, Objective
 
 

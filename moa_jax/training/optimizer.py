@@ -1,8 +1,6 @@
-"""The half of the parameters that learns, and the optimizer over it.
+"""The optimizer over what learns: AdamW or Muon, its learning rates, and when routers begin.
 
-Which half that is, `moa_jax.method.weights.learns` says. Both halves keep the shape of the whole
-tree; `optax.MaskedNode`, a node without leaves, stands where the other half's leaves are. So
-gradients, optimizer state and checkpoints hold nothing of the frozen half.
+Trees here are the trained half of `moa_jax.method.trained.partition`.
 """
 
 from typing import Any
@@ -13,30 +11,6 @@ import optax.contrib
 
 from moa_jax.config import OptimizerConfig
 from moa_jax.errors import InputError
-
-
-def partition(params: Any, mask: Any) -> tuple[Any, Any]:
-    """Split parameters into the trained and the frozen half.
-
-    Args:
-        mask: tree of bool in the shape of `params`, true where a leaf learns.
-
-    Returns:
-        (trained, frozen), each with MaskedNode in the places of the other's leaves.
-    """
-    trained = jax.tree.map(lambda leaf, on: leaf if on else optax.MaskedNode(), params, mask)
-    frozen = jax.tree.map(lambda leaf, on: optax.MaskedNode() if on else leaf, params, mask)
-    return trained, frozen
-
-
-def combine(trained: Any, frozen: Any) -> Any:
-    """Put the two halves of `partition` together again."""
-    return jax.tree.map(
-        lambda one, other: other if isinstance(one, optax.MaskedNode) else one,
-        trained,
-        frozen,
-        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
-    )
 
 
 def learning_rate(config: OptimizerConfig, steps: int, peak: float | None = None) -> optax.Schedule:

@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
 from moa_jax.method.losses import union_mask
 from moa_jax.method.model import MoA
+from moa_jax.method.trained import combine
 from moa_jax.training.objective import draw, encode_batch
-from moa_jax.training.optimizer import combine
 from moa_jax.training.step import Batch, Numbers, TrainState, stream
 
 PROBED = 8  # pictures of the batch

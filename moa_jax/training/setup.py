@@ -15,9 +15,10 @@ from jax.sharding import Mesh
 from moa_jax.config import Config
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.method.model import MoA
+from moa_jax.method.trained import partition
 from moa_jax.training.mesh import gather_weights, jit_step, place_shapes, place_weights
 from moa_jax.training.objective import make_objective, summarize
-from moa_jax.training.optimizer import make_optimizer, partition
+from moa_jax.training.optimizer import make_optimizer
 from moa_jax.training.step import (
     Numbers,
     Objective,

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from moa_jax.config import Config
-from moa_jax.training.optimizer import partition
+from moa_jax.method.trained import partition
 
 Batch = Mapping[str, Array]  # all of as many rows
 Numbers = dict[str, Float[Array, ""]]

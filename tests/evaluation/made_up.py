@@ -1,7 +1,7 @@
 """Numbers without a study: what a row and the renders look like."""
 
-from moa_jax.evaluation.findings import COLUMNS
-from moa_jax.evaluation.protocol import Protocol, make_trials
+from moa_jax.evaluation.toy.findings import COLUMNS
+from moa_jax.evaluation.toy.protocol import Protocol, make_trials
 from moa_jax.toyworld.readers.reading import ATTRIBUTES, CONTEXT
 
 PROTOCOL = Protocol(contexts=1, noises=1, pairs=1)

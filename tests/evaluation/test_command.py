@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moa_jax.evaluation import __main__ as command
-from moa_jax.evaluation.study import Study
+from moa_jax.evaluation.toy.study import Study
 from tests.evaluation.made_up import PROTOCOL, TRIALS, numbers, renders
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moa_jax.evaluation.findings import COLUMNS, Results, RowResult, bars, effects, threshold
+from moa_jax.evaluation.toy.findings import COLUMNS, Results, RowResult, bars, effects, threshold
 
 RENDERS = {
     "readers": {"place": 0.99, "hair": 0.96, "mask": 0.8},

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from moa_jax.evaluation import gates, prior_gates
-from moa_jax.evaluation.gates import Gate, gate_page, held_out, probe, reduce, targets, value_of
-from moa_jax.evaluation.protocol import Protocol
+from moa_jax.evaluation.toy import gates, prior_gates
+from moa_jax.evaluation.toy.gates import Gate, gate_page, held_out, probe, reduce, targets, value_of
+from moa_jax.evaluation.toy.protocol import Protocol
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.readers.reading import ATTRIBUTES, PersonReading, Readers, Reading, same
 from moa_jax.toyworld.world.people import COLORS, KINDS

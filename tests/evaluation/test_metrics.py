@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from moa_jax.evaluation import metrics
-from moa_jax.evaluation.protocol import Trial
+from moa_jax.evaluation.toy import metrics
+from moa_jax.evaluation.toy.protocol import Trial
 from moa_jax.toyworld.readers.reading import ATTRIBUTES, PersonReading, Reading
 from moa_jax.toyworld.world.people import Look
 from moa_jax.toyworld.world.places import Context

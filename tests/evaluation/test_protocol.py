@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from moa_jax.data.captions import IMAGE_MARKER
-from moa_jax.evaluation.protocol import (
+from moa_jax.evaluation.toy.protocol import (
     Protocol,
     make_trials,
     pairs_within,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moa_jax.evaluation.records import Records
+from moa_jax.evaluation.toy.records import Records
 
 RECIPE = {"method.router_loss_weight": "0.1"}
 

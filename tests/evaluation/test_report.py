@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from moa_jax.evaluation.findings import Results, RowResult
-from moa_jax.evaluation.report import SHOWN, choose_trials, write_report
+from moa_jax.evaluation.toy.findings import Results, RowResult
+from moa_jax.evaluation.toy.report import SHOWN, choose_trials, write_report
 from tests.evaluation.made_up import TRIALS, numbers, renders
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from moa_jax.config import Config, MethodConfig, flatten, override
 from moa_jax.errors import InputError
-from moa_jax.evaluation import rows
 from moa_jax.evaluation.__main__ import main
-from moa_jax.evaluation.rows import is_whole, make_rows, select, train
+from moa_jax.evaluation.toy import rows
+from moa_jax.evaluation.toy.rows import is_whole, make_rows, select, train
 from moa_jax.method.weights import Identity, MoaCard, save_moa
 
 

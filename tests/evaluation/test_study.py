@@ -12,16 +12,16 @@ from safetensors.numpy import load_file
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import Config, MethodConfig, TrainConfig
 from moa_jax.errors import InputError
-from moa_jax.evaluation import study as module
-from moa_jax.evaluation.drawing import draw, through_vae
-from moa_jax.evaluation.protocol import Protocol
-from moa_jax.evaluation.study import Study
+from moa_jax.evaluation.toy import study as module
+from moa_jax.evaluation.toy.drawing import draw, through_vae
+from moa_jax.evaluation.toy.protocol import Protocol
+from moa_jax.evaluation.toy.study import Study
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import build
-from moa_jax.method.weights import MoaCard, learning_mask, read_moa_card, save_moa
+from moa_jax.method.trained import learning_mask, partition
+from moa_jax.method.weights import MoaCard, read_moa_card, save_moa
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.readers.reading import Readers, initial_params
-from moa_jax.training.optimizer import partition
 
 PROTOCOL = Protocol(identities=2, contexts=1, noises=2, pairs=2, pair_noises=1, renders=8, steps=2)
 METHOD = MethodConfig(max_subjects=2, image_encoder_layers=0, initial_personalized_weight=0.6)

@@ -1,4 +1,4 @@
-"""What learns, and the file it travels in."""
+"""The file that trained weights travel in."""
 
 import dataclasses
 import json
@@ -16,12 +16,10 @@ from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import Config, MethodConfig
 from moa_jax.errors import InputError
 from moa_jax.method.model import build
+from moa_jax.method.trained import leaf_paths, learning_mask
 from moa_jax.method.weights import (
     Identity,
     MoaCard,
-    leaf_paths,
-    learning_mask,
-    learns,
     load_moa,
     read_carried,
     read_moa_card,
@@ -30,34 +28,6 @@ from moa_jax.method.weights import (
 
 METHOD = MethodConfig(image_encoder_layers=2)
 FROZEN = MethodConfig(image_encoder_layers=0)
-LAYER = "image_encoder.vision_model.encoder.layers"
-
-
-@pytest.mark.parametrize(
-    ("path", "answer"),
-    [
-        ("unet.mid_block.attentions.0.transformer_blocks.0.attn1.personalized.to_q.kernel", True),
-        ("unet.mid_block.attentions.0.transformer_blocks.0.attn1.router.logits.bias", True),
-        ("unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.kernel", False),
-        ("unet.conv_in.kernel", False),
-        ("prompt.fusion.mlp1.fc1.kernel", True),
-        (f"{LAYER}.21.mlp.fc1.kernel", False),
-        (f"{LAYER}.22.mlp.fc1.kernel", True),
-        (f"{LAYER}.23.layer_norm1.scale", True),
-        (f"{LAYER}.2.mlp.fc1.kernel", False),
-        ("image_encoder.vision_model.post_layernorm.scale", False),  # FastComposer's released code
-        ("image_encoder.visual_projection.kernel", False),
-        ("image_encoder.vision_model.pre_layrnorm.scale", False),
-        ("text_encoder.text_model.encoder.layers.11.mlp.fc1.kernel", False),
-        ("vae.decoder.mid_block.attentions.0.to_q.kernel", False),
-    ],
-)
-def test_what_learns(path, answer):
-    assert learns(path, METHOD, vision_layers=24) == answer
-
-
-def test_a_frozen_tower_has_no_layer_that_learns():
-    assert not learns(f"{LAYER}.23.mlp.fc1.kernel", FROZEN, vision_layers=24)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """Faults in what learns, and in the optimizer over it."""
 
-WEIGHTS, LEARNING = "moa_jax/method/weights.py", "moa_jax/training/optimizer.py"
-W, T = "tests/method/test_weights.py::test_", "tests/training/test_optimizer.py::test_"
+TRAINED, OPTIMIZER = "moa_jax/method/trained.py", "moa_jax/training/optimizer.py"
+W, T = "tests/method/test_trained.py::test_", "tests/training/test_optimizer.py::test_"
 WHAT = f"{W}what_learns"
-MASK, HALVES = f"{T}the_mask_counts_the_towers_layers", f"{T}partition_and_combine_are_inverse"
+MASK, HALVES = f"{W}the_mask_counts_the_towers_layers", f"{W}partition_and_combine_are_inverse"
 CLIP, ADAMW = f"{T}the_clip_is_over_what_learns", f"{T}update_is_adamw_written_out"
 RATE, START = f"{T}learning_rate_warms_up_and_follows_its_schedule", f"{T}routers_wait_for_their"
 START += "_first_step"
@@ -13,58 +13,58 @@ DECAY += "_own_rate"
 MUTATIONS = [
     (
         "routers do not learn",
-        WEIGHTS,
+        TRAINED,
         '"personalized" in parts or "router" in parts',
         '"personalized" in parts',
         WHAT,
     ),
     (
         "experts do not learn",
-        WEIGHTS,
+        TRAINED,
         '"personalized" in parts or "router" in parts',
         '"router" in parts',
         WHAT,
     ),
     (
         "the prior learns",
-        WEIGHTS,
+        TRAINED,
         'return "personalized" in parts or "router" in parts',
         "return True",
         WHAT,
     ),
-    ("the prompt does not learn", WEIGHTS, 'return parts[0] == "prompt"', "return False", WHAT),
+    ("the prompt does not learn", TRAINED, 'return parts[0] == "prompt"', "return False", WHAT),
     (
         "the text encoder learns",
-        WEIGHTS,
+        TRAINED,
         'return parts[0] == "prompt"',
         'return parts[0] in ("prompt", "text_encoder")',
         WHAT,
     ),
     (
         "one layer of the tower too few",
-        WEIGHTS,
+        TRAINED,
         "int(layer[1]) >= vision_layers",
         "int(layer[1]) > vision_layers",
         WHAT,
     ),
     (
         "the first layers of the tower learn",
-        WEIGHTS,
+        TRAINED,
         ">= vision_layers - method.image_encoder_layers",
         "< method.image_encoder_layers",
         WHAT,
     ),
-    ("the layers of the tower are counted from 0", WEIGHTS, "default=-1) + 1", "default=-1)", MASK),
+    ("the layers of the tower are counted from 0", TRAINED, "default=-1) + 1", "default=-1)", MASK),
     (
         "the halves are swapped",
-        LEARNING,
+        TRAINED,
         "leaf if on else optax.MaskedNode()",
         "optax.MaskedNode() if on else leaf",
         HALVES,
     ),
     (
         "the clip comes after Adam",
-        LEARNING,
+        OPTIMIZER,
         "        optax.clip_by_global_norm(config.max_grad_norm),\n"
         "        _updates(config, steps),\n",
         "        _updates(config, steps),\n"
@@ -73,83 +73,83 @@ MUTATIONS = [
     ),
     (
         "the clip is of every weight by itself",
-        LEARNING,
+        OPTIMIZER,
         "optax.clip_by_global_norm(config.max_grad_norm)",
         "optax.clip(config.max_grad_norm)",
         CLIP,
     ),
     (
         "nothing is clipped",
-        LEARNING,
+        OPTIMIZER,
         "optax.clip_by_global_norm(config.max_grad_norm)",
         "optax.identity()",
         CLIP,
     ),
     (
         "there is no weight decay",
-        LEARNING,
+        OPTIMIZER,
         "optax.adamw(rate, weight_decay=decay)",
         "optax.adam(rate)",
         ADAMW,
     ),
     (
         "weight decay does not know the mask",
-        LEARNING,
+        OPTIMIZER,
         "return optax.masked(optax.chain(*chain), mask)",
         "return optax.chain(*chain)",
         CLIP,
         "the frozen half has no leaves: partition put MaskedNode in their places",
     ),
-    ("the cosine ends after the run", LEARNING, "steps - config.warmup_steps)", "steps)", RATE),
+    ("the cosine ends after the run", OPTIMIZER, "steps - config.warmup_steps)", "steps)", RATE),
     (
         "the warm-up starts at the whole rate",
-        LEARNING,
+        OPTIMIZER,
         "optax.linear_schedule(0.0, peak",
         "optax.linear_schedule(peak, peak",
         RATE,
     ),
-    ("the schedule starts at the first step", LEARNING, "[config.warmup_steps])", "[0])", RATE),
+    ("the schedule starts at the first step", OPTIMIZER, "[config.warmup_steps])", "[0])", RATE),
     (
         "routers learn one step late",
-        LEARNING,
+        OPTIMIZER,
         "step >= config.router_start",
         "step > config.router_start",
         START,
     ),
     (
         "all wait for the routers",
-        LEARNING,
+        OPTIMIZER,
         "chain.append(optax.masked(started, _routers))",
         "chain.append(started)",
         START,
     ),
     (
         "all but the routers wait",
-        LEARNING,
+        OPTIMIZER,
         '"router" in {key.key',
         '"router" not in {key.key',
         START,
     ),
     (
         "Muon's rate is Adam's",
-        LEARNING,
+        OPTIMIZER,
         "learning_rate(config, steps, config.muon_learning_rate)",
         "rate",
         MUON,
     ),
     (
         "Adam's rate is Muon's",
-        LEARNING,
+        OPTIMIZER,
         "adam_learning_rate=rate",
         "adam_learning_rate=learning_rate(config, steps, config.muon_learning_rate)",
         DECAY,
     ),
     (
         "Muon does not decay",
-        LEARNING,
+        OPTIMIZER,
         "        weight_decay=decay,\n        adam_learning",
         "        adam_learning",
         DECAY,
     ),
-    ("Muon's Adam does not decay", LEARNING, "        adam_weight_decay=decay,\n", "", DECAY),
+    ("Muon's Adam does not decay", OPTIMIZER, "        adam_weight_decay=decay,\n", "", DECAY),
 ]

@@ -17,9 +17,9 @@ from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import load_config, override
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.evaluation.__main__ import COMMITTED
-from moa_jax.evaluation.protocol import Protocol
-from moa_jax.evaluation.rows import is_whole
-from moa_jax.evaluation.study import Study
+from moa_jax.evaluation.toy.protocol import Protocol
+from moa_jax.evaluation.toy.rows import is_whole
+from moa_jax.evaluation.toy.study import Study
 from moa_jax.figures import mean_weights
 from moa_jax.method.model import build
 from moa_jax.method.weights import Identity, load_moa

@@ -8,7 +8,8 @@ from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import Config, MeshConfig, MethodConfig, OptimizerConfig, TrainConfig
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.method.model import build
-from moa_jax.method.weights import Identity, learning_mask
+from moa_jax.method.trained import learning_mask
+from moa_jax.method.weights import Identity
 from moa_jax.training.mesh import make_mesh
 from tests.method.prompts import speak
 from tests.training.tiny import BATCH, Run, Tiny, gradient_run, make_run

@@ -16,7 +16,7 @@ from moa_jax.config import MethodConfig, OptimizerConfig
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import build
-from moa_jax.method.weights import leaf_paths, learning_mask
+from moa_jax.method.trained import leaf_paths, learning_mask
 from moa_jax.section import _taken_apart
 from moa_jax.training.checkpoint import SHAPES_STATE, Checkpoints
 from moa_jax.training.loop import fit

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from moa_jax.method.weights import leaf_paths
+from moa_jax.method.trained import leaf_paths
 from tests.training.test_objective import literal_draws
 from tests.training.tiny import random_batch
 

@@ -1,33 +1,16 @@
-"""What learns, and the optimizer over it."""
+"""The optimizer over what learns."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moa_jax.config import MethodConfig, OptimizerConfig
-from moa_jax.method.weights import learning_mask
-from moa_jax.training.optimizer import combine, learning_rate, make_optimizer, partition
+from moa_jax.config import OptimizerConfig
+from moa_jax.method.trained import partition
+from moa_jax.training.optimizer import learning_rate, make_optimizer
 
 PARAMS = {"a": {"kernel": jnp.full((2, 2), 3.0)}, "b": {"kernel": jnp.full((3,), 4.0)}}
 MASK = {"a": {"kernel": True}, "b": {"kernel": False}}
-
-
-def test_the_mask_counts_the_towers_layers():
-    layers = {f"vision_model.encoder.layers.{place}": {"scale": jnp.ones(1)} for place in range(3)}
-    params = {"image_encoder": layers, "prompt": {"bias": jnp.ones(1)}}
-    mask = learning_mask(params, MethodConfig(image_encoder_layers=2))
-    assert [leaf["scale"] for leaf in mask["image_encoder"].values()] == [False, True, True]
-
-
-def test_partition_and_combine_are_inverse():
-    trained, frozen = partition(PARAMS, MASK)
-    assert [leaf.shape for leaf in jax.tree.leaves(trained)] == [(2, 2)]
-    assert [leaf.shape for leaf in jax.tree.leaves(frozen)] == [(3,)]
-    joined = combine(trained, frozen)
-    assert jax.tree.structure(joined) == jax.tree.structure(PARAMS)
-    for one, other in zip(jax.tree.leaves(joined), jax.tree.leaves(PARAMS), strict=True):
-        assert one is other
 
 
 def test_the_clip_is_over_what_learns():

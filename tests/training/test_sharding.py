@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from moa_jax.config import MeshConfig
-from moa_jax.method.weights import leaf_paths
+from moa_jax.method.trained import leaf_paths
 from moa_jax.planning.collectives import Collective, collectives
 from moa_jax.planning.hlo import parse
 from moa_jax.training.mesh import make_mesh, place_batch, weight_shardings

@@ -11,10 +11,10 @@ import pytest
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import MeshConfig
 from moa_jax.method.model import build
-from moa_jax.method.weights import leaf_paths
+from moa_jax.method.trained import combine, leaf_paths
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.objective import loss_weights, make_objective, summarize
-from moa_jax.training.optimizer import combine, make_optimizer
+from moa_jax.training.optimizer import make_optimizer
 from moa_jax.training.step import initial_state, make_train_step, stream, update_ema
 from tests.training.tiny import (
     gradient_of,

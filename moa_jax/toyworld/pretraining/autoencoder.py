@@ -17,10 +17,10 @@ from jaxtyping import Array, Bool, Float, Int, Num, UInt8
 
 from moa_jax.backbone.vae import VAE
 from moa_jax.figures import image_grid
+from moa_jax.method.trained import combine
 from moa_jax.toyworld.pretraining.architecture import first_params
 from moa_jax.toyworld.pretraining.recipe import VAERecipe
 from moa_jax.toyworld.world.arrays import InTurn, RowBatches
-from moa_jax.training.optimizer import combine
 from moa_jax.training.step import Batch, Numbers, Objective
 
 FIRST_LOG_VARIANCE = -6.0  # the latents start nearly without noise

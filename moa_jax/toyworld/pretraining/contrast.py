@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from moa_jax.backbone.clip import TextEncoder, VisionEncoder, normalize_pixels
+from moa_jax.method.trained import combine
 from moa_jax.toyworld.pretraining.architecture import first_params
 from moa_jax.toyworld.pretraining.recipe import CLIPRecipe
 from moa_jax.toyworld.world.arrays import CAPTIONS, of_groups
 from moa_jax.toyworld.world.scenes import GROUP
 from moa_jax.toyworld.world.views import PERSONS, people_views
-from moa_jax.training.optimizer import combine
 from moa_jax.training.step import Batch, Numbers, Objective
 
 CLIP_ARRAYS = ("pictures", "masks", "portraits", *CAPTIONS)

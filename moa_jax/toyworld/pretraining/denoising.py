@@ -17,10 +17,10 @@ from rich.progress import track
 
 from moa_jax.backbone.stable_diffusion import Component
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
+from moa_jax.method.trained import combine
 from moa_jax.toyworld.pretraining.autoencoder import to_pixels
 from moa_jax.toyworld.pretraining.contrast import either_caption
 from moa_jax.training.mesh import place_batch
-from moa_jax.training.optimizer import combine
 from moa_jax.training.step import Batch, Numbers, Objective
 
 CHUNK = 256  # pictures encoded at once

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion
-from moa_jax.evaluation.protocol import Protocol, Trial, references
+from moa_jax.evaluation.toy.protocol import Protocol, Trial, references
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.sampling.program import decode, encode
 from moa_jax.sampling.request import Request, make_request, stack

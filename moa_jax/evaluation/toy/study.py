@@ -16,9 +16,9 @@ import numpy as np
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
 from moa_jax.config import MethodConfig
-from moa_jax.evaluation import metrics
-from moa_jax.evaluation.drawing import Pictures, draw, through_vae
-from moa_jax.evaluation.protocol import (
+from moa_jax.evaluation.toy import metrics
+from moa_jax.evaluation.toy.drawing import Pictures, draw, through_vae
+from moa_jax.evaluation.toy.protocol import (
     Protocol,
     Trial,
     make_trials,
@@ -28,7 +28,7 @@ from moa_jax.evaluation.protocol import (
     same_scene,
     strangers,
 )
-from moa_jax.evaluation.records import Numbers, read_json, write_json
+from moa_jax.evaluation.toy.records import Numbers, read_json, write_json
 from moa_jax.method.identity import Identity
 from moa_jax.method.weights import WEIGHTS_NAME, read_moa_card
 from moa_jax.sampling.load import choose_dtype

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from moa_jax.evaluation.drawing import Pictures
-from moa_jax.evaluation.findings import (
+from moa_jax.evaluation.toy.drawing import Pictures
+from moa_jax.evaluation.toy.findings import (
     COLUMNS,
     MIN_BINDING,
     MIN_WAY,
@@ -25,9 +25,9 @@ from moa_jax.evaluation.findings import (
     bars,
     effects,
 )
-from moa_jax.evaluation.metrics import way
-from moa_jax.evaluation.protocol import Trial, references
-from moa_jax.evaluation.rows import MOA
+from moa_jax.evaluation.toy.metrics import way
+from moa_jax.evaluation.toy.protocol import Trial, references
+from moa_jax.evaluation.toy.rows import MOA
 from moa_jax.toyworld.readers.reading import ATTRIBUTES, CONTEXT, SAME_COLOR
 
 SHOWN = 8  # pictures of each row in the figure

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from moa_jax.evaluation.protocol import Trial
+from moa_jax.evaluation.toy.protocol import Trial
 from moa_jax.toyworld.readers.reading import (
     ATTRIBUTES,
     CONTEXT,

@@ -14,9 +14,9 @@ from rich.progress import track
 
 from moa_jax.backbone.clip import normalize_pixels
 from moa_jax.backbone.stable_diffusion import StableDiffusion
-from moa_jax.evaluation import metrics
-from moa_jax.evaluation.drawing import through_vae
-from moa_jax.evaluation.protocol import Trial, redraw
+from moa_jax.evaluation.toy import metrics
+from moa_jax.evaluation.toy.drawing import through_vae
+from moa_jax.evaluation.toy.protocol import Trial, redraw
 from moa_jax.sampling.photo import psnr
 from moa_jax.toyworld.readers.reading import ATTRIBUTES, Readers, applies, same
 from moa_jax.toyworld.readers.training import reader_accuracy

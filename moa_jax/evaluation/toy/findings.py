@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moa_jax.evaluation.metrics import way
-from moa_jax.evaluation.rows import MOA, PRIOR, SINGLE
+from moa_jax.evaluation.toy.metrics import way
+from moa_jax.evaluation.toy.rows import MOA, PRIOR, SINGLE
 
 Numbers = Mapping[str, float]
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from moa_jax.evaluation.drawing import Pictures
+from moa_jax.evaluation.toy.drawing import Pictures
 
 Numbers = dict[str, float]
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from rich.progress import track
 
-from moa_jax.evaluation import metrics
-from moa_jax.evaluation.drawing import SAMPLER, Pictures
-from moa_jax.evaluation.gates import BATCH, SEED, Gate, held_out
-from moa_jax.evaluation.protocol import Protocol, Trial, redraw
+from moa_jax.evaluation.toy import metrics
+from moa_jax.evaluation.toy.drawing import SAMPLER, Pictures
+from moa_jax.evaluation.toy.gates import BATCH, SEED, Gate, held_out
+from moa_jax.evaluation.toy.protocol import Protocol, Trial, redraw
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.sampling.request import make_request, stack
 from moa_jax.sampling.settings import Settings

@@ -1,0 +1,92 @@
+"""What learns: one answer, and the parameters split and joined by it.
+
+`learns` is that answer: gradient, optimizer, checkpoints and the exported file follow it. Both
+halves of the parameters keep the shape of the whole tree; `optax.MaskedNode`, a node without
+leaves, stands where the other half's leaves are. So gradients and optimizer state hold nothing of
+the frozen half.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from moa_jax.config import MethodConfig
+from moa_jax.errors import InputError
+
+_VISION_LAYER = re.compile(r"^image_encoder\.(?:.*\.)?layers\.(\d+)\.")
+
+
+def learns(path: str, method: MethodConfig, vision_layers: int) -> bool:
+    """Say whether the parameter at `path` learns: the one answer in this project.
+
+    Source: MoA (arXiv 2404.11565): only what MoA adds is trained; the last layers of the image
+    encoder besides, and not its head, as in FastComposer's released code.
+
+    Args:
+        path: the parameter's place in the tree joined by ".", as `leaf_paths` gives it.
+        vision_layers: transformer layers of the image encoder, of which the last
+            `method.image_encoder_layers` learn.
+    """
+    parts = path.split(".")
+    if parts[0] == "unet":
+        return "personalized" in parts or "router" in parts
+    if layer := _VISION_LAYER.match(path):
+        return int(layer[1]) >= vision_layers - method.image_encoder_layers
+    return parts[0] == "prompt"
+
+
+def learning_mask(params: Mapping[str, Any], method: MethodConfig) -> Any:
+    """Apply `learns` to every leaf: a tree of bool in the shape of `params`.
+
+    Raises:
+        InputError: more image encoder layers should learn than there are.
+    """
+    layers = [int(found[1]) for path in leaf_paths(params) if (found := _VISION_LAYER.match(path))]
+    vision_layers = max(layers, default=-1) + 1
+    if method.image_encoder_layers > vision_layers:
+        raise InputError(
+            f"method.image_encoder_layers={method.image_encoder_layers}, but the image encoder has "
+            f"{vision_layers} layers: choose 0 to {vision_layers}"
+        )
+    return map_paths(lambda path, _: learns(path, method, vision_layers), params)
+
+
+def leaf_paths(tree: Any) -> dict[str, Any]:
+    """List a tree's leaves under their paths, joined by "." as the names on disk are."""
+    return {_join(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def partition(params: Any, mask: Any) -> tuple[Any, Any]:
+    """Split parameters into the trained and the frozen half.
+
+    Args:
+        mask: tree of bool in the shape of `params`, true where a leaf learns.
+
+    Returns:
+        (trained, frozen), each with MaskedNode in the places of the other's leaves.
+    """
+    trained = jax.tree.map(lambda leaf, on: leaf if on else optax.MaskedNode(), params, mask)
+    frozen = jax.tree.map(lambda leaf, on: optax.MaskedNode() if on else leaf, params, mask)
+    return trained, frozen
+
+
+def combine(trained: Any, frozen: Any) -> Any:
+    """Put the two halves of `partition` together again."""
+    return jax.tree.map(
+        lambda one, other: other if isinstance(one, optax.MaskedNode) else one,
+        trained,
+        frozen,
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+    )
+
+
+def map_paths(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    """Apply `function(path, leaf)` to every leaf; for paths see `leaf_paths`."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_join(path), leaf), tree)
+
+
+def _join(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
