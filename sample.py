@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moa_jax import __version__
-from moa_jax.cli import make_folder, run
+from moa_jax.cli import Bar, make_folder, run
 from moa_jax.sampling.options import parse_arguments, read_control, read_lora_option, read_settings
 
 
@@ -54,35 +53,19 @@ def load(arguments: argparse.Namespace) -> Any:
     return pipe
 
 
-class Steps:
+class Steps(Bar):
     """A progress bar over the steps of the sampler, with their speed."""
 
     def __init__(self, total: int) -> None:
-        """Start."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(),
-        )
-        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.progress.add_task("compiling", total=total, speed="")
-
-    def __enter__(self) -> "Steps":
-        """Show it."""
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Take it away."""
-        self.progress.stop()
+        """Start: the first step compiles."""
+        super().__init__("compiling", total)
+        self._done = 0
 
     def __call__(self, _: int) -> None:
         """Count a step."""
-        speed = self.progress.tasks[self.task].speed
-        shown = "" if speed is None else f"{speed:.2f} steps/s"
-        self.progress.update(self.task, description="drawing", advance=1, speed=shown)
+        self._done += 1
+        self.describe("drawing")
+        self.show(self._done, note="" if self.speed is None else f"{self.speed:.2f} steps/s")
 
 
 Drawn = tuple[Any, dict[str, Any]]  # the result, and other pictures by name

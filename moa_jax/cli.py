@@ -1,9 +1,13 @@
-"""What the command-line programs share: how they end, and where they write."""
+"""What the command-line programs share: how they end, where they write, how they show progress."""
 
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moa_jax.errors import InputError, LostHost, NonFiniteLoss, Preempted
 
@@ -52,3 +56,78 @@ def make_folder(argument: str, path: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"{argument}={str(path)!r} cannot be made: {error}") from error
     return Path(path)
+
+
+class Bar:
+    """A progress bar: what is being done, how much of it, and how long the rest will take.
+
+    It is shown on a terminal only; in a log file it would be noise.
+
+    Attributes:
+        shown: whether the stream is a terminal.
+    """
+
+    def __init__(
+        self, doing: str, total: int | None = None, stdout: bool = False, keep: bool = False
+    ) -> None:
+        """Prepare a bar; `with` shows it.
+
+        Args:
+            doing: what is being done, in a word or two.
+            total: parts of the work; None: not known yet, see `start`.
+            stdout: show it on standard output instead of standard error.
+            keep: leave the finished bar on the screen.
+        """
+        stream = sys.stdout if stdout else sys.stderr
+        self.shown = stream.isatty()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=Console(file=stream),
+            transient=not keep,
+            disable=not self.shown,
+        )
+        self._task = self._progress.add_task(doing, total=total, note="")
+
+    def __enter__(self) -> "Bar":
+        """Show it."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Leave the terminal in order."""
+        self._progress.stop()
+
+    def start(self, total: int) -> None:
+        """Say how many parts there are."""
+        self._progress.update(self._task, total=total)
+
+    def advance(self, parts: int = 1) -> None:
+        """Count parts that are done."""
+        self._progress.advance(self._task, parts)
+
+    def show(self, done: int, total: int | None = None, note: str | None = None) -> None:
+        """Say how many parts are done, of how many, and what else is worth knowing.
+
+        Args:
+            total: None: as before.
+            note: stands beside the bar; None: as before.
+        """
+        fields = {} if note is None else {"note": note}
+        self._progress.update(self._task, completed=done, total=total, **fields)
+
+    def describe(self, doing: str) -> None:
+        """Say what is being done now."""
+        self._progress.update(self._task, description=doing)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(line, markup=False, highlight=False)
+
+    @property
+    def speed(self) -> float | None:
+        """Parts a second, of late; None before there are any."""
+        return self._progress.tasks[0].speed

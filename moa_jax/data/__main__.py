@@ -8,17 +8,13 @@ import argparse
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from moa_jax.backbone.folder import resolve
 from moa_jax.backbone.tokenizer import load_tokenizer, write_tokenizer
-from moa_jax.cli import run
+from moa_jax.cli import Bar, run
 from moa_jax.config import DataConfig, MethodConfig, TrainConfig
 from moa_jax.data.bench import measure, report
 from moa_jax.data.captions import Tokenizer, encode_caption
@@ -45,17 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(options: argparse.Namespace) -> int:
     records = open_records(*_data(options).source())
     tokenizer = _load_tokenizer(options.model) if options.model else None
-    with _progress("checking") as (start, advance):
-        start(len(records))
+    with Bar("checking", len(records)) as bar:
         size = (options.max_subjects, tokenizer, options.workers)
-        found = check_records(records, *size, on_record=advance)
+        found = check_records(records, *size, on_record=bar.advance)
     return _print_faults(found, options)
 
 
 def _pack(options: argparse.Namespace) -> int:
-    with _progress("packing") as (start, advance):
+    with Bar("packing") as bar:
         sizes = {"resolution": options.resolution, "shard_size": options.shard_size}
-        progress = {"on_start": start, "on_record": advance}
+        progress = {"on_start": bar.start, "on_record": bar.advance}
         packed = pack(_data(options), options.destination, **sizes, **progress)
     shards = packed.index["shards"].values()
     skipped = {name: found for shard in shards for name, found in shard["skipped"].items()}
@@ -78,8 +73,8 @@ def _bench(options: argparse.Namespace) -> int:
         if not options.model:
             write_tokenizer(Path(folder) / "tokenizer")
         tokenizer = _load_tokenizer(options.model or folder)
-    with _progress("measuring (seconds)") as progress:
-        rates = measure(data, tokenizer, options.seconds, *progress)
+    with Bar("measuring (seconds)") as bar:
+        rates = measure(data, tokenizer, options.seconds, bar.start, bar.advance)
     need = options.images_per_second or options.batch_size / options.step_seconds
     print("\n".join(report(data, rates, need)))
     return 0
@@ -168,20 +163,6 @@ def _load_tokenizer(model: str) -> Tokenizer:
     tokenizer = load_tokenizer(resolve(model, ("tokenizer",)) / "tokenizer")
     encode_caption(tokenizer, "")  # refuses a tokenizer that does not say its length
     return tokenizer
-
-
-@contextmanager
-def _progress(doing: str) -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
-    """Show a bar: call the first function with the total, the second at each part of it."""
-    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    hidden = not console.is_terminal  # where a bar would leave an empty line
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("", total=None)
-        yield (
-            lambda total: progress.update(task, total=total),
-            lambda: progress.advance(task),
-        )
 
 
 def _print_faults(report: Report, options: argparse.Namespace) -> int:

@@ -12,17 +12,15 @@ in the command or the files must be changed; 130: stopped by Ctrl-C.
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
-from moa_jax.cli import run
+from moa_jax.cli import Bar, run
 from moa_jax.config import Config, load_config, override
 from moa_jax.evaluation.toy import findings
 from moa_jax.evaluation.toy.drawing import Pictures
@@ -48,7 +46,6 @@ from moa_jax.evaluation.toy.rows import (
     select,
     train,
 )
-from moa_jax.evaluation.toy.study import Progress as OnBatch
 from moa_jax.evaluation.toy.study import Study
 from moa_jax.figures import image_grid
 from moa_jax.runtime import keep_programs
@@ -179,8 +176,8 @@ def _measure(
     if row.seeds and not given:
         train(row, training.seed, cache, options.config, options.overrides)
     title = f"{row.title}, seed {training.seed}" if row.seeds else row.title
-    with _progress(title) as on_batch:
-        numbers = study.row(given or cache, cache, on_batch) if row.seeds else study.prior(on_batch)
+    with Bar(f"drawing: {title}") as bar:
+        numbers = study.row(given or cache, cache, bar.show) if row.seeds else study.prior(bar.show)
     shown = row.name in SHOWN
     return numbers, study.pictures(cache)[choose_trials(study.trials)] if shown else None
 
@@ -209,16 +206,6 @@ def _row_result(row: Row, known: Sequence[tuple[_Training, Record]]) -> RowResul
     seeds = tuple(each.seed for each, _ in known) if row.seeds else ()
     outdated = next((record.outdated for _, record in known if record.outdated), "")
     return RowResult(row.name, row.title, runs, seeds, outdated)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[OnBatch]:
-    """Show how many pictures are drawn."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(f"drawing: {title}", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _print_readers(study: Study, console: Console) -> None:

@@ -6,9 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import Progress
-
-from moa_jax.cli import make_folder, run
+from moa_jax.cli import Bar, make_folder, run
 from moa_jax.errors import InputError
 from moa_jax.toyworld.world.scenes import DATA_SET, SIZE, write_data
 
@@ -39,14 +37,13 @@ def write(options: argparse.Namespace) -> None:
         if getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: must be 1 or more")
     folder = make_folder("DIR", options.folder)
-    with Progress() as progress:
-        task = progress.add_task("drawing", total=options.count)
+    with Bar("drawing", options.count) as bar:
         write_data(
             folder,
             options.count,
             options.seed,
             options.size,
-            on_pictures=lambda count: progress.advance(task, count),
+            on_pictures=bar.advance,
             workers=options.workers,
         )
     print(f"wrote {options.count} pictures to {folder}/")

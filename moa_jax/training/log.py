@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from moa_jax.cli import Bar
 from moa_jax.config import Config
 from moa_jax.training.hosts import first
 from moa_jax.training.weights_and_biases import open_wandb
@@ -119,33 +118,21 @@ class Display:
         """Prepare to show a run of `steps` that starts after `step`."""
         self._stream = sys.stdout
         self._steps = steps
-        columns = (
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
-        )
-        self._bar = None
-        if self._stream.isatty():
-            self._bar = Progress(*columns, console=Console(file=self._stream))
-            self._task = self._bar.add_task("train", total=steps, completed=step, numbers="")
+        self._bar = Bar("step", steps, stdout=True, keep=True)
+        self._bar.show(step)
 
     def __enter__(self) -> "Display":
         """Start to draw."""
-        if self._bar:
-            self._bar.start()
+        self._bar.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         """Leave the terminal in order."""
-        if self._bar:
-            self._bar.stop()
+        self._bar.__exit__(*error)
 
     def advance(self, step: int) -> None:
         """Show that `step` steps are done."""
-        if self._bar:
-            self._bar.update(self._task, completed=step)
+        self._bar.show(step)
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Show the numbers of a log entry; the first has no speed yet."""
@@ -157,8 +144,8 @@ class Display:
                 numbers += f"  MFU {values['mfu']:.1%}"
             if values.get("input_wait", 0.0) > SLOW_INPUT:
                 numbers += f"  waits for input {values['input_wait']:.0%}"
-        if self._bar:
-            self._bar.update(self._task, completed=step, numbers=numbers)
+        if self._bar.shown:
+            self._bar.show(step, note=numbers)
             return
         if seconds is not None:
             left = seconds * (self._steps - step)
@@ -168,7 +155,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print one line, above the bar where there is one."""
-        if self._bar:
-            self._bar.console.print(line, markup=False, highlight=False)
+        if self._bar.shown:
+            self._bar.say(line)
         else:
             print(line, file=self._stream, flush=True)
