@@ -211,26 +211,20 @@ def save(
     Args:
         others: pictures beside the results, by name.
     """
-    from moa_jax.figures import image_grid
-    from moa_jax.figures.animation import save_animation
-    from moa_jax.sampling.record import write_json, write_png
+    from moa_jax.sampling.save import save_result
 
-    stem, images = f"{arguments.seed:05d}", result.images
-    record = make_record(arguments, pipe, images)
-    for index, image in enumerate(images):
-        write_png(image, out / f"{stem}-{index:02d}.png", {**record, "image_index": index})
-    if arguments.mode in ("morph", "timelapse"):
-        image_grid(images, columns=len(images)).save(out / f"{stem}-frames.png")
-        save_animation(images, out / f"{stem}.{arguments.animation}", bounce=True)
-    elif len(images) > 1:
-        image_grid(images).save(out / f"{stem}-grid.png")
-    for name, picture in others.items():
-        picture.save(out / f"{stem}-{name}.png")
-    if result.routing:
-        save_figures(out, stem, arguments, result)
-    write_json(out / f"{stem}.json", record)
-    width, height = images[0].size
-    print(f"wrote {len(images)} picture(s) of {width}x{height} pixels to {out}/")
+    save_result(
+        result,
+        out,
+        f"{arguments.seed:05d}",
+        make_record(arguments, pipe, result.images),
+        animation=arguments.animation if arguments.mode in ("morph", "timelapse") else None,
+        subjects=[Path(subject).stem for subject in arguments.subject],
+        look=arguments.look,
+        others=others,
+    )
+    width, height = result.images[0].size
+    print(f"wrote {len(result.images)} picture(s) of {width}x{height} pixels to {out}/")
 
 
 WHERE = ("out", "from_json", "plan", "no_cache")  # options that say nothing about the pictures
@@ -251,28 +245,6 @@ def make_record(arguments: argparse.Namespace, pipe: Any, images: list[Any]) -> 
         "fingerprints": Identity.of(pipe.base).fingerprints,
         "versions": {"moa_jax": __version__, "jax": jax.__version__},
     }
-
-
-def save_figures(out: Path, stem: str, arguments: argparse.Namespace, result: Any) -> None:
-    """Write where the personalized expert drew each picture; with --look all there is to see."""
-    from moa_jax.figures import attention_figure, routing_figure, routing_frames, share_figure
-    from moa_jax.figures.animation import save_animation
-    from moa_jax.sampling.arrays import save_arrays
-
-    for index, image in enumerate(result.images):
-        name = f"{stem}-{index:02d}"
-        routing_figure(image, result.routing, index).save(out / f"{name}-routing.png")
-        if not arguments.look:
-            continue
-        frames = routing_frames(image, result.routing, index)
-        save_animation(frames, out / f"{name}-routing.gif")
-        subjects = [Path(each).stem for each in arguments.subject]
-        if subjects and result.attention:
-            seen = (result.attention, index, subjects)
-            share_figure(result.routing, *seen).save(out / f"{name}-share.png")
-            attention_figure(image, *seen).save(out / f"{name}-attention.png")
-    if arguments.look:
-        save_arrays(out / f"{stem}.npz", result.routing, result.attention, result.timesteps)
 
 
 if __name__ == "__main__":

@@ -4,24 +4,28 @@
 paper, `backbone` is Stable Diffusion, `diffusion` the noise schedule and the samplers.
 """
 
+from importlib import import_module
 from typing import Any
 
 from moa_jax.runtime import quiet
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Pipeline", "Result", "__version__"]
+_OFFERED = {  # by the module that each comes from
+    "Control": "moa_jax.sampling.control",
+    "InputError": "moa_jax.errors",
+    "Pipeline": "moa_jax.sampling.pipeline",
+    "Result": "moa_jax.sampling.compiled",
+    "Settings": "moa_jax.sampling.settings",
+    "Strength": "moa_jax.sampling.settings",
+    "save_result": "moa_jax.sampling.save",
+}
+__all__ = [*_OFFERED, "__version__"]
 
 quiet()  # here, for it must come before jax
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: `import moa_jax.data` must not load jax."""
-    if name in ("Pipeline", "Result"):
-        from moa_jax.sampling import pipeline
-
-        return getattr(pipeline, name)
-    if name == "InputError":
-        from moa_jax.errors import InputError
-
-        return InputError
+    if name in _OFFERED:
+        return getattr(import_module(_OFFERED[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

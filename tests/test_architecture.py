@@ -87,6 +87,30 @@ def test_imports_go_one_way():
     assert not failing(wrong)
 
 
+def test_no_module_lies_loose_at_the_top_but_these():
+    loose = {part(path) for path in PACKAGE if path.parent == ROOT / "moa_jax"}
+    assert loose == {"__init__", "cli", "config", "errors", "runtime", "section"}
+
+
+def test_no_two_modules_import_each_other():
+    """Taking away modules that import none of the others must leave none."""
+    names = {module_name(path): path for path in PACKAGE}
+    left = {name: names.keys() & reached(imports(path)) - {name} for name, path in names.items()}
+    while ends := [name for name, others in left.items() if not others & left.keys()]:
+        for name in ends:
+            del left[name]
+    assert not left
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def reached(dotted: set[str]) -> set[str]:
+    """A name and the module that it may be of: `from a.b import c` is a.b.c or c in a.b."""
+    return dotted | {name.rpartition(".")[0] for name in dotted}
+
+
 def test_libraries_stay_where_they_belong():
     wrong = {name(path): libraries(path) & banned(path) for path in [*PACKAGE, *SCRIPTS]}
     assert not failing(wrong)
