@@ -7,10 +7,9 @@ Builds the networks, then steps through the data; stops and resumes at any time.
 """
 
 import argparse
-import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,28 +22,25 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from moa_jax.backbone.attention_kernels import choose_attend
-from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
+from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.cli import make_folder, run
 from moa_jax.config import Config, flatten, load_config, override
-from moa_jax.data.loader import Loader, make_loader
 from moa_jax.data.records import open_records
 from moa_jax.diffusion.schedule import NoiseSchedule
-from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
-from moa_jax.method.model import MoA, build
+from moa_jax.method.model import build
 from moa_jax.method.trained import learning_mask
 from moa_jax.method.weights import MoaCard, load_moa, read_carried, save_moa
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.load import choose_dtype
-from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.training import hosts
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.encoding import check_encoded, ensure_encoded
+from moa_jax.training.feed import check_resolution, open_batches
 from moa_jax.training.loop import check_run, fit
-from moa_jax.training.mesh import check_batch, host_rows, make_mesh, place_weight
-from moa_jax.training.preview import SHOWN, make_preview
+from moa_jax.training.mesh import check_batch, make_mesh, place_weight
+from moa_jax.training.preview import open_preview
 from moa_jax.training.probe import make_probe
-from moa_jax.training.resident import ResidentLoader
 from moa_jax.training.setup import set_up_moa
 from moa_jax.training.step import stream
 
@@ -158,6 +154,8 @@ def train(
         ensure_encoded(config, model, params, running_on, base.tokenizer, mesh)
     if only_encode:
         return
+    if config.data.resident:
+        print("reading the encoded data into the devices' memory", flush=True)
     batches = open_batches(config, base, mesh)
 
     announce(params, mask, mesh, dtype)
@@ -205,73 +203,6 @@ def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:
         f"in {dtype.name} on {mesh.devices.flat[0].platform} devices: {axes}",
         flush=True,
     )
-
-
-def open_batches(config: Config, base: StableDiffusion, mesh: Mesh) -> Loader | ResidentLoader:
-    """Stream the training data, or keep it on the devices."""
-    if not config.data.resident:
-        return open_data(config, base, host_rows(mesh, config.train.batch_size))
-    print("reading the encoded data into the devices' memory", flush=True)
-    return ResidentLoader(
-        config.data,
-        base.tokenizer,
-        mesh,
-        max_subjects=config.method.max_subjects,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-    )
-
-
-def open_data(config: Config, base: StableDiffusion, rows: Sequence[int] | None = None) -> Loader:
-    """Stream the training data: all of each batch, or some rows of it."""
-    return make_loader(
-        config.data,
-        base.tokenizer,
-        max_subjects=config.method.max_subjects,
-        subject_resolution=base.image_encoder.module.config.image_size,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        rows=rows,
-    )
-
-
-def open_preview(
-    config: Config, base: StableDiffusion, model: MoA, folder: Path
-) -> Callable[[int, Any], None] | None:
-    """Choose what the previews show: the data's first pictures, without augmentation or dropout.
-
-    All hosts draw the same ones together.
-    """
-    if config.train.sample_every is None:
-        return None
-    plain = {
-        "augment": False,
-        "encoded": None,
-        "resident": False,
-        "condition_dropout": 0.0,
-        "subject_dropout": 0.0,
-    }
-    data = dataclasses.replace(config.data, **plain)
-    # No more pictures are read than are shown: this is before the first step.
-    count = min(SHOWN, config.train.batch_size)
-    run = dataclasses.replace(config.train, batch_size=count)
-    loader = open_data(dataclasses.replace(config, data=data, train=run), base)
-    examples = next(loader)
-    loader.close()
-    pipeline = Pipeline(base, model, None, config.method.max_subjects)
-    return make_preview(pipeline, examples, config.train, folder)
-
-
-def check_resolution(resolution: int, base: StableDiffusion) -> None:
-    """Refuse pictures whose latents the U-Net cannot halve at each of its levels.
-
-    Raises:
-        InputError: with the factor that the size must have.
-    """
-    levels = len(base.unet.config["block_out_channels"])
-    factor = base.vae.module.config.downscale * 2 ** (levels - 1)
-    if resolution % factor:
-        raise InputError(f"data.resolution={resolution} must be a multiple of {factor}")
 
 
 def print_config(config: Config) -> None:

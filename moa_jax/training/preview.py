@@ -4,6 +4,7 @@ Each preview has the same prompts, subjects and initial noise, so that two of th
 what was learned in between.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,46 @@ import jax
 import numpy as np
 from PIL import Image
 
-from moa_jax.config import TrainConfig
+from moa_jax.backbone.stable_diffusion import StableDiffusion
+from moa_jax.config import Config, TrainConfig
 from moa_jax.data.captions import encode_caption
 from moa_jax.figures import Preview, mean_weights, preview_figure
+from moa_jax.method.model import MoA
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.sampling.request import Request
 from moa_jax.sampling.settings import Settings
+from moa_jax.training.feed import open_data
 from moa_jax.training.hosts import first, whole
 from moa_jax.training.step import stream
 
 SHOWN = 4  # pictures in a preview
+
+
+def open_preview(
+    config: Config, base: StableDiffusion, model: MoA, folder: Path
+) -> Callable[[int, Any], None] | None:
+    """Choose what the previews show: the data's first pictures, without augmentation or dropout.
+
+    All hosts draw the same ones together.
+    """
+    if config.train.sample_every is None:
+        return None
+    plain = {
+        "augment": False,
+        "encoded": None,
+        "resident": False,
+        "condition_dropout": 0.0,
+        "subject_dropout": 0.0,
+    }
+    data = dataclasses.replace(config.data, **plain)
+    # No more pictures are read than are shown: this is before the first step.
+    count = min(SHOWN, config.train.batch_size)
+    run = dataclasses.replace(config.train, batch_size=count)
+    loader = open_data(dataclasses.replace(config, data=data, train=run), base)
+    examples = next(loader)
+    loader.close()
+    pipeline = Pipeline(base, model, None, config.method.max_subjects)
+    return make_preview(pipeline, examples, config.train, folder)
 
 
 def make_preview(

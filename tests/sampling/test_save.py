@@ -19,6 +19,12 @@ def result(routing, attention):
     return Result(images, routing, np.array([900, 500, 100]), attention)
 
 
+def read(file):
+    with Image.open(file) as image:
+        image.load()
+        return image
+
+
 def test_pictures_without_a_record_hold_none(tmp_path):
     save_result(result({}, {}), tmp_path, "two")
     assert {file.name for file in tmp_path.iterdir()} == {
@@ -26,7 +32,7 @@ def test_pictures_without_a_record_hold_none(tmp_path):
         "two-01.png",
         "two-grid.png",
     }
-    assert Image.open(tmp_path / "two-01.png").getpixel((0, 0)) == (0, 0, 255)
+    assert read(tmp_path / "two-01.png").getpixel((0, 0)) == (0, 0, 255)
     with pytest.raises(InputError, match="no record"):
         read_record(tmp_path / "two-00.png")
 
@@ -45,6 +51,7 @@ def test_all_that_was_seen_is_written(tmp_path):
 
 def test_frames_are_a_strip_and_an_animation(tmp_path):
     save_result(result(ROUTING, {}), tmp_path, "x", animation="gif")
-    assert Image.open(tmp_path / "x-frames.png").width > 2 * 32
-    assert Image.open(tmp_path / "x.gif").n_frames == 2
+    assert read(tmp_path / "x-frames.png").width > 2 * 32
+    with Image.open(tmp_path / "x.gif") as moving:
+        assert moving.n_frames == 2
     assert not (tmp_path / "x-grid.png").exists()

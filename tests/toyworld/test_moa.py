@@ -27,6 +27,7 @@ from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.readers.reading import Readers
 from moa_jax.toyworld.world.people import draw_look
 from moa_jax.toyworld.world.scenes import render_portrait, write_data
+from moa_jax.training.feed import open_data
 from moa_jax.training.objective import loss
 from tests.toyworld.test_weights import BASE
 
@@ -114,7 +115,7 @@ def test_a_few_hundred_steps_from_the_prior_lower_all_three_losses(tmp_path):
     after = load_moa(tmp_path / "run", before, Identity.of(base))
     write_data(tmp_path / "held_out", 64, seed=22)
     plain = override(config, [f"data.path={tmp_path / 'held_out'}", "data.encoded=none"])
-    batch = next(train.open_data(override(plain, ["train.batch_size=64"]), base))
+    batch = next(open_data(override(plain, ["train.batch_size=64"]), base))
     keys = jax.random.split(jax.random.key(1), 64)
     schedule = NoiseSchedule.from_config(base.scheduler_config)
     measure = jax.jit(partial(loss, model, schedule, config.method))
