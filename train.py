@@ -29,7 +29,7 @@ from moa_jax.data.records import open_records
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import build
-from moa_jax.method.trained import learning_mask
+from moa_jax.method.trained import fixed_additions, learning_mask
 from moa_jax.method.weights import MoaCard, load_moa, read_carried, save_moa
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.load import choose_dtype
@@ -168,6 +168,7 @@ def train(
         state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview, probe)
     batches.close()
     averaged = hosts.whole(state.averaged)
+    carried |= hosts.whole(fixed_additions(frozen))
     if hosts.first():
         save_moa(output, averaged, MoaCard(config, identity, int(state.step)), carried)
     print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")

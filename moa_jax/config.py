@@ -53,6 +53,7 @@ class ModelConfig(Section):
 class MethodConfig(Section):
     """MoA itself: the mixture, its prompt and its losses."""
 
+    mixture: str = "moa"  # or a variant of your own, package.module:Class(option=1)
     max_subjects: Count = 4  # [FC]
     router: Literal["linear", "mlp", "personalized"] = "linear"  # [ours] last: no prior
     initial_personalized_weight: Inside = 0.1  # [ours] small but not dead: starts near the prior
@@ -66,6 +67,7 @@ class MethodConfig(Section):
     router_loss: Literal["mean", "layers"] = "mean"  # of the layers' mean, as MoA's; or of each
     router_loss_skip: Whole = 1  # [ours] transformer blocks at either end that L_router leaves out
     object_loss_weight: Weight = 1e-3  # [FC]
+    extra_loss: str | None = None  # a term of your own, package.module:function(option=1)
 
 
 @dataclass(frozen=True)

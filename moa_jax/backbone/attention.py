@@ -4,6 +4,7 @@ The U-Net takes the class of its attention layers as an argument, so whatever ch
 subclass or a replacement of `Attention` with the same call; nothing here knows which.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -72,20 +73,41 @@ class Attention(nn.Module):
             watch: context tokens whose attention weights, "B N H W K", are sown as the
                 intermediate `attention`.
         """
+        return self.attended(self.project, hidden, context, watch)
+
+    def attended(
+        self,
+        project: Callable[..., Array],
+        hidden: Float[Array, "B H W D"],
+        context: Any,
+        watch: Int[Array, "B K"] | None,
+    ) -> Float[Array, "B H W D"]:
+        """Attend by given projections; for the other arguments see `__call__`.
+
+        Args:
+            project: called as `self.project` is.
+        """
         batch, rows, columns, width = hidden.shape
         pixels = hidden.reshape(batch, rows * columns, width)
         source = context if self.cross else pixels
-        query = self._project(pixels, "to_q")
-        key = self._project(source, "to_k")
-        value = self._project(source, "to_v")
+        inner = self.heads * self.head_dim
+        query, key, value = (
+            project(tokens, name, inner).reshape(*tokens.shape[:2], self.heads, self.head_dim)
+            for tokens, name in ((pixels, "to_q"), (source, "to_k"), (source, "to_v"))
+        )
         if watch is not None:
             weights = attention_weights(query, key, watch)
             shape = (batch, self.heads, rows, columns, watch.shape[1])
             self.sow("intermediates", "attention", weights.reshape(shape))
         mixed = self.attend(query, key, value).reshape(batch, rows, columns, -1)
-        return nn.Dense(width, dtype=self.dtype, name="to_out.0")(mixed)
+        return project(mixed, "to_out.0", width, bias=True)
 
-    def _project(self, source: Float[Array, "B S C"], name: str) -> Float[Array, "B S N d"]:
-        width = self.heads * self.head_dim
-        projected = nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(source)
-        return projected.reshape(*source.shape[:2], self.heads, self.head_dim)
+    def project(
+        self, source: Float[Array, "B *places C"], name: str, width: int, bias: bool = False
+    ) -> Float[Array, "B *places _width"]:
+        """Apply one of the four projections: to_q, to_k, to_v or to_out.0."""
+        return self.projection(name, width, bias)(source)
+
+    def projection(self, name: str, width: int, bias: bool = False) -> nn.Dense:
+        """Make a projection with weights of its own."""
+        return nn.Dense(width, use_bias=bias, dtype=self.dtype, name=name)

@@ -7,6 +7,7 @@ the versions of jax and flax: after any change another file is asked for.
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 Shapes = dict[str, Any]  # nested, with a jax.ShapeDtypeStruct at each end
 SOURCES = Path(__file__).parents[1]
+DIGESTED = ("moa_jax", "jax", "flax", "numpy", "ml_dtypes")  # whose sources or versions count
 
 
 def remember(of: Any, trace: Callable[[], Shapes]) -> Shapes:
@@ -62,7 +64,11 @@ def describe(value: Any) -> Any:
         return [describe(value.func), describe(value.args), describe(value.keywords)]
     if isinstance(value, jax.ShapeDtypeStruct):
         return [list(value.shape), value.dtype.name]
+    if inspect.ismethod(value):
+        return [describe(value.__func__), describe(value.__self__)]
     if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+        if value.__module__.partition(".")[0] not in DIGESTED:
+            raise TypeError(f"{value!r} may be other code tomorrow under the same name")
         return f"{value.__module__}.{value.__qualname__}"
     if dataclasses.is_dataclass(value):
         # A Flax module's parent and name say where it stands, and nothing of its shapes.

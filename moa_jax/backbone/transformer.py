@@ -1,6 +1,6 @@
 """The U-Net's transformer: attention to itself, attention to the context, a feed-forward network.
 
-It is handed the class of both attention layers and passes the context through untouched.
+The classes of its layers are arguments; the context is passed to them untouched.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,14 @@ class FeedForward(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
-        """Transform every pixel by itself."""
+    def __call__(
+        self, hidden: Float[Array, "B H W D"], context: Any = None
+    ) -> Float[Array, "B H W D"]:
+        """Transform every pixel by itself.
+
+        Args:
+            context: not read; others that take this one's place may.
+        """
         width = hidden.shape[-1]
         projected = nn.Dense(8 * width, dtype=self.dtype, name="net.0.proj")(hidden)
         value, gate = jnp.split(projected, 2, axis=-1)
@@ -35,12 +41,14 @@ class TransformerBlock(nn.Module):
     Attributes:
         attention: builds an attention layer; called with what `Attention` has for attributes.
         block: this block's place in the U-Net, counted from the input.
+        feed_forward: builds the feed-forward network; called with dtype and name.
     """
 
     attention: Callable[..., nn.Module]
     heads: int
     block: int
     dtype: Any = jnp.float32
+    feed_forward: Callable[..., nn.Module] = FeedForward
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "B H W D"], context: Any) -> Float[Array, "B H W D"]:
@@ -57,7 +65,7 @@ class TransformerBlock(nn.Module):
             normalised = LayerNorm(dtype=self.dtype, name=f"norm{number}")(hidden)
             hidden = hidden + layer(normalised, context)
         normalised = LayerNorm(dtype=self.dtype, name="norm3")(hidden)
-        return hidden + FeedForward(self.dtype, name="ff")(normalised)
+        return hidden + self.feed_forward(dtype=self.dtype, name="ff")(normalised, context)
 
 
 class SpatialTransformer(nn.Module):
@@ -66,6 +74,7 @@ class SpatialTransformer(nn.Module):
     Attributes:
         blocks: the place in the U-Net of each transformer block, counted from the input.
         linear_projection: SD 2.x projects with linear layers, SD 1.x with 1x1 convolutions.
+        feed_forward: see `TransformerBlock`.
     """
 
     attention: Callable[..., nn.Module]
@@ -74,6 +83,7 @@ class SpatialTransformer(nn.Module):
     groups: int
     linear_projection: bool
     dtype: Any = jnp.float32
+    feed_forward: Callable[..., nn.Module] = FeedForward
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "B H W D"], context: Any) -> Float[Array, "B H W D"]:
@@ -83,7 +93,9 @@ class SpatialTransformer(nn.Module):
         hidden = self._project(hidden, "proj_in")
         for index, block in enumerate(self.blocks):
             name = f"transformer_blocks.{index}"
-            layer = TransformerBlock(self.attention, self.heads, block, self.dtype, name=name)
+            layer = TransformerBlock(
+                self.attention, self.heads, block, self.dtype, self.feed_forward, name=name
+            )
             hidden = layer(hidden, context)
         return residual + self._project(hidden, "proj_out")
 

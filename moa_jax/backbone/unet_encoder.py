@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Shaped
 
 from moa_jax.backbone.attention import Attention
 from moa_jax.backbone.blocks import Downsample, ResnetBlock, conv3
-from moa_jax.backbone.transformer import SpatialTransformer
+from moa_jax.backbone.transformer import FeedForward, SpatialTransformer
 from moa_jax.errors import InputError
 
 DOWN_BLOCKS = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
@@ -177,12 +177,15 @@ class Encoder(nn.Module):
         attention: builds an attention layer (see `Attention`); the context goes there unread.
         dtype: of the computation.
         remat: recompute each residual and transformer block in the backward pass.
+        feed_forward: builds the network after each pair of attention layers, see
+            `TransformerBlock`.
     """
 
     config: EncoderConfig
     attention: Callable[..., nn.Module] = Attention
     dtype: Any = jnp.float32
     remat: bool = False
+    feed_forward: Callable[..., nn.Module] = FeedForward
 
     def _encode(
         self, latents: Array, timesteps: Array, context: Any, hint: Array | None = None
@@ -239,5 +242,6 @@ class Encoder(nn.Module):
             groups=config.groups,
             linear_projection=config.linear_projection,
             dtype=self.dtype,
+            feed_forward=self.feed_forward,
             name=name,
         )

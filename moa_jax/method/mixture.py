@@ -5,7 +5,8 @@ its own parameters under its own names; the added experts are copies of it that 
 expert attends to comes with the context; this file does not know what it is made of.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -15,7 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from moa_jax.backbone.attention import Attention
 
-PRIOR, PERSONALIZED = 0, 1
+PRIOR = 0  # the first of the experts
+ROUTER = "router"  # a router's name in the tree; see `is_router`
 EXACT = jax.lax.Precision.HIGHEST  # a TPU's default multiplies float32 in bfloat16
 
 
@@ -26,8 +28,8 @@ class ExpertContext(Protocol):
     tokens: Int[Array, "B K"]
     strength: Float[Array, " blocks"] | None  # see `turn`, for each transformer block
 
-    def for_experts(self, block: int) -> Sequence[Float[Array, "B S D"]]:
-        """Give each expert, prior first, what it attends to in a transformer block."""
+    def for_experts(self, block: int, experts: Sequence[str]) -> Sequence[Float[Array, "B S D"]]:
+        """Give the prior, and then each of the named experts, what it attends to in a block."""
         ...
 
 
@@ -71,16 +73,28 @@ def turn(
     return jnp.where(strength == 1.0, routing, jnp.concatenate([prior, added], axis=-1))
 
 
-def counterparts(path: tuple[str, ...], experts: Sequence[str]) -> list[tuple[str, ...]]:
-    """List the paths at which the added experts keep their own copies of a U-Net's weight.
+def counterpart(path: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Tell whose weight one in an attention layer is, and at which path the prior has its own.
 
     Args:
-        path: of the prior's weight. A weight outside of the attention layers has no copies.
+        path: of an added expert's weight, in the U-Net's parameters.
+
+    Returns:
+        The expert's name, and the path without it; outside of attention layers "" and the path.
     """
     layer = next((i for i, name in enumerate(path) if name in ("attn1", "attn2")), None)
     if layer is None:
-        return []
-    return [(*path[: layer + 1], expert, *path[layer + 1 :]) for expert in experts]
+        return "", path
+    return path[layer + 1], path[: layer + 1] + path[layer + 2 :]
+
+
+def is_router(path: str) -> bool:
+    """Say whether a weight is a router's: these stay float32 and whole, and may begin late.
+
+    Args:
+        path: the weight's place in the tree, its names joined by anything that is no letter.
+    """
+    return re.search(rf"\b{ROUTER}\b", path) is not None
 
 
 def initial_logits(experts: int, personalized_weight: float) -> Float[Array, " E"]:
@@ -164,6 +178,24 @@ ROUTERS: dict[str, type[nn.Module]] = {
 }
 
 
+class Expert(Attention):
+    """An expert beside the prior: an attention layer of its own, with four projections.
+
+    A subclass may use the prior's projections, which stay frozen: `self.prior(source, "to_q")`.
+    What it overrides is mostly `project`.
+
+    Attributes:
+        prior: applies one of the prior's projections, by its name.
+    """
+
+    prior: Callable[[Array, str], Array] | None = None
+
+
+def one_expert(block: int) -> Mapping[str, Callable[..., nn.Module]]:
+    """Give MoA's experts beside the prior: one, in every block."""
+    return {"personalized": Expert}
+
+
 class MixtureOfAttention(Attention):
     """An attention layer with several experts and a router.
 
@@ -176,11 +208,11 @@ class MixtureOfAttention(Attention):
 
     Attributes:
         router: builds the router; called with experts, block and name.
-        added: the names of the experts next to the prior.
+        experts: gives what builds each expert beside the prior, by name, for a transformer block.
     """
 
     router: Callable[..., nn.Module] = LinearRouter
-    added: tuple[str, ...] = ("personalized",)
+    experts: Callable[[int], Mapping[str, Callable[..., nn.Module]]] = one_expert
 
     @nn.compact
     def __call__(
@@ -190,26 +222,51 @@ class MixtureOfAttention(Attention):
         watch: Int[Array, "B K"] | None = None,
     ) -> Float[Array, "B H W D"]:
         """Attend with every expert and mix."""
-        experts = 1 + len(self.added)
-        contexts = context.for_experts(self.block) if self.cross else [None] * experts
-        if len(contexts) != experts:
+        made = self.experts(self.block)
+        attended = [None] * (1 + len(made))
+        if self.cross:
+            attended = context.for_experts(self.block, tuple(made))
+        if len(attended) != 1 + len(made):
             raise ValueError(
-                f"the context serves {len(contexts)} experts; the mixture has {experts}"
+                f"the context serves {len(attended)} experts; the mixture has {1 + len(made)}"
             )
-        outputs = [super().__call__(hidden, contexts[PRIOR], watch)]
-        for name, attended in zip(self.added, contexts[1:], strict=True):
-            expert = Attention(
-                self.heads,
-                self.head_dim,
-                self.cross,
-                self.block,
-                self.dtype,
-                self.attend,
+        layers: dict[str, nn.Dense] = {}  # the prior's, which experts may apply as well
+
+        def project(source: Array, name: str, width: int, bias: bool = False) -> Array:
+            layers[name] = self.projection(name, width, bias)
+            return layers[name](source)
+
+        def prior(source: Array, name: str) -> Array:
+            return layers[name](source)
+
+        outputs = [self.attended(project, hidden, attended[PRIOR], watch)]
+        for (name, make), tokens in zip(made.items(), attended[1:], strict=True):
+            expert = make(
+                heads=self.heads,
+                head_dim=self.head_dim,
+                cross=self.cross,
+                block=self.block,
+                dtype=self.dtype,
+                attend=self.attend,
+                prior=prior,
                 name=name,
             )
-            outputs.append(expert(hidden, attended, context.tokens if self.cross else None))
-        router = self.router(experts=experts, block=self.block, name="router")
-        routing = router(hidden, context)
+            outputs.append(expert(hidden, tokens, context.tokens if self.cross else None))
+        router = self.router(experts=len(outputs), block=self.block, name=ROUTER)
+        return self.finish(outputs, router(hidden, context), context)
+
+    def finish(
+        self,
+        outputs: Sequence[Float[Array, "B H W D"]],
+        routing: Float[Array, "B H W E"],
+        context: ExpertContext,
+    ) -> Float[Array, "B H W D"]:
+        """Turn the dial, show the routing to whoever watches, and mix.
+
+        Args:
+            outputs: of each expert, prior first.
+            routing: from the router.
+        """
         if context.strength is not None:
             routing = turn(routing, context.strength[self.block])
         self.sow("intermediates", "routing", routing)

@@ -6,38 +6,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float, Int, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Key, Shaped, UInt8
 
-from moa_jax.backbone.clip import normalize_pixels
 from moa_jax.backbone.remember import remember
 from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.backbone.unet import Residuals, UNet, UNetConfig, transformer_blocks
 from moa_jax.config import MethodConfig
 from moa_jax.errors import InputError
-from moa_jax.method.mixture import ROUTERS, MixtureOfAttention, counterparts
-from moa_jax.method.prompt import SubjectPrompt, SubjectResidual, TimeLayerConditioning
+from moa_jax.method.trained import is_added
+from moa_jax.method.variant import Flat, Moment, Observations, Variant, resolve
+
+__all__ = ["MoA", "Observations", "build"]
 
 Params = Mapping[str, Any]
-
-
-class Observations(NamedTuple):
-    """What the mixtures did in one pass, by the path of the layer.
-
-    Attributes:
-        routing: "B h w E", the weight of every expert, for all layers.
-        attention: "B N h w K", the personalized expert's attention to the subjects' words, for
-            cross-attention layers.
-    """
-
-    routing: dict[str, Array]
-    attention: dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -46,6 +33,7 @@ class MoA:
 
     Attributes:
         blocks: the U-Net's transformer blocks by their path, in the order of the computation.
+        variant: what stands in the places of MoA's own parts.
     """
 
     unet: nn.Module
@@ -54,6 +42,7 @@ class MoA:
     text_encoder: nn.Module
     vae: nn.Module
     blocks: tuple[str, ...]
+    variant: Variant = Variant()
 
     def encode_text(self, params: Params, input_ids: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         """Embed the tokens of a prompt."""
@@ -63,10 +52,20 @@ class MoA:
         self, params: Params, images: UInt8[Array, "B K H W 3"]
     ) -> Float[Array, "B K F"]:
         """Give the image features of every subject's picture."""
-        batch, subjects = images.shape[:2]
-        pixels = normalize_pixels(images.reshape(batch * subjects, *images.shape[2:]))
-        features = self.image_encoder.apply({"params": params["image_encoder"]}, pixels)
-        return features.reshape(batch, subjects, -1)
+        return self.variant.look(self, params, images)
+
+    def feature_width(self, params: Params) -> int:
+        """Say how wide the features of a subject are."""
+        tower = self.image_encoder.config
+        if not self.looks_otherwise:
+            return tower.projection_dim
+        picture = jax.ShapeDtypeStruct((1, 1, tower.image_size, tower.image_size, 3), jnp.uint8)
+        return jax.eval_shape(self.encode_subjects, params, picture).shape[-1]
+
+    @property
+    def looks_otherwise(self) -> bool:
+        """Whether the variant has a way of its own to look at a subject's picture."""
+        return type(self.variant).look is not Variant.look
 
     def denoise(
         self,
@@ -78,6 +77,8 @@ class MoA:
         tokens: Int[Array, "B K"],
         residuals: Residuals | None = None,
         strength: Float[Array, " blocks"] | None = None,
+        keys: Key[Array, " B"] | None = None,
+        progress: Float[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B H W C"], Observations]:
         """Predict the noise (or velocity) of pictures of subjects.
 
@@ -87,20 +88,29 @@ class MoA:
             tokens: position of each subject's word in the text; S for no subject.
             residuals: what ControlNets add; both experts see their effect.
             strength: of the personalized expert in each block, see `turn`.
+            keys: for a variant that draws at random in training.
+            progress: for one that changes in the course of the training: share that is over.
 
         Returns:
-            The prediction, and what the mixtures did.
+            The prediction, and what the layers did.
         """
+        params = self.variant.weights(params, Moment(timesteps, progress, keys))
         prompt = self.prompt.apply({"params": params["prompt"]}, text, features, tokens, timesteps)
-        prediction, state = self.unet.apply(
-            {"params": params["unet"]},
-            latents,
-            timesteps,
-            prompt._replace(strength=strength),
-            residuals,
-            mutable=["intermediates"],
-        )
-        return prediction, _observe(state["intermediates"])
+
+        def run(context: Any) -> tuple[Array, Observations]:
+            prediction, state = self.unet.apply(
+                {"params": params["unet"]},
+                latents,
+                timesteps,
+                context,
+                residuals,
+                mutable=["intermediates"],
+            )
+            return prediction, _observe(state["intermediates"])
+
+        shared = params.get("variant")
+        context = prompt._replace(strength=strength, keys=keys, progress=progress, shared=shared)
+        return self.variant.predict(run, context)
 
     def router_loss_layers(self, skip: int) -> tuple[str, ...]:
         """Name the blocks that L_router averages over.
@@ -121,14 +131,17 @@ class MoA:
 
 
 def _observe(intermediates: Params) -> Observations:
-    """Sort what the layers sowed: `(value,)` under the module's path and the value's name."""
-    routing, attention = {}, {}
-    for path, (value,) in flatten_dict(intermediates).items():
+    """Sort what the modules sowed: `(value,)` under the module's path and the value's name."""
+    routing, attention, extra = {}, {}, {}
+    for path, values in flatten_dict(intermediates).items():
+        value = values[0] if len(values) == 1 else values  # sown more than once
         if path[-1] == "routing":
             routing[".".join(path[:-1])] = value
         elif path[-2:] == ("personalized", "attention"):
             attention[".".join(path[:-2])] = value
-    return Observations(routing, attention)
+        else:
+            extra[".".join(path)] = value
+    return Observations(routing, attention, extra)
 
 
 def build(
@@ -148,96 +161,102 @@ def build(
         remat: recompute the U-Net's blocks in the backward pass.
 
     Returns:
-        The networks, and their parameters: the base's own arrays, and the added experts (copies of
-        the prior), routers and prompt in float32.
+        The networks, and their parameters: the base's own arrays, and what is added in float32: the
+        experts (copies of the prior), routers and prompt, and what the variant shares.
 
     Raises:
-        InputError: the base has no image encoder, or L_router would read no layer.
+        InputError: no such variant, the base has no image encoder, or L_router would read no layer.
     """
+    variant = resolve(method.mixture)
     if base.image_encoder is None:
         raise InputError(
             f"{base.name!r} has no image_encoder/ folder, which MoA needs to see its subjects: "
             "name a CLIP vision tower, e.g. model.image_encoder=openai/clip-vit-large-patch14"
         )
     config = UNetConfig.from_dict(base.unet.config)
-    router = partial(
-        ROUTERS[method.router], initial_personalized_weight=method.initial_personalized_weight
-    )
-    attention = partial(MixtureOfAttention, router=router, attend=base.attend)
     blocks = transformer_blocks(config)
     if method.router_loss_skip >= len(blocks) / 2:
         raise InputError(
             f"method.router_loss_skip={method.router_loss_skip} leaves none of the U-Net's "
             f"{len(blocks)} transformer blocks to L_router: choose 0 to {(len(blocks) - 1) // 2}"
         )
+    attention = variant.attention(method, base.attend)
     model = MoA(
-        unet=UNet(config, attention, dtype, remat),
-        prompt=_prompt(method, len(blocks), dtype),
+        unet=UNet(config, attention, dtype, remat, variant.feed_forward(method)),
+        prompt=variant.prompt(method, len(blocks), dtype),
         image_encoder=base.image_encoder.module,
         text_encoder=base.text_encoder.module,
         vae=base.vae.module,
         blocks=blocks,
+        variant=variant,
     )
-    features = base.image_encoder.module.config.projection_dim
-    added = _initialize(model, config, features, key)
     params = {
-        "unet": add_experts(base.unet.params, added["unet"], MixtureOfAttention.added),
-        "prompt": added["prompt"],
+        "unet": base.unet.params,
+        "prompt": {},
         "image_encoder": base.image_encoder.params,
         "text_encoder": base.text_encoder.params,
         "vae": base.vae.params,
     }
-    return model, params
+    return model, params | _added(model, config, params, key)
 
 
-def _prompt(method: MethodConfig, layers: int, dtype: Any) -> SubjectPrompt:
-    if not method.time_layer_conditioning:
-        return SubjectPrompt(layers, SubjectResidual, dtype)
-    conditioning = partial(
-        TimeLayerConditioning,
-        sigmas=(method.sigma_t, method.sigma_l),
-        frequencies=method.fourier_features,
-    )
-    return SubjectPrompt(layers, conditioning, dtype)
+def _added(
+    model: MoA, config: UNetConfig, params: Params, key: Array | None
+) -> dict[str, dict[str, Any]]:
+    """Make what MoA adds, in its places in the tree; as shapes where there is no key."""
+    variant, prior = model.variant, flatten_dict(params["unet"])
+    features = model.feature_width(params)
 
+    def shared_by_all(key: Array, prior: Flat) -> Flat:
+        return variant.shared(prior, jax.random.fold_in(key, 2))
 
-def _initialize(model: MoA, config: UNetConfig, features: int, key: Array | None) -> dict[str, Any]:
-    """Initialise the prompt and the routers alone: the compiler drops the rest of the U-Net."""
+    sizes = jax.eval_shape(lambda prior: shared_by_all(jax.random.key(0), prior), prior)
 
-    def initialize(key: Array) -> dict[str, Any]:
-        side = 2 ** (len(config.channels) - 1)
-        latents = jnp.zeros((1, side, side, config.in_channels))
-        times, tokens = jnp.zeros(1), jnp.zeros((1, 1), jnp.int32)
-        text, picture = jnp.zeros((1, 2, config.context_width)), jnp.zeros((1, 1, features))
-        prompt_key, unet_key = jax.random.split(key)
-        prompt, variables = model.prompt.init_with_output(prompt_key, text, picture, tokens, times)
-        unet = flatten_dict(model.unet.init(unet_key, latents, times, prompt)["params"])
-        routers = {path: leaf for path, leaf in unet.items() if "router" in path}
-        return {"prompt": variables["params"], "unet": unflatten_dict(routers)}
+    def everything(key: Array) -> dict[str, Any]:
+        zeros = {path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in sizes.items()}
+        prompt, unet = _initialize(model, config, features, unflatten_dict(zeros), key)
+        added = {path: leaf for path, leaf in unet.items() if is_added(_joined("unet", path))}
+        return {"prompt": prompt, "unet": unflatten_dict(added)}
 
+    of = (model.unet, model.prompt, features)
+    shapes = remember(of, lambda: jax.eval_shape(lambda: everything(jax.random.key(0))))
+    added = flatten_dict(shapes["unet"])
     if key is None:
-        of = (model.unet, model.prompt, features)
-        return remember(of, lambda: jax.eval_shape(lambda: initialize(jax.random.key(0))))
-    return jax.jit(initialize)(key)
+        unet, prompt, shared = added, shapes["prompt"], sizes
+    else:
+        start = {path: _copy(leaf) for path, leaf in variant.start(added, prior).items()}
+
+        @jax.jit
+        def at_random(key: Array) -> dict[str, Any]:
+            """Initialise what does not start as it should: the compiler drops all else."""
+            made = everything(key)
+            unet = flatten_dict(made["unet"])
+            return {**made, "unet": {path: unet[path] for path in unet if path not in start}}
+
+        made, shared = at_random(key), shared_by_all(key, prior)
+        unet, prompt = {**made["unet"], **start}, made["prompt"]
+    tree = {"unet": unflatten_dict({**prior, **unet}), "prompt": prompt}
+    return tree | ({"variant": unflatten_dict(shared)} if shared else {})
 
 
-def add_experts(prior: Params, routers: Params, experts: tuple[str, ...]) -> dict[str, Any]:
-    """Join a Stable Diffusion U-Net, float32 copies of its attention for each expert, and routers.
+def _copy(leaf: Any) -> Array:
+    return jnp.array(leaf, dtype=jnp.float32, copy=True)
 
-    Args:
-        prior: the U-Net's parameters.
-        routers: parameters under the same paths, in each attention layer's `router`; where they
-            are shapes, so are the experts.
-        experts: names of the added experts.
-    """
-    flat, added = flatten_dict(prior), flatten_dict(routers)
-    joined = {**flat, **added}
-    shapes = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in added.values())
-    for path, leaf in flat.items():
-        for counterpart in counterparts(path, experts):
-            joined[counterpart] = (
-                jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
-                if shapes
-                else jnp.array(leaf, dtype=jnp.float32, copy=True)
-            )
-    return unflatten_dict(joined)
+
+def _joined(network: str, path: tuple[str, ...]) -> str:
+    return ".".join((network, *path))
+
+
+def _initialize(
+    model: MoA, config: UNetConfig, features: int, shared: Params, key: Array
+) -> tuple[Any, Flat]:
+    """Initialise the prompt's network and the U-Net."""
+    side = 2 ** (len(config.channels) - 1)
+    latents = jnp.zeros((1, side, side, config.in_channels))
+    times, tokens = jnp.zeros(1), jnp.zeros((1, 1), jnp.int32)
+    text, picture = jnp.zeros((1, 2, config.context_width)), jnp.zeros((1, 1, features))
+    prompt_key, unet_key = jax.random.split(key)
+    prompt, variables = model.prompt.init_with_output(prompt_key, text, picture, tokens, times)
+    context = prompt._replace(shared=shared)
+    unet = model.unet.init(unet_key, latents, times, context)["params"]
+    return variables["params"], flatten_dict(unet)

@@ -6,6 +6,7 @@ word, not to a place in the picture: that is how several of them are told apart 
 layouts.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from moa_jax.backbone.blocks import LayerNorm
 
 
 class Prompt(NamedTuple):
-    """What the experts of a two-expert mixture attend to.
+    """What the experts of a mixture attend to.
 
     Attributes:
         text: "B S D", the text embeddings; the prior sees these alone.
@@ -26,6 +27,9 @@ class Prompt(NamedTuple):
         timesteps: "B", for routers that want the time.
         strength: "blocks", how strongly the personalized expert takes part, see `turn`; None as
             the router chooses.
+        keys: "B" random keys, one for each picture; None outside of training.
+        progress: "B", share of the training that is over; None outside of training.
+        shared: the variant's arrays that belong to no single layer, by name.
     """
 
     text: Array
@@ -33,10 +37,14 @@ class Prompt(NamedTuple):
     tokens: Array
     timesteps: Array
     strength: Array | None = None
+    keys: Array | None = None
+    progress: Array | None = None
+    shared: Any = None
 
-    def for_experts(self, block: int) -> tuple[Float[Array, "B S D"], Float[Array, "B S D"]]:
-        """Give the prior the text and the personalized expert the multimodal prompt."""
-        return self.text, replace_tokens(self.text, self.subjects[:, block], self.tokens)
+    def for_experts(self, block: int, experts: Sequence[str]) -> list[Float[Array, "B S D"]]:
+        """Give the prior the text, and every other expert the multimodal prompt."""
+        prompt = replace_tokens(self.text, self.subjects[:, block], self.tokens)
+        return [self.text] + [prompt] * len(experts)
 
 
 def replace_tokens(

@@ -15,7 +15,14 @@ import optax
 
 from moa_jax.config import MethodConfig
 from moa_jax.errors import InputError
+from moa_jax.method.variant import resolve
 
+# In the U-Net's attention layers and feed-forward networks, all but Stable Diffusion's own weights.
+_ADDED = re.compile(
+    r"^unet\.(?:.*\.)?(?:"
+    r"attn[12]\.(?!(?:to_q|to_k|to_v|to_out\.0)\.(?:kernel|bias)$)"
+    r"|ff\.(?!(?:net\.0\.proj|net\.2)\.(?:kernel|bias)$))"
+)
 _VISION_LAYER = re.compile(r"^image_encoder\.(?:.*\.)?layers\.(\d+)\.")
 
 
@@ -30,12 +37,19 @@ def learns(path: str, method: MethodConfig, vision_layers: int) -> bool:
         vision_layers: transformer layers of the image encoder, of which the last
             `method.image_encoder_layers` learn.
     """
-    parts = path.split(".")
-    if parts[0] == "unet":
-        return "personalized" in parts or "router" in parts
     if layer := _VISION_LAYER.match(path):
         return int(layer[1]) >= vision_layers - method.image_encoder_layers
-    return parts[0] == "prompt"
+    return is_added(path) and resolve(method.mixture).learns(path)
+
+
+def is_added(path: str) -> bool:
+    """Say whether the parameter at `path` is none of Stable Diffusion's, but came with MoA."""
+    return path.startswith(("prompt.", "variant.")) or _ADDED.match(path) is not None
+
+
+def fixed_additions(params: Any) -> dict[str, Any]:
+    """List the leaves that came with MoA, of parameters that do not learn, by their path."""
+    return {path: leaf for path, leaf in leaf_paths(params).items() if is_added(path)}
 
 
 def learning_mask(params: Mapping[str, Any], method: MethodConfig) -> Any:

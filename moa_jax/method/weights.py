@@ -23,8 +23,9 @@ from safetensors.numpy import save_file
 
 from moa_jax.config import Config, from_dict
 from moa_jax.errors import InputError
+from moa_jax.extension import is_name, require_imported
 from moa_jax.method.identity import Identity
-from moa_jax.method.trained import leaf_paths, learning_mask, map_paths
+from moa_jax.method.trained import is_added, leaf_paths, learning_mask, map_paths
 
 WEIGHTS_NAME = "moa.safetensors"
 CARD_NAME = "moa.json"
@@ -36,7 +37,8 @@ class MoaCard:
     """What `moa.json` says about the weights beside it.
 
     Attributes:
-        carried: paths of the weights that did not learn but came from an earlier run.
+        carried: paths of the weights beside it that did not learn: of an earlier run's image
+            encoder, and what a variant adds and keeps as it is.
     """
 
     config: Config
@@ -58,7 +60,8 @@ def save_moa(
 
     Args:
         trained: the leaves that learn; leaves that do not are absent or `optax.MaskedNode`.
-        carried: from `read_carried`, where the run began with earlier weights.
+        carried: what does not learn and is not the base's: from `read_carried`, where the run began
+            with earlier weights, and from `fixed_additions`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,8 @@ def read_moa_card(folder: str | Path) -> MoaCard:
 
     Raises:
         InputError: no such folder or file, not JSON, a format this version does not know, a value
-            that the configuration cannot have, or not the card of the weights beside it.
+            that the configuration cannot have, a variant whose module this program has not
+            imported, or not the card of the weights beside it.
     """
     path = Path(folder) / CARD_NAME
     if not path.is_file():
@@ -126,9 +130,12 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 def _read_config(path: Path, values: Mapping[str, Any]) -> Config:
     try:
-        return from_dict(Config, values)
+        config = from_dict(Config, values)
+        if is_name(config.method.mixture):
+            require_imported(config.method.mixture, "method.mixture")
     except InputError as error:
         raise InputError(f"{str(path)!r}: {error}") from error
+    return config
 
 
 def load_moa(
@@ -178,7 +185,11 @@ def read_carried(folder: str | Path, mask: Any) -> dict[str, np.ndarray]:
     """
     learning = leaf_paths(mask)
     arrays = _read_arrays(Path(folder) / WEIGHTS_NAME)
-    return {key: array for key, array in arrays.items() if not learning[key]}
+    return {
+        key: array
+        for key, array in arrays.items()
+        if key.startswith("image_encoder.") and not learning[key]
+    }
 
 
 def _require(trained_on: Identity, loaded: Identity, what: str, allow_other_base: bool) -> None:
@@ -222,7 +233,8 @@ def _check_fit(
 
     The image encoder's may be more than the card says: earlier versions trained its head too.
     """
-    expected = [key for key in leaves if key in learning or key in card.carried]
+    carried = set(card.carried)
+    expected = [key for key in leaves if key in learning | carried or is_added(key)]
     allowed = {key for key in leaves if key.startswith("image_encoder.")}.union(expected)
     faults = [f"missing {key}" for key in expected if key not in arrays]
     faults += [f"unexpected {key}" for key in arrays if key not in allowed]

@@ -14,6 +14,7 @@ from moa_jax.backbone.controlnet import load_controlnet, require_fits
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion, load_stable_diffusion
 from moa_jax.backbone.unet import UNetConfig
 from moa_jax.method.identity import Identity
+from moa_jax.method.mixture import is_router
 from moa_jax.method.model import MoA, build
 from moa_jax.method.weights import load_moa, read_moa_card
 
@@ -86,13 +87,13 @@ def choose_dtype(dtype: Any = None) -> np.dtype:
 def stored(dtype: Any, path: Any, leaf: Any) -> Any:
     """Set the dtype in which a weight, given as a shape, is stored for drawing.
 
-    What is computed in `dtype` is stored in it; routers compute in float32. Weights that have been
-    read are what they are.
+    What is computed in `dtype` is stored in it; routers compute in float32, and whole numbers stay
+    what they are, as do weights that have been read.
     """
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
-    kept = "router" in jax.tree_util.keystr(path)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if kept else dtype)
+    cast = jnp.issubdtype(leaf.dtype, jnp.floating) and not is_router(jax.tree_util.keystr(path))
+    return jax.ShapeDtypeStruct(leaf.shape, dtype if cast else leaf.dtype)
 
 
 def _load_controlnets(

@@ -15,9 +15,9 @@ from jaxtyping import Array
 
 from moa_jax.backbone.lora import LeafPath, Lora, LowRank, add_changes, match_lora, merge
 from moa_jax.errors import InputError
-from moa_jax.method.mixture import MixtureOfAttention, counterparts
+from moa_jax.method.mixture import counterpart
+from moa_jax.method.trained import is_added
 
-EXPERTS = ("both", "prior", "personalized")
 _NOTHING = 1e-6  # a weight below it is none: in floats, 0.1 + 0.2 - 0.3 is not 0
 
 Weighted = tuple[LowRank, float]
@@ -76,32 +76,50 @@ def apply_lora(
         params: of MoA, or of plain Stable Diffusion: a tree with an entry for each network.
         weight: 1 is as trained; may be negative, which takes away.
         experts: "both" changes everything that the file does, and each expert's attention alike;
-            "prior" leaves the personalized experts as they are; "personalized" changes nothing
-            but their attention, for all else in the file the experts share.
+            "prior" leaves the added experts as they are; the name of an added expert, such as
+            "personalized", changes nothing but its attention, for all else in the file the experts
+            share.
 
     Returns:
         The tree, its other leaves the same arrays; every leaf keeps its dtype.
 
     Raises:
-        InputError: the file does not fit, see `match_lora`; another word for `experts`; or
-            "personalized" where there are no such experts, or for a file without attention.
+        InputError: the file does not fit, see `match_lora`; another word for `experts`; or the name
+            of an expert where there is none, or for a file without attention.
     """
     return add_changes(params, _match(params, lora, experts), weight)
 
 
 def _match(params: Mapping[str, Any], lora: Lora, experts: str) -> dict[LeafPath, LowRank]:
     """Find the kernel that each of a LoRA's changes is for, in the experts whose it is to be."""
-    if experts not in EXPERTS:
-        raise InputError(f"experts={experts!r}: choose one of {', '.join(EXPERTS)}")
+    names = {name for name, *_ in _counterparts(params)}
+    if experts not in {"both", "prior", "personalized", *names}:
+        choices = ", ".join(["both", "prior", *sorted(names or {"personalized"})])
+        raise InputError(f"experts={experts!r}: choose one of {choices}")
     prior = match_lora(params, lora)
-    personalized = _personalized(prior, params)
-    if experts == "personalized" and not personalized:
-        raise InputError(_nothing(lora, params))
-    return {
-        "both": {**prior, **personalized},
-        "prior": prior,
-        "personalized": personalized,
-    }[experts]
+    if experts == "prior":
+        return prior
+    added = {
+        path: prior[origin]
+        for name, path, origin in _counterparts(params)
+        if origin in prior and experts in ("both", name)
+    }
+    if experts == "both":
+        return {**prior, **added}
+    if not added:
+        raise InputError(_nothing(lora, experts, experts in names))
+    return added
+
+
+def _counterparts(params: Mapping[str, Any]) -> list[tuple[str, LeafPath, LeafPath]]:
+    """List the weights of added experts that the prior has too.
+
+    Returns:
+        For each the expert's name, its path, and the path of the prior's.
+    """
+    flat = flatten_dict({"unet": params["unet"]})
+    named = [(path, *counterpart(path)) for path in flat if is_added(".".join(path))]
+    return [(expert, path, origin) for path, expert, origin in named if origin in flat]
 
 
 def _joined(changes: Sequence[Weighted], added: Weighted) -> tuple[Weighted, ...]:
@@ -117,27 +135,13 @@ def _same(one: LowRank, other: LowRank) -> bool:
     return all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
 
 
-def _personalized(
-    changes: Mapping[LeafPath, LowRank], params: Mapping[str, Any]
-) -> dict[LeafPath, LowRank]:
-    """Find the added experts' counterparts of what changes in the prior's attention."""
-    present = flatten_dict(params["unet"]).keys()
-    found = {}
-    for path, change in changes.items():
-        for counterpart in counterparts(path, MixtureOfAttention.added):
-            if counterpart[1:] in present:
-                found[counterpart] = change
-    return found
-
-
-def _nothing(lora: Lora, params: Mapping[str, Any]) -> str:
-    added = set(MixtureOfAttention.added)
-    if not any(added & set(path) for path in flatten_dict(params["unet"])):
+def _nothing(lora: Lora, experts: str, present: bool) -> str:
+    if not present:
         return (
-            f"{lora.name!r} cannot change the personalized experts alone: there are none, for no "
+            f"{lora.name!r} cannot change the {experts} experts alone: there are none, for no "
             "MoA weights are loaded; leave experts at 'both'"
         )
     return (
-        f"{lora.name!r} changes no attention of the U-Net, which is all that the personalized "
+        f"{lora.name!r} changes no attention of the U-Net, which is all that the {experts} "
         "experts have of their own: choose experts='both' or 'prior'"
     )

@@ -250,7 +250,7 @@ def read_lora_option(text: str) -> tuple[str, float, str]:
     """Read `FILE[:WEIGHT[:EXPERTS]]`: file, weight, and whose attention it changes."""
     file, experts = text, "both"
     head, _, tail = file.rpartition(":")
-    if head and tail in ("both", "prior", "personalized"):
+    if head and tail.isidentifier():
         file, experts = head, tail
     head, _, tail = file.rpartition(":")
     weight = _number(tail) if head else None

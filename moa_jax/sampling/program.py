@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int, Shaped, UInt8
 from moa_jax.backbone.controlnet import Residuals, combine
 from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.diffusion import classifier_free_guidance
-from moa_jax.method.mixture import PERSONALIZED
 from moa_jax.method.model import MoA, Observations
 from moa_jax.sampling.request import Request
 from moa_jax.sampling.settings import Steered
@@ -59,7 +58,7 @@ class Seen(NamedTuple):
     """What the mixtures did at a step, by the path of the layer.
 
     Attributes:
-        routing: "B h w", the personalized expert's weight.
+        routing: "B h w", the weight of the added experts together.
         attention: "B h w K", how much it attends to each subject's word, mean over the heads;
             only if asked for.
     """
@@ -170,12 +169,10 @@ def _residuals(
 
 
 def _seen(observed: Observations, watch: bool) -> Seen:
-    routing = {path: weight[..., PERSONALIZED] for path, weight in observed.routing.items()}
+    added = {path: jnp.sum(each[..., 1:], axis=-1) for path, each in observed.routing.items()}
     if not watch:
-        return Seen(routing, {})
-    return Seen(
-        routing, {path: jnp.mean(each, axis=1) for path, each in observed.attention.items()}
-    )
+        return Seen(added, {})
+    return Seen(added, {path: jnp.mean(each, axis=1) for path, each in observed.attention.items()})
 
 
 def keep(

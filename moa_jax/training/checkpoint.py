@@ -31,6 +31,7 @@ State = TypeVar("State")
 # Configuration values that give the state its arrays, and what of a value does: where that is
 # another, so are the arrays. A test holds every value of the two sections against this.
 SHAPES_STATE: dict[str, Callable[[Any], Any]] = {
+    "method.mixture": lambda variant: variant,
     "method.router": lambda kind: kind,
     "method.time_layer_conditioning": lambda used: used,
     "method.fourier_features": lambda count: count,

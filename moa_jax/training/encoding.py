@@ -87,6 +87,8 @@ def ensure_encoded(
     data, folder = config.data, Path(config.data.encoded)
     records = open_records(*data.source())
     source = describe_source(config, records, identity)
+    if model.looks_otherwise:
+        source["look"] = config.method.mixture
     if folder.exists():
         _require_made_of(folder, source, records)
         return
@@ -107,7 +109,7 @@ def ensure_encoded(
             source,
             rows=(len(records), sum(len(record.subjects) for record in records)),
             latents=(side, side, 2 * model.vae.config.latent_channels),
-            features=tower.projection_dim,
+            features=model.feature_width(params),
         )
     except OSError as error:
         raise InputError(f"data.encoded={str(folder)!r} cannot be written: {error}") from error

@@ -21,7 +21,9 @@ from jax.sharding import Mesh
 
 from moa_jax.config import Config
 from moa_jax.errors import NonFiniteLoss
+from moa_jax.extension import find
 from moa_jax.method.trained import combine
+from moa_jax.method.variant import resolve
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.disk import writing
 from moa_jax.training.log import Display, MetricsWriter, Unwritten, open_writer
@@ -127,6 +129,10 @@ def check_run(config: Config) -> None:
         InputError: naming the value.
     """
     learning_rate(config.optimizer, config.train.steps)
+    resolve(config.method.mixture)
+    for key, name in (("method.extra_loss", config.method.extra_loss),):
+        if name is not None:
+            find(name, key)
     if config.train.profile_steps is not None:
         steps_to_profile(config.train.profile_steps)
     if config.train.wandb is not None:

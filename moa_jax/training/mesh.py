@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moa_jax.config import MeshConfig
 from moa_jax.errors import InputError
+from moa_jax.method.mixture import ROUTER
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
@@ -34,7 +35,7 @@ REPLICATED = PartitionSpec()
 # Vectors and routers stay whole: few numbers, not worth a message each.
 LARGEST = "largest"
 WEIGHT_RULES: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
-    (r"\brouter\b", ()),  # a few thousand numbers, read in float32 by every pixel
+    (rf"\b{ROUTER}\b", ()),  # a few thousand numbers, read in float32 by every pixel
     (r"\bvae\..*\bkernel$", LARGEST),  # its attention has one head: nothing for tensor to split
     (r"\bto_[qkv]\.kernel$", ("fsdp", "tensor")),  # [features, heads * width]
     (r"\bto_out\.0\.kernel$", ("tensor", "fsdp")),  # [heads * width, features]

@@ -4,7 +4,7 @@ Source: MoA (arXiv 2404.11565). The terms themselves are `moa_jax.method.losses`
 what goes into them. Optimizer and devices make no difference here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from moa_jax.config import MethodConfig
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
+from moa_jax.errors import InputError
+from moa_jax.extension import find
 from moa_jax.method.losses import (
     masked_denoising_loss,
     mean_routing,
@@ -21,10 +23,13 @@ from moa_jax.method.losses import (
     router_loss_by_layer,
     union_mask,
 )
-from moa_jax.method.mixture import PERSONALIZED, PRIOR
+from moa_jax.method.mixture import PRIOR
 from moa_jax.method.model import MoA, Observations
 from moa_jax.method.trained import combine
+from moa_jax.method.variant import Forward
 from moa_jax.training.step import Batch, Numbers, Objective
+
+OWN_KEY = 1  # folded into a picture's key, for what a variant draws at random
 
 
 class Draws(NamedTuple):
@@ -96,6 +101,8 @@ def loss(
         model.encode_text(params, batch["input_ids"]),
         features,
         batch["subject_tokens"],
+        keys=jax.vmap(lambda key: jax.random.fold_in(key, OWN_KEY))(keys),
+        progress=batch.get("progress"),
     )
     target = training_target(schedule, latents, draws.noise, draws.timesteps)
     masks = batch["masks"].astype(jnp.float32)
@@ -107,8 +114,32 @@ def loss(
     }
     weights = loss_weights(method)
     total = sum(weights[name] * term for name, term in terms.items())
-    numbers = {f"loss/{name}": term for name, term in terms.items()}
+    forward = Forward(prediction, target, draws.timesteps, seen, batch, union)
+    further = _further_terms(model, method, forward, terms.keys() | {"total"})
+    total = sum(further.values(), total)
+    numbers = {f"loss/{name}": term for name, term in (terms | further).items()}
     return total, {"loss/total": total, **numbers, **_routing_shares(seen, union)}
+
+
+def _further_terms(
+    model: MoA, method: MethodConfig, forward: Forward, taken: Set[str]
+) -> dict[str, Float[Array, ""]]:
+    """Give the terms of the variant and of `method.extra_loss`.
+
+    Raises:
+        InputError: there is another term of such a name.
+    """
+    sources = [(f"method.mixture={method.mixture!r}", model.variant.losses)]
+    if method.extra_loss:
+        key = "method.extra_loss"
+        sources.append((f"{key}={method.extra_loss!r}", find(method.extra_loss, key)))
+    further: dict[str, Float[Array, ""]] = {}
+    for source, losses in sources:
+        terms = losses(forward)
+        if twice := terms.keys() & (taken | further.keys()):
+            raise InputError(f"{source}: there is a term {min(twice)!r} already, name it otherwise")
+        further |= terms
+    return further
 
 
 def loss_weights(method: MethodConfig) -> dict[str, float]:
@@ -125,6 +156,8 @@ def summarize(numbers: Numbers) -> Numbers:
     """Finish the numbers of all micro-batches; an empty region reads 0."""
     whole = ("loss/", "routing/")
     metrics = {key: value for key, value in numbers.items() if key.startswith(whole)}
+    if "covered" not in numbers:
+        return metrics
     covered = numbers["covered"]
     metrics["routing/subject"] = numbers["inside"] / jnp.maximum(covered, 1e-6)
     metrics["routing/background"] = numbers["outside"] / jnp.maximum(1 - covered, 1e-6)
@@ -162,6 +195,8 @@ def _router_term(
 ) -> Float[Array, ""]:
     layers = _layers_of(model.router_loss_layers(method.router_loss_skip), seen.routing)
     prior = [weights[..., PRIOR] for weights in layers]
+    if not prior:
+        return jnp.zeros(())
     if method.router_loss == "layers":
         return router_loss_by_layer(prior, union)
     return router_loss(mean_routing(prior, union.shape[1:]), union)
@@ -183,11 +218,13 @@ def _layers_of(blocks: tuple[str, ...], observed: Mapping[str, Array]) -> list[A
 
 
 def _routing_shares(seen: Observations, union: Float[Array, "B H W"]) -> Numbers:
-    """Weigh the prior in each layer; and the personalized expert inside and outside the masks.
+    """Weigh the prior in each layer; and the added experts inside and outside the masks.
 
-    The latter two are for `summarize` to divide.
+    The latter two are for `summarize` to divide. Without routers there is nothing to weigh.
     """
-    layers = [weights[..., PERSONALIZED] for weights in seen.routing.values()]
+    if not seen.routing:
+        return {}
+    layers = [jnp.sum(weights[..., 1:], axis=-1) for weights in seen.routing.values()]
     personalized = jax.lax.stop_gradient(mean_routing(layers, union.shape[1:]))
     by_layer = {
         f"routing/prior/{layer}": jax.lax.stop_gradient(jnp.mean(weights[..., PRIOR]))

@@ -5,12 +5,13 @@ Trees here are the trained half of `moa_jax.method.trained.partition`.
 
 from typing import Any
 
-import jax
 import optax
 import optax.contrib
 
 from moa_jax.config import OptimizerConfig
 from moa_jax.errors import InputError
+from moa_jax.method.mixture import is_router
+from moa_jax.method.trained import map_paths
 
 
 def learning_rate(config: OptimizerConfig, steps: int, peak: float | None = None) -> optax.Schedule:
@@ -74,6 +75,4 @@ def make_optimizer(
 
 def _routers(tree: Any) -> Any:
     """Mark the routers' leaves."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "router" in {key.key for key in path}, tree
-    )
+    return map_paths(lambda path, _: is_router(path), tree)

@@ -103,7 +103,10 @@ def make_train_step(
 
     def train_step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, Numbers]:
         step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        keys = jax.random.split(step_key, len(jax.tree.leaves(dict(batch))[0]))
+        rows = len(jax.tree.leaves(dict(batch))[0])
+        keys = jax.random.split(step_key, rows)
+        # For what changes in the course of a run; an objective that does not read it costs nothing.
+        batch = {**batch, "progress": jnp.full(rows, state.step / config.train.steps, jnp.float32)}
         (_, numbers), gradient = accumulate(
             jax.value_and_grad(objective, has_aux=True),
             config.optimizer.accumulation,

@@ -9,8 +9,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from moa_jax.backbone.unet import UNet, UNetConfig, transformer_blocks
 from moa_jax.method.mixture import MixtureOfAttention
-from moa_jax.method.model import add_experts
 from moa_jax.method.prompt import SubjectPrompt
+from moa_jax.method.trained import is_added
+from moa_jax.method.variant import Variant
 from tests.method.prompts import speak
 
 CONFIG = UNetConfig.from_dict(
@@ -67,10 +68,16 @@ def _draw_networks(key, text, timesteps, prompt):
     latents = jax.random.normal(keys[2], (2, 8, 6, 4))
     prior = UNet(CONFIG).init(keys[4], latents, timesteps, text)["params"]
     mixed = UNet(CONFIG, MixtureOfAttention).init(keys[5], latents, timesteps, prompt)["params"]
+    added = {
+        path: leaf
+        for path, leaf in flatten_dict(mixed).items()
+        if is_added(".".join(("unet", *path)))
+    }
     routers = {
         path: 0.5 * jax.random.normal(keys[6], leaf.shape)
-        for path, leaf in flatten_dict(mixed).items()
+        for path, leaf in added.items()
         if "router" in path
     }
-    params = add_experts(prior, unflatten_dict(routers), MixtureOfAttention.added)
+    flat = flatten_dict(prior)
+    params = unflatten_dict({**flat, **routers, **Variant().start(added, flat)})
     return {"latents": latents, "prior": prior, "params": params}

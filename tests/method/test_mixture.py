@@ -9,9 +9,12 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from moa_jax.backbone.attention import Attention
+from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.backbone.unet import UNet
+from moa_jax.config import MethodConfig
 from moa_jax.method.mixture import (
     ROUTERS,
+    Expert,
     FixedRouter,
     LinearRouter,
     MixtureOfAttention,
@@ -21,8 +24,7 @@ from moa_jax.method.mixture import (
     mix,
     turn,
 )
-from moa_jax.method.model import add_experts
-from tests.backbone.parity import random_params
+from moa_jax.method.model import build
 
 
 def unet(scene, router=LinearRouter, dtype=jnp.float32):
@@ -104,18 +106,18 @@ def test_each_expert_alone_gives_its_own_answer(said):
     class ThreeContexts:
         tokens, strength = said.tokens, None
 
-        def for_experts(self, block):
-            return (*said.prompt.for_experts(block), 2 * said.text)
+        def for_experts(self, block, experts):
+            return (*said.prompt.for_experts(block, experts[:1]), 2 * said.text)
 
     def layer(*weights):
         router = partial(FixedRouter, weights=weights)
-        names = ("personalized", "style")
-        return MixtureOfAttention(heads=2, head_dim=8, cross=True, added=names, router=router)
+        experts = lambda block: {"personalized": Expert, "style": Expert}  # noqa: E731
+        return MixtureOfAttention(heads=2, head_dim=8, cross=True, experts=experts, router=router)
 
     hidden = jax.random.normal(jax.random.key(1), (2, 4, 3, 16))
     params = layer(1.0, 0.0, 0.0).init(jax.random.key(2), hidden, ThreeContexts())["params"]
     plain = Attention(heads=2, head_dim=8, cross=True)
-    contexts = ThreeContexts().for_experts(0)
+    contexts = ThreeContexts().for_experts(0, ("personalized", "style"))
     for expert, own in enumerate((params, params["personalized"], params["style"])):
         projections = {name: leaf for name, leaf in own.items() if name.startswith("to_")}
         alone = plain.apply({"params": projections}, hidden, contexts[expert])
@@ -166,10 +168,16 @@ def test_every_expert_attends_by_the_function_that_is_handed_in(said):
 
 
 def test_a_context_for_another_number_of_experts_is_refused(said):
-    layer = MixtureOfAttention(heads=2, head_dim=8, cross=True, added=("personalized", "style"))
+    class OneContext:
+        tokens, strength = said.tokens, None
+
+        def for_experts(self, block, experts):
+            return [said.text]
+
+    layer = MixtureOfAttention(heads=2, head_dim=8, cross=True)
     hidden = jnp.zeros((2, 4, 3, 16))
-    with pytest.raises(ValueError, match="2 experts; the mixture has 3"):
-        layer.init(jax.random.key(0), hidden, said.prompt)
+    with pytest.raises(ValueError, match="1 experts; the mixture has 2"):
+        layer.init(jax.random.key(0), hidden, OneContext())
 
 
 @pytest.mark.parametrize("router", [LinearRouter, MLPRouter])
@@ -221,13 +229,14 @@ def test_added_experts_share_the_initial_weight():
     np.testing.assert_allclose(weights, [0.7, 0.1, 0.1, 0.1], rtol=1e-6)
 
 
-def test_experts_copy_the_prior_in_float32(said):
-    prior = random_params(UNet(said.config))
-    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), prior)
-    flat = flatten_dict(add_experts(half, {}, ("personalized",)))
+def test_experts_copy_the_prior_in_float32(tiny_folder):
+    base = load_stable_diffusion(str(tiny_folder), dtype=jnp.bfloat16)
+    method = MethodConfig(image_encoder_layers=0)
+    model, params = build(base, method, dtype=jnp.bfloat16, key=jax.random.key(0))
+    flat = flatten_dict(params["unet"])
     copies = {path: leaf for path, leaf in flat.items() if "personalized" in path}
     # Each of the U-Net's attention layers has four kernels and one bias.
-    assert len(copies) == 5 * 2 * len(said.blocks)
+    assert len(copies) == 5 * 2 * len(model.blocks)
     for path, leaf in copies.items():
         prior = flat[tuple(part for part in path if part != "personalized")]
         assert leaf.dtype == jnp.float32
@@ -243,7 +252,7 @@ def test_observed_attention_is_what_the_expert_used(said):
     params = variables["params"]
     _, state = layer.apply({"params": params}, hidden, said.prompt, mutable=["intermediates"])
     (observed,) = state["intermediates"]["personalized"]["attention"]
-    context = np.asarray(said.prompt.for_experts(0)[1])
+    context = np.asarray(said.prompt.for_experts(0, ("personalized",))[1])
     expert = jax.tree.map(np.asarray, params["personalized"])
     query = (np.asarray(hidden) @ expert["to_q"]["kernel"]).reshape(2, 4, 3, 2, 8)
     key = (context @ expert["to_k"]["kernel"]).reshape(2, 7, 2, 8)

@@ -9,14 +9,16 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from moa_jax.config import MethodConfig
-from moa_jax.method.model import _prompt
 from moa_jax.method.prompt import (
     Fusion,
     TimeLayerConditioning,
     fourier_features,
     replace_tokens,
 )
+from moa_jax.method.variant import Variant
 from tests.method.prompts import speak
+
+EXPERTS = ("personalized",)
 
 
 def personalized(said, features, block=0, timesteps=None):
@@ -24,7 +26,7 @@ def personalized(said, features, block=0, timesteps=None):
     prompt = said.prompter.apply(
         {"params": said.prompt_params}, said.text, features, said.tokens, timesteps
     )
-    return prompt.for_experts(block)[1]
+    return prompt.for_experts(block, EXPERTS)[1]
 
 
 def test_a_picture_has_zero_gradient_on_the_tokens_of_another(said):
@@ -43,7 +45,7 @@ def test_training_starts_at_the_words(said):
     arguments = said.text, said.features, said.tokens, said.timesteps
     prompt, _ = said.prompter.init_with_output(jax.random.key(3), *arguments)
     for block in range(len(said.blocks)):
-        np.testing.assert_array_equal(prompt.for_experts(block)[1], said.text)
+        np.testing.assert_array_equal(prompt.for_experts(block, EXPERTS)[1], said.text)
 
 
 def test_words_without_a_subject_keep_their_text(said):
@@ -54,7 +56,7 @@ def test_words_without_a_subject_keep_their_text(said):
 
 
 def test_the_prior_never_sees_a_subject(said):
-    np.testing.assert_array_equal(said.prompt.for_experts(0)[0], said.text)
+    np.testing.assert_array_equal(said.prompt.for_experts(0, EXPERTS)[0], said.text)
 
 
 def test_a_subject_depends_on_its_word(said):
@@ -82,7 +84,8 @@ def test_subjects_depend_on_time_and_layer(said):
 @pytest.fixture(scope="module")
 def ablated(said):
     """With the switch off: the prompt at the start, and both prompts' parameters there."""
-    prompter = _prompt(MethodConfig(time_layer_conditioning=False), len(said.blocks), jnp.float32)
+    method = MethodConfig(time_layer_conditioning=False)
+    prompter = Variant().prompt(method, len(said.blocks), jnp.float32)
     arguments = said.text, said.features, said.tokens, said.timesteps
 
     @jax.jit
@@ -96,7 +99,7 @@ def ablated(said):
 
 def test_without_time_and_layer_training_starts_at_the_words_too(said, ablated):
     for block in range(len(said.blocks)):
-        np.testing.assert_array_equal(ablated.start.for_experts(block)[1], said.text)
+        np.testing.assert_array_equal(ablated.start.for_experts(block, EXPERTS)[1], said.text)
 
 
 def test_without_time_and_layer_only_what_serves_the_places_is_left_out(ablated):

@@ -110,11 +110,11 @@ MUTATIONS = [
     (
         "the prior sees the subjects",
         MIXTURE,
-        "contexts[PRIOR], watch",
-        "contexts[PERSONALIZED], watch",
+        "hidden, attended[PRIOR], watch",
+        "hidden, attended[1], watch",
         ALONE,
     ),
-    ("experts see the plain text", MIXTURE, "contexts[1:]", "contexts[:-1]", ALONE),
+    ("experts see the plain text", MIXTURE, "attended[1:]", "attended[:-1]", ALONE),
     (
         "the expert's attention is not shown",
         MIXTURE,
@@ -125,7 +125,7 @@ MUTATIONS = [
     (
         "an expert chooses its own attention function",
         MIXTURE,
-        "                self.attend,\n",
+        "                attend=self.attend,\n",
         "",
         HANDED,
     ),
@@ -139,8 +139,8 @@ MUTATIONS = [
     (
         "every router believes to be in block 0",
         MIXTURE,
-        'block=self.block, name="router"',
-        'block=0, name="router"',
+        "block=self.block, name=ROUTER",
+        "block=0, name=ROUTER",
         TOLD,
     ),
     (

@@ -123,7 +123,7 @@ MUTATIONS = [
         "L_router reads the personalized expert",
         OBJECTIVE,
         "[weights[..., PRIOR] for weights in layers]",
-        "[weights[..., PERSONALIZED] for weights in layers]",
+        "[weights[..., 1] for weights in layers]",
         ROUTER,
     ),
     (
@@ -185,7 +185,7 @@ MUTATIONS = [
     (
         "the prior's share is logged as the expert's",
         OBJECTIVE,
-        "[weights[..., PERSONALIZED] for",
+        "[jnp.sum(weights[..., 1:], axis=-1) for",
         "[weights[..., PRIOR] for",
         SHARES,
     ),

@@ -26,8 +26,8 @@ MUTATIONS = [
     (
         "the prior gets the multimodal prompt",
         PROMPT,
-        "return self.text, replace_tokens(self.text, self.subjects[:, block], self.tokens)",
-        "return (replace_tokens(self.text, self.subjects[:, block], self.tokens),) * 2",
+        "return [self.text] + [prompt] * len(experts)",
+        "return [prompt] + [prompt] * len(experts)",
         PRIOR,
     ),
     (

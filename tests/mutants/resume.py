@@ -76,8 +76,8 @@ MUTATIONS = [
     (
         "every row draws the same",
         STEP,
-        "keys = jax.random.split(step_key, len(jax.tree.leaves(dict(batch))[0]))",
-        "keys = jnp.broadcast_to(step_key, len(jax.tree.leaves(dict(batch))[0]))",
+        "keys = jax.random.split(step_key, rows)",
+        "keys = jnp.broadcast_to(step_key, rows)",
         NOISE,
     ),
     (

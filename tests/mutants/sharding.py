@@ -16,7 +16,7 @@ GATHER = f"{T}a_step_gathers_weights_from_fsdp_and_leaves_tensor_split"
 STEP = f"{T}a_step_takes_over_its_state_and_keeps_every_place"
 
 MUTATIONS = [
-    ("routers are split", MESH, '    (r"\\brouter\\b", ()),', '    (r"\\brouterx\\b", ()),', PLACE),
+    ("routers are split", MESH, '(rf"\\b{ROUTER}\\b", ())', '(rf"\\b{ROUTER}x\\b", ())', PLACE),
     (
         "the VAE's one head is split",
         MESH,

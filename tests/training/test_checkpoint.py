@@ -191,6 +191,8 @@ def others(value, hint):
         return [other for other in get_args(kind) if other != value]
     if kind is bool:
         return [not value]
+    if kind is str:
+        return ["other.module:Name"]
     if value is None:
         return [0.5]
     found = [value - 1, value + 1] if kind is int else [value / 2]

@@ -1,0 +1,267 @@
+"""What of MoA may be replaced, and how to name what replaces it.
+
+`Variant` is the paper's MoA. A subclass overrides one or more of its methods, in any file:
+
+    @dataclass(frozen=True)
+    class MyVariant(Variant):
+        sharpness: float = 2.0
+
+        def router(self, method):
+            return partial(MyRouter, sharpness=self.sharpness)
+
+and `method.mixture=my_file:MyVariant(sharpness=3.0)` trains, saves, loads and draws with it. Its
+fields are its options; they must be plain values, for equal options must mean equal models.
+`moa_jax.testing.check_variant` tests any variant.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache, partial
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import flax.linen as nn
+from jaxtyping import Array, Float, UInt8
+
+from moa_jax.backbone.attention_kernels import Attend
+from moa_jax.backbone.clip import normalize_pixels
+from moa_jax.backbone.transformer import FeedForward
+from moa_jax.config import MethodConfig
+from moa_jax.errors import InputError
+from moa_jax.extension import FORM, find, is_name
+from moa_jax.method.mixture import ROUTERS, Expert, MixtureOfAttention, counterpart
+from moa_jax.method.prompt import SubjectPrompt, SubjectResidual, TimeLayerConditioning
+
+Params = Mapping[str, Any]
+Flat = dict[tuple[str, ...], Any]  # leaves by their path
+
+
+@runtime_checkable
+class Networks(Protocol):
+    """The networks that a subject's picture may be looked at with."""
+
+    image_encoder: nn.Module
+    vae: nn.Module
+
+
+class Observations(NamedTuple):
+    """What the layers did in one pass, by the path of the layer.
+
+    Attributes:
+        routing: "B h w E", the weight of every expert, for all mixture layers.
+        attention: "B N h w K", the personalized expert's attention to the subjects' words, for
+            cross-attention layers.
+        extra: all else that any module sowed as intermediates, by its path and the value's name.
+    """
+
+    routing: dict[str, Array]
+    attention: dict[str, Array]
+    extra: dict[str, Any]
+
+
+Run = Callable[[Any], tuple[Array, Observations]]  # one pass of the U-Net under a context
+
+
+class Moment(NamedTuple):
+    """When the U-Net is asked.
+
+    Attributes:
+        timesteps: "B", of the noise schedule.
+        progress: "B", share of the training that is over, in [0, 1]; None outside of training.
+        keys: "B" random keys, one for each picture; None outside of training.
+    """
+
+    timesteps: Array
+    progress: Array | None = None
+    keys: Array | None = None
+
+
+class Forward(NamedTuple):
+    """A forward pass of training: what a loss of one's own is computed from.
+
+    Attributes:
+        prediction: "B h w C", what the U-Net predicts: noise, or velocity.
+        target: "B h w C", what it should have predicted.
+        timesteps: "B", of the noise schedule.
+        seen: what the layers did, and all that they sowed.
+        batch: as `moa_jax.data` gives it, and `progress`, see `Moment`.
+        union: "B h w", the subjects' masks united, at the latents' size.
+    """
+
+    prediction: Array
+    target: Array
+    timesteps: Array
+    seen: Observations
+    batch: Mapping[str, Array]
+    union: Array
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The paper's MoA; a subclass replaces parts of it, and its fields are its options.
+
+    Attributes:
+        exceptions: checks of `moa_jax.testing.check_variant` that do not hold by design, each with
+            its reason.
+    """
+
+    exceptions: ClassVar[Mapping[str, str]] = {}
+
+    # ---- the networks
+
+    def router(self, method: MethodConfig) -> Callable[..., nn.Module]:
+        """Give what builds a router; called with experts (how many), block and name="router".
+
+        A router takes "B H W D" and the context, and gives "B H W E" in [0, 1] that sums to one
+        over the experts, the prior first. It computes in float32.
+        """
+        weight = method.initial_personalized_weight
+        return partial(ROUTERS[method.router], initial_personalized_weight=weight)
+
+    def experts(self, method: MethodConfig, block: int) -> Mapping[str, Callable[..., nn.Module]]:
+        """Give what builds each expert beside the prior, by name; see `Expert` for the arguments.
+
+        Args:
+            block: the transformer block, counted from the U-Net's input.
+        """
+        return {"personalized": Expert}
+
+    def attention(self, method: MethodConfig, attend: Attend) -> Callable[..., nn.Module]:
+        """Give what builds an attention layer; called with what `Attention` has for attributes.
+
+        Args:
+            attend: how attention is computed, see `choose_attend`.
+        """
+        experts = partial(self.experts, method)
+        return partial(
+            MixtureOfAttention, router=self.router(method), experts=experts, attend=attend
+        )
+
+    def feed_forward(self, method: MethodConfig) -> Callable[..., nn.Module]:
+        """Give what builds the network after the attention; called with dtype and name.
+
+        It takes the normalised "B H W D" and the context, and gives "B H W D". Weights other than
+        those of `FeedForward` are what it adds.
+        """
+        return FeedForward
+
+    def prompt(self, method: MethodConfig, layers: int, dtype: Any) -> nn.Module:
+        """Give the network that makes the context of text and subjects; see `SubjectPrompt`.
+
+        Args:
+            layers: transformer blocks of the U-Net.
+        """
+        if not method.time_layer_conditioning:
+            return SubjectPrompt(layers, SubjectResidual, dtype)
+        conditioning = partial(
+            TimeLayerConditioning,
+            sigmas=(method.sigma_t, method.sigma_l),
+            frequencies=method.fourier_features,
+        )
+        return SubjectPrompt(layers, conditioning, dtype)
+
+    def look(
+        self, networks: Networks, params: Params, images: UInt8[Array, "B K H W 3"]
+    ) -> Float[Array, "B K F"]:
+        """Give the features of every subject's picture: the image encoder's pooled ones.
+
+        Args:
+            params: where `data.encoded` is written, of the VAE and the image encoder alone.
+        """
+        batch, subjects = images.shape[:2]
+        pixels = normalize_pixels(images.reshape(batch * subjects, *images.shape[2:]))
+        features = networks.image_encoder.apply({"params": params["image_encoder"]}, pixels)
+        return features.reshape(batch, subjects, -1)
+
+    # ---- the parameters
+
+    def shared(self, prior: Flat, key: Array) -> Flat:
+        """Give arrays that belong to no single layer; the context has them as `shared`.
+
+        Args:
+            prior: the U-Net's weights.
+        """
+        return {}
+
+    def start(self, added: Flat, prior: Flat) -> Flat:
+        """Give the first values of what does not start at random: copies of the prior's weights.
+
+        Args:
+            added: shapes of all that the U-Net has beside the prior.
+            prior: the U-Net's own weights; may be shapes.
+        """
+        origins = {path: prior.get(counterpart(path)[1]) for path in added}
+        return {
+            path: leaf
+            for path, leaf in origins.items()
+            if leaf is not None and leaf.shape == added[path].shape
+        }
+
+    def learns(self, path: str) -> bool:
+        """Say whether something learns that this variant adds; what does not is saved all the same.
+
+        Args:
+            path: its place in the tree of parameters, joined by ".".
+        """
+        return True
+
+    def weights(self, params: Params, moment: Moment) -> Params:
+        """Give the weights to compute with, inside the compiled program: unpack, merge or mask."""
+        return params
+
+    # ---- training, and every prediction
+
+    def losses(self, forward: Forward) -> Mapping[str, Float[Array, ""]]:
+        """Give further terms of the loss, already multiplied by their weights, by name."""
+        return {}
+
+    def predict(self, run: Run, context: Any) -> tuple[Array, Observations]:
+        """Predict; `run(context)` asks the U-Net once."""
+        return run(context)
+
+
+BUILT_IN: dict[str, type[Variant]] = {"moa": Variant}
+
+
+@cache
+def resolve(name: str, key: str = "method.mixture") -> Variant:
+    """Make the variant that a name stands for: `moa`, or `package.module:Class(option=1)`.
+
+    Args:
+        key: what the name was given as, for messages.
+
+    Raises:
+        InputError: what `find` raises, or it is no `Variant`.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    if not is_name(name):
+        raise InputError(
+            f"{key}={name!r}: must be {', '.join(BUILT_IN)}, or a class of your own as {FORM}"
+        )
+    made = find(name, key)
+    kind = made.func if isinstance(made, partial) else made
+    if not (isinstance(kind, type) and issubclass(kind, Variant)):
+        raise InputError(f"{key}={name!r}: must name a subclass of moa_jax.method.variant.Variant")
+    return made()
+
+
+def name_of(variant: Variant) -> str:
+    """Give the name that `resolve` makes a variant from.
+
+    Raises:
+        InputError: it cannot be named: its class is not at the top of a module, or an option is no
+            plain value.
+    """
+    kind = type(variant)
+    for name, built_in in BUILT_IN.items():
+        if kind is built_in:
+            return name
+    given = {field.name: getattr(variant, field.name) for field in fields(variant)}
+    options = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    name = f"{kind.__module__}:{kind.__qualname__}" + (f"({options})" if options else "")
+    try:
+        if resolve(name) == variant:
+            return name
+    except InputError as error:
+        raise InputError(f"{variant} cannot be named: {error}") from error
+    raise InputError(f"{variant} cannot be named: {name} makes another one")
