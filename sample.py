@@ -227,7 +227,8 @@ def save(
     print(f"wrote {len(result.images)} picture(s) of {width}x{height} pixels to {out}/")
 
 
-WHERE = ("out", "from_json", "plan", "no_cache")  # options that say nothing about the pictures
+# Options that say nothing about the pictures.
+WHERE = ("out", "from_json", "plan", "no_cache", "plugin")
 
 
 def make_record(arguments: argparse.Namespace, pipe: Any, images: list[Any]) -> dict[str, Any]:

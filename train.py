@@ -40,7 +40,7 @@ from moa_jax.training.feed import check_resolution, open_batches
 from moa_jax.training.loop import check_run, fit
 from moa_jax.training.mesh import check_batch, make_mesh, place_weight
 from moa_jax.training.preview import open_preview
-from moa_jax.training.probe import make_probe
+from moa_jax.training.probe import make_probes
 from moa_jax.training.setup import set_up_moa
 from moa_jax.training.step import stream
 
@@ -163,7 +163,7 @@ def train(
     del params
 
     preview = open_preview(config, base, model, output / "samples")
-    probe = jax.jit(make_probe(model, schedule, config.train.seed))
+    probe = jax.jit(make_probes(model, schedule, config.train))
     with Checkpoints(output / "checkpoints", config, running_on) as checkpoints:
         state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview, probe)
     batches.close()

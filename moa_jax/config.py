@@ -13,15 +13,17 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from moa_jax.errors import InputError
+from moa_jax.extension import FORM, is_name
 from moa_jax.section import (
     Count,
     Decay,
     Inside,
     Positive,
     Probability,
+    Range,
     Section,
     Seed,
     Weight,
@@ -33,6 +35,11 @@ from moa_jax.section import (
 )
 
 Sections = TypeVar("Sections")
+LAYOUTS = ("auto", "imagefolder", "ffhq", "packed")
+_LAYOUT = Range(
+    f"one of {', '.join(LAYOUTS)}, or {FORM}", lambda name: name in LAYOUTS or is_name(name)
+)
+Layout = Annotated[str, _LAYOUT]
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class DataConfig(Section):
     """Captioned pictures with a mask per subject, and what is done to them."""
 
     path: str = ""
-    layout: Literal["auto", "imagefolder", "ffhq", "packed"] = "auto"
+    layout: Layout = "auto"  # or a reader of your own, package.module:function(option=1)
     split: Literal["all", "train", "test"] = "all"  # the ffhq layout's image_ids*.txt
     subject_label: str | None = "person"  # [FC] the ffhq layout's coco_label; None: every label
     resolution: Count = 512  # [FC] pixels
@@ -122,6 +129,7 @@ class TrainConfig(Section):
     keep_checkpoints: Count = 3
     profile_steps: str | None = None  # "10:13": a trace of these steps, for xprof
     wandb: str | None = None  # project of Weights & Biases to log to as well
+    probe: str | None = None  # numbers of your own at each log entry, package.module:function
 
 
 @dataclass(frozen=True)

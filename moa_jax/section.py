@@ -13,15 +13,15 @@ from moa_jax.errors import InputError
 
 
 class Range(NamedTuple):
-    """Which finite numbers a value may be.
+    """Which finite numbers, or which texts, a value may be.
 
     Attributes:
         text: for people: "must be ...".
-        holds: whether a number is one of them.
+        holds: whether a value is one of them.
     """
 
     text: str
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], bool]
 
 
 Count = Annotated[int, Range("at least 1", lambda number: number >= 1)]

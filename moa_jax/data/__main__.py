@@ -15,7 +15,7 @@ from typing import NoReturn
 from moa_jax.backbone.folder import resolve
 from moa_jax.backbone.tokenizer import load_tokenizer, write_tokenizer
 from moa_jax.cli import Bar, run
-from moa_jax.config import DataConfig, MethodConfig, TrainConfig
+from moa_jax.config import LAYOUTS, DataConfig, MethodConfig, TrainConfig
 from moa_jax.data.bench import measure, report
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.check import Report, check_records
@@ -122,8 +122,8 @@ def _add(commands: argparse._SubParsersAction, name: str, purpose: str) -> _Pars
     data = DataConfig()
     command = commands.add_parser(name, help=purpose, epilog=f"example: {EXAMPLES[name]}")
     command.add_argument("path", metavar="DIR", help="the folder of the data set, or gs://...")
-    layouts = ["auto", "imagefolder", "ffhq", "packed"]
-    command.add_argument("--layout", choices=layouts, default=data.layout)
+    layouts = f"{', '.join(LAYOUTS)}, or your own as module:function (%(default)s)"
+    command.add_argument("--layout", default=data.layout, help=layouts)
     command.add_argument("--split", choices=list(SPLITS), default=data.split, help="ffhq only")
     command.add_argument(
         "--subject-label",

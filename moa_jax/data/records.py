@@ -31,6 +31,7 @@ from moa_jax.data.captions import IMAGE_MARKER, end_fault, find_word, word_end
 from moa_jax.data.files import Blob, File, Location, find_folder
 from moa_jax.data.packed import INDEX, Shards, decode_record
 from moa_jax.errors import InputError
+from moa_jax.extension import find, is_name
 
 METADATA = "metadata.jsonl"
 SPLITS = {"all": "image_ids.txt", "train": "image_ids_train.txt", "test": "image_ids_test.txt"}
@@ -101,7 +102,7 @@ class Records(Sequence[Record], Generic[T]):
 
 def open_records(
     path: str | Path,
-    layout: Literal["auto", "imagefolder", "ffhq", "packed"] = "auto",
+    layout: str = "auto",
     split: Literal["all", "train", "test"] = "all",
     subject_label: str | None = None,
 ) -> Records:
@@ -109,6 +110,9 @@ def open_records(
 
     Args:
         path: on disk, or in a bucket (gs://bucket/folder).
+        layout: "auto", "imagefolder", "ffhq" or "packed"; or a function of one's own as
+            `package.module:name(option=1)`, called with path, split and subject label, that gives
+            `Records`.
         split: which list of ids to read (ffhq only).
         subject_label: the `coco_label` of the segments that are subjects; None: all (ffhq only).
 
@@ -118,10 +122,13 @@ def open_records(
     """
     if not str(path):
         raise InputError("data.path is empty; give the folder of the data set")
-    root = find_folder(path)
-    layout = _detect(root) if layout == "auto" else layout
-    openers = {"ffhq": _open_ffhq, "imagefolder": _open_imagefolder, "packed": _open_packed}
-    records = openers[layout](root, split, subject_label)
+    if is_name(layout):
+        records = find(layout, "data.layout")(path, split, subject_label)
+    else:
+        root = find_folder(path)
+        kind = _detect(root) if layout == "auto" else layout
+        openers = {"ffhq": _open_ffhq, "imagefolder": _open_imagefolder, "packed": _open_packed}
+        records = openers[kind](root, split, subject_label)
     if not records:
         raise InputError(f"{records.listing} lists no pictures")
     return records

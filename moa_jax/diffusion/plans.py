@@ -13,6 +13,7 @@ from moa_jax.diffusion.sampling import Sampler
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.diffusion.unipc import unipc
 from moa_jax.errors import InputError
+from moa_jax.extension import FORM, find, is_name
 
 # A sampler's name on the command line -> (schedule, num_inference_steps, *, skip, ...) -> Sampler.
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
@@ -85,9 +86,11 @@ def make_plan(
     karras: bool = False,
     eta: float | None = None,
 ) -> Sampler:
-    """Plan the steps of a sampler of SAMPLERS.
+    """Plan the steps of a sampler.
 
     Args:
+        name: of SAMPLERS, or a function of one's own as `package.module:name(option=1)`, which is
+            called as those are.
         num_inference_steps: 1 to the schedule's length.
         skip: how many of the first steps to leave out.
         karras: spread the noise levels as Karras et al. (2206.00364) do.
@@ -96,18 +99,32 @@ def make_plan(
     Raises:
         InputError: no such sampler, an option it does not have, or a value out of range.
     """
-    if name not in SAMPLERS:
-        raise InputError(f"sampler={name!r}: must be one of {', '.join(SAMPLERS)}")
+    planner = find_sampler(name)
     given = {"karras": karras or None, "eta": eta}
     options = {option: value for option, value in given.items() if value is not None}
     for option, value in options.items():
-        takers = [each for each in SAMPLERS if _takes(each, option)]
-        if name not in takers:
+        if not _takes(planner, option):
+            takers = [each for each in SAMPLERS if _takes(SAMPLERS[each], option)]
             raise InputError(
                 f"sampler={name!r} does not take {option}={value}; {', '.join(takers)} "
                 f"{'do' if len(takers) > 1 else 'does'}"
             )
-    return SAMPLERS[name](schedule, num_inference_steps, skip=skip, **options)
+    return planner(schedule, num_inference_steps, skip=skip, **options)
+
+
+def find_sampler(name: str) -> Callable[..., Sampler]:
+    """Look a sampler up; see `make_plan`.
+
+    Raises:
+        InputError: no such sampler.
+    """
+    if name in SAMPLERS:
+        return SAMPLERS[name]
+    if is_name(name):
+        return find(name, "sampler")
+    raise InputError(
+        f"sampler={name!r}: must be one of {', '.join(SAMPLERS)}, or your own as {FORM}"
+    )
 
 
 def sampler_of(config: Mapping[str, Any]) -> tuple[str, bool]:
@@ -135,8 +152,8 @@ def sampler_of(config: Mapping[str, Any]) -> tuple[str, bool]:
                 f"{supported[0]!r} is, which --sampler {name} takes"
             )
     karras = bool(config.get("use_karras_sigmas"))
-    return name, karras and _takes(name, "karras")
+    return name, karras and _takes(SAMPLERS[name], "karras")
 
 
-def _takes(name: str, option: str) -> bool:
-    return option in inspect.signature(SAMPLERS[name]).parameters
+def _takes(planner: Callable[..., Sampler], option: str) -> bool:
+    return option in inspect.signature(planner).parameters

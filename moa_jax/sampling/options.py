@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from moa_jax.errors import InputError
+from moa_jax.extension import import_plugin, is_name, require_imported
 from moa_jax.sampling.control import Control
 from moa_jax.sampling.record import read_record
 from moa_jax.sampling.settings import Settings, Strength
@@ -64,11 +65,27 @@ def parse_arguments(command: Sequence[str]) -> argparse.Namespace:
         parser = make_parser(mode)
         start = _recorded(record, parser, options)
     given = parser.parse_args(options, start)
+    try:
+        _import_plugins(given, file)
+    except InputError as error:
+        parser.error(str(error))
     for name in ("model", "prompt", *NEEDED[mode]):
         if not getattr(given, name):
             parser.error(f"--{name.replace('_', '-')} is required")
     given.mode = mode
     return given
+
+
+def _import_plugins(given: argparse.Namespace, file: str | None) -> None:
+    """Import what the command line names; a record may name nothing more that would run.
+
+    Raises:
+        InputError: no such module, or the record's sampler is of a module that was not named.
+    """
+    for module in given.plugin:
+        import_plugin(module)
+    if file and is_name(given.sampler):
+        require_imported(given.sampler, "sampler")
 
 
 def _recorded(
@@ -85,7 +102,7 @@ def _recorded(
         for name, value in given.items()
         if isinstance(value, list) and value != parser.get_default(name)
     }
-    not_taken = {"out", "from_json", *replaced}
+    not_taken = {"out", "from_json", "plugin", *replaced}
     names = [name for name in given if name in record and name not in not_taken]
     return argparse.Namespace(**{name: record[name] for name in names})
 
@@ -171,8 +188,8 @@ OWN = {"draw": _add_draw, "morph": _add_morph, "timelapse": _add_timelapse, "edi
 
 def _add_settings(add: Add) -> None:
     add("--steps", type=int, default=50, help="sampler steps (%(default)s)")
-    add("--sampler", default="unipc", help="unipc, dpm++2m, euler, euler_a, ddim, ddpm, or "
-        "checkpoint for the checkpoint's own (%(default)s)")  # fmt: skip
+    add("--sampler", default="unipc", help="unipc, dpm++2m, euler, euler_a, ddim, ddpm, "
+        "checkpoint for the checkpoint's own, or your module:function (%(default)s)")  # fmt: skip
     add("--karras", action="store_true", help="space the steps by Karras et al.")
     add("--eta", type=float, help="share of fresh noise in DDIM's steps, 0 to 1")
     add("--guidance-scale", type=float, default=5.0, help="1 switches guidance off (%(default)s)")
@@ -196,6 +213,8 @@ def _add_networks(add: Add) -> None:
         "fine-tuned from the one it was trained on")  # fmt: skip
     add("--dtype", choices=("bfloat16", "float32"), help="default: bfloat16, or float32 on a CPU")
     add("--attention", default="auto", help="auto, xla, blocked, splash or cudnn (%(default)s)")
+    add("--plugin", action="append", default=[], metavar="MODULE", help="import a module whose "
+        "classes --moa may then name; only one that you trust")  # fmt: skip
     add("--variant", help='which weights of the folder to read, e.g. "fp16"')
     add("--image-encoder", help="CLIP folder or hub id; default: the one MoA was trained with")
 

@@ -130,7 +130,8 @@ def check_run(config: Config) -> None:
     """
     learning_rate(config.optimizer, config.train.steps)
     resolve(config.method.mixture)
-    for key, name in (("method.extra_loss", config.method.extra_loss),):
+    named = {"method.extra_loss": config.method.extra_loss, "train.probe": config.train.probe}
+    for key, name in named.items():
         if name is not None:
             find(name, key)
     if config.train.profile_steps is not None:

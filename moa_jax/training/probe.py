@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from moa_jax.config import TrainConfig
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
+from moa_jax.extension import find
 from moa_jax.method.losses import union_mask
 from moa_jax.method.model import MoA
 from moa_jax.method.trained import combine
@@ -54,6 +56,23 @@ def make_probe(
         return effect | {"swap/count": count.astype(jnp.float32)}
 
     return probe
+
+
+def make_probes(
+    model: MoA, schedule: NoiseSchedule, config: TrainConfig
+) -> Callable[[TrainState, Any, Batch], Numbers]:
+    """Build what is measured at each log entry: `make_probe`'s numbers, and `train.probe`'s.
+
+    Raises:
+        InputError: there is no such function.
+    """
+    makers = [make_probe, *([find(config.probe, "train.probe")] if config.probe else [])]
+    probes = [make(model, schedule, config.seed) for make in makers]
+
+    def measure(state: TrainState, frozen: Any, batch: Batch) -> Numbers:
+        return {name: n for probe in probes for name, n in probe(state, frozen, batch).items()}
+
+    return measure
 
 
 def swap(

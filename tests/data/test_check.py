@@ -113,7 +113,10 @@ def test_progress_comes_once_a_record_and_threads_change_nothing(imagefolder):
     [
         (["check", "nowhere"], "'nowhere' is not a folder"),
         (["check", "{imagefolder}", "--model", "nowhere"], "'nowhere'"),
-        (["check", "{imagefolder}", "--layout", "coco"], "invalid choice: 'coco'"),
+        (
+            ["check", "{imagefolder}", "--layout", "coco"],
+            "data.layout='coco': must be one of auto, imagefolder",
+        ),
         (
             ["check", "{imagefolder}", "--workers", "0"],
             "--workers: '0' is not a whole number above 0",

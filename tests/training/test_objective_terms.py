@@ -15,6 +15,7 @@ import pytest
 from moa_jax.backbone.vae import VAEConfig
 from moa_jax.config import MethodConfig
 from moa_jax.diffusion.schedule import NoiseSchedule
+from moa_jax.errors import InputError
 from moa_jax.method.losses import object_loss
 from moa_jax.method.model import MoA, Observations
 from moa_jax.training.objective import loss, loss_weights, summarize
@@ -57,9 +58,9 @@ class Lines(MoA):
     def encode_subjects(self, params, images):
         return images.astype(jnp.float32).mean((2, 3)) / 255
 
-    def denoise(self, params, latents, timesteps, text, features, tokens):
+    def denoise(self, params, latents, timesteps, text, features, tokens, keys, progress):
         each = timesteps / 1000 + text.mean((1, 2)) + features.mean((1, 2)) + tokens.sum(1) / 100
-        shown = Observations(params["unet"]["routing"], params["unet"]["attention"])
+        shown = Observations(params["unet"]["routing"], params["unet"]["attention"], {"own": keys})
         return 0.5 * latents + each[:, None, None, None], shown
 
 
@@ -171,3 +172,30 @@ def test_pictures_encoded_before_have_the_same_loss(given, numbers):
     assert found.keys() == numbers.keys()
     for name, value in numbers.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+
+
+def of_the_pass(forward, weight=1.0):
+    """What a plug-in would write: it may read the pass, and all that was sown."""
+    assert forward.seen.extra["own"].shape == forward.timesteps.shape
+    return {"mine": weight * jnp.mean(forward.union) + 0.0 * jnp.mean(forward.target)}
+
+
+def under_a_name_that_is_taken(forward):
+    return {"router": jnp.zeros(())}
+
+
+def test_a_term_of_ones_own_is_added_and_logged(given, numbers):
+    method = replace(METHOD, extra_loss=f"{__name__}:of_the_pass(weight=0.5)")
+    found = run(*given, method)
+    union = union_of(given[1]).mean()
+    np.testing.assert_allclose(found["loss/mine"], 0.5 * union, rtol=1e-5)
+    assert found["loss/denoising"] == numbers["loss/denoising"]
+    np.testing.assert_allclose(
+        found["loss/total"] - numbers["loss/total"], found["loss/mine"], rtol=1e-4
+    )
+
+
+def test_a_second_term_of_a_name_is_refused(given):
+    method = replace(METHOD, extra_loss=f"{__name__}:under_a_name_that_is_taken")
+    with pytest.raises(InputError, match="there is a term 'router' already"):
+        run(*given, method)

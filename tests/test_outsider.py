@@ -1,0 +1,133 @@
+"""As somebody would who installed the package: a wheel, a folder elsewhere, and a file of one's own.
+
+Each example is trained, saved, loaded by another process and drawn with; nothing of the repository
+is in reach but copies of `train.py`, `sample.py` and the example.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+from moa_jax.config import Config, DataConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
+from moa_jax.toyworld import WEIGHTS
+
+
+def get_config():
+    return Config(
+        model=ModelConfig(base=str(WEIGHTS / "base")),
+        method=MethodConfig(image_encoder_layers=0, max_subjects=2),
+        data=DataConfig(path="data", resolution=64, augment=False, workers=0),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        train=TrainConfig(
+            steps=2, batch_size=2, log_every=1, sample_every=None, probe="probes:of_step"
+        ),
+    )
+"""
+PROBES = """
+def of_step(model, schedule, seed):
+    return lambda state, frozen, batch: {"mine/step": state.step * 1.0}
+"""
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory):
+    """(the folder, a function that runs a command in it against the installed wheel)."""
+    folder = tmp_path_factory.mktemp("outside")
+    site, wheels = folder / "site", folder / "wheels"
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    # From a copy: building leaves folders behind, and a stale one would be packed again.
+    source = folder / "source"
+    for name in ("moa_jax", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        source.mkdir(exist_ok=True)
+        copy(ROOT / name, source / name)
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", wheels, source], check=True)
+    (wheel,) = wheels.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
+    shutil.rmtree(source)
+    work = folder / "work"
+    work.mkdir()
+    for file in ("train.py", "sample.py", "examples/lora_expert.py", "examples/extra_loss.py"):
+        shutil.copy(ROOT / file, work)
+    shutil.copy(ROOT / "examples/router_in_20_lines.py", work)
+    (work / "tiny.py").write_text(CONFIG)
+    (work / "probes.py").write_text(PROBES)
+    environment = {**os.environ, "PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)  # the eight devices of other tests
+
+    def run(*command):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=work, env=environment, capture_output=True, text=True
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    where = run("-c", "import moa_jax; print(moa_jax.__file__)")[1].strip()
+    assert where == str(site / "moa_jax" / "__init__.py")
+    made = run("-m", "moa_jax.toyworld", "data", "--count", "4", "--workers", "1")
+    assert made[0] == 0, made[1]
+    return work, run
+
+
+@pytest.mark.parametrize(
+    ("override", "plugin"),
+    [
+        ("method.mixture=lora_expert:Lora(rank=2)", "lora_expert"),
+        ("method.mixture=router_in_20_lines:CentreRouting(reach=0.4)", "router_in_20_lines"),
+        ("method.extra_loss=extra_loss:certainty(weight=0.5)", None),
+    ],
+)
+def test_an_example_trains_loads_and_draws(outside, override, plugin):
+    work, run = outside
+    name = plugin or "extra_loss"
+    code, said = run("train.py", "tiny.py", override, f"train.output=runs/{name}")
+    assert code == 0, said
+    entry = json.loads((work / "runs" / name / "metrics.jsonl").read_text().splitlines()[-1])
+    assert entry["mine/step"] == 2.0
+    if plugin is None:
+        assert 0 < entry["loss/certainty"] < 0.5
+    draw = ["sample.py", "--model", str(base(work)), "--moa", f"runs/{name}", "--steps", "2"]
+    draw += ["--prompt", "a man <|image|> in the snow", "--subject", portrait(work)]
+    draw += ["--num-images", "1", "--out", f"out/{name}"]
+    if plugin:
+        code, said = run(*draw)
+        assert code == 2 and f"--plugin {plugin}" in said, said
+        draw += ["--plugin", plugin]
+    code, said = run(*draw)
+    assert code == 0, said
+    assert (work / "out" / name / "00000-00.png").is_file()
+
+
+def test_what_is_saved_of_a_lora_expert_is_small(outside):
+    work, _ = outside
+    weights = load_file(work / "runs" / "lora_expert" / "moa.safetensors")
+    experts = {path: leaf for path, leaf in weights.items() if ".personalized." in path}
+    assert experts and all(path.endswith((".down.kernel", ".up.kernel")) for path in experts)
+    # Of the full copies' 849,536 weights, 3 % by rank 2: counted by hand for the toy U-Net.
+    assert sum(leaf.size for leaf in experts.values()) == 25_984
+
+
+def test_a_plan_of_a_variant_is_made_from_the_wheel(outside):
+    code, said = outside[1](
+        *("train.py", "tiny.py", "method.mixture=lora_expert:Lora", "--plan", "v5e:1x1")
+    )
+    assert code == 0, said
+    assert "one training step on v5e:1x1" in said
+
+
+def base(work):
+    (site,) = work.parent.glob("site/moa_jax/toyworld/weights/base")
+    return site
+
+
+def portrait(work):
+    return str(sorted((work / "data").glob("*.png"))[0])
