@@ -1,4 +1,4 @@
-"""As somebody would who installed the package: a wheel, a folder elsewhere, and a file of one's own.
+"""As who installed the package: a wheel, a folder elsewhere, and a file of one's own.
 
 Each example is trained, saved, loaded by another process and drawn with; nothing of the repository
 is in reach but copies of `train.py`, `sample.py` and the example.
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
 CONFIG = """
-from moa_jax.config import Config, DataConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
+from moa_jax.config import Config, DataConfig, MethodConfig, ModelConfig, TrainConfig
 from moa_jax.toyworld import WEIGHTS
 
 
@@ -27,7 +27,6 @@ def get_config():
         model=ModelConfig(base=str(WEIGHTS / "base")),
         method=MethodConfig(image_encoder_layers=0, max_subjects=2),
         data=DataConfig(path="data", resolution=64, augment=False, workers=0),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
         train=TrainConfig(
             steps=2, batch_size=2, log_every=1, sample_every=None, probe="probes:of_step"
         ),
