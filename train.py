@@ -167,8 +167,8 @@ def train(
     with Checkpoints(output / "checkpoints", config, running_on) as checkpoints:
         state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview, probe)
     batches.close()
-    averaged = hosts.whole(state.averaged)
-    carried |= hosts.whole(fixed_additions(frozen))
+    averaged = hosts.gathered(state.averaged)
+    carried |= hosts.gathered(fixed_additions(frozen))
     if hosts.first():
         save_moa(output, averaged, MoaCard(config, identity, int(state.step)), carried)
     print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")

@@ -7,7 +7,7 @@ import pytest
 
 from moa_jax.config import DataConfig
 from moa_jax.data.records import Record, Records, open_records
-from moa_jax.diffusion import NoiseSchedule, ddim, make_plan
+from moa_jax.diffusion import NoiseSchedule, ddim, make_sampler
 from moa_jax.errors import InputError
 from moa_jax.extension import find, import_plugin, parse_name, require_imported
 from moa_jax.sampling.options import parse_arguments
@@ -65,12 +65,12 @@ def test_a_sampler_of_ones_own_plans_the_steps(plugin):
     schedule = NoiseSchedule.from_config(
         {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"}
     )
-    ours, theirs = make_plan(f"{plugin}:sampler", schedule, 5), ddim(schedule, 5)
+    ours, theirs = make_sampler(f"{plugin}:sampler", schedule, 5), ddim(schedule, 5)
     np.testing.assert_array_equal(ours.timesteps, theirs.timesteps)
     with pytest.raises(InputError, match="does not take karras"):
-        make_plan(f"{plugin}:sampler", schedule, 5, karras=True)
+        make_sampler(f"{plugin}:sampler", schedule, 5, karras=True)
     with pytest.raises(InputError, match="must be one of ddim, .* or your own as package.module"):
-        make_plan("euler_b", schedule, 5)
+        make_sampler("euler_b", schedule, 5)
 
 
 def test_a_file_names_no_code_that_was_not_imported(plugin, tmp_path):

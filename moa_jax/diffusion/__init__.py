@@ -10,7 +10,7 @@ from moa_jax.diffusion.euler import euler
 from moa_jax.diffusion.euler_ancestral import euler_ancestral
 from moa_jax.diffusion.guidance import classifier_free_guidance, over_steps
 from moa_jax.diffusion.inversion import ddim_inversion, ends_of_steps
-from moa_jax.diffusion.plans import SAMPLERS, make_plan, sampler_of
+from moa_jax.diffusion.samplers import SAMPLERS, make_sampler, sampler_of
 from moa_jax.diffusion.sampling import Denoiser, Sampler, sample
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
 from moa_jax.diffusion.unipc import unipc
@@ -29,7 +29,7 @@ __all__ = [
     "ends_of_steps",
     "euler",
     "euler_ancestral",
-    "make_plan",
+    "make_sampler",
     "over_steps",
     "sample",
     "sampler_of",

@@ -17,7 +17,7 @@ from moa_jax.errors import InputError
 def ddim(
     schedule: NoiseSchedule, num_inference_steps: int, eta: float = 0.0, *, skip: int = 0
 ) -> Sampler:
-    """Plan DDIM steps.
+    """Lay out DDIM steps.
 
     Each step leads to the timestep that really comes next. diffusers' DDIMScheduler subtracts a
     fixed stride instead, which is another place under linspace and, for most step counts, under
@@ -40,7 +40,7 @@ def ddim(
 def steps_between(
     schedule: NoiseSchedule, levels: Levels, eta: float, init_noise_sigma: float = 1.0
 ) -> Sampler:
-    """Plan first-order steps from each level to the next.
+    """Lay out first-order steps from each level to the next.
 
     Args:
         eta: 0 follows the probability-flow ODE, 1 the ancestral process.

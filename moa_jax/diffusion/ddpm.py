@@ -7,7 +7,7 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 
 
 def ddpm(schedule: NoiseSchedule, num_inference_steps: int, *, skip: int = 0) -> Sampler:
-    """Plan draws from the posterior of the next level given the predicted clean picture.
+    """Lay out draws from the posterior of the next level given the predicted clean picture.
 
     Mean and variance of DDPM's Eq. 7 are those of DDIM's Eq. 12 at eta 1 (there, Sec. 4.1); the
     variance is the smaller of DDPM's two. The last step ends at the clean picture, without noise.

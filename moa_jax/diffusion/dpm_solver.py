@@ -16,7 +16,7 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 def dpm_solver_pp_2m(
     schedule: NoiseSchedule, num_inference_steps: int, *, skip: int = 0, karras: bool = False
 ) -> Sampler:
-    """Plan DPM-Solver++ 2M steps.
+    """Lay out DPM-Solver++ 2M steps.
 
     The first step is of first order, for want of an earlier prediction, and so is the last, which
     leads to an infinite signal-to-noise.

@@ -9,7 +9,7 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 def euler(
     schedule: NoiseSchedule, num_inference_steps: int, *, skip: int = 0, karras: bool = False
 ) -> Sampler:
-    """Plan Euler steps along the probability-flow ODE.
+    """Lay out Euler steps along the probability-flow ODE.
 
     In `x = x_0 + sigma * noise` a step to sigma' gives `x_0 + sigma' * noise`: in the network's own
     latents that is DDIM's step, so this sampler is DDIM between other levels.

@@ -7,7 +7,7 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 
 
 def euler_ancestral(schedule: NoiseSchedule, num_inference_steps: int, *, skip: int = 0) -> Sampler:
-    """Plan ancestral Euler steps.
+    """Lay out ancestral Euler steps.
 
     The step down from sigma to sigma' goes on to `sigma'^2 / sigma`, and the noise that leads back
     up has variance `sigma'^2 * (1 - sigma'^2 / sigma^2)`: in the network's own latents these are

@@ -19,7 +19,7 @@ from moa_jax.errors import InputError
 def ddim_inversion(
     schedule: NoiseSchedule, num_inference_steps: int, iterations: int = 3, *, skip: int = 0
 ) -> Sampler:
-    """Plan DDIM's steps backwards, from the picture to noise.
+    """Lay out DDIM's steps backwards, from the picture to noise.
 
     The steps are those of `ddim(schedule, num_inference_steps, skip=skip)`, and keep their numbers:
     step 0 is the noisiest, which comes last here.
@@ -72,7 +72,7 @@ def ddim_inversion(
 def ends_of_steps(inversion: Sampler) -> Int[np.ndarray, " n"]:
     """Give the rows of a `ddim_inversion` after which the latents are a finished step's.
 
-    They lie at the plan's timesteps of these rows, which are DDIM's own from the last to the first.
+    They lie at the timesteps of these rows, which are DDIM's own from the last to the first.
     """
     return np.flatnonzero(inversion.coefficients["ends"])
 

@@ -1,6 +1,6 @@
-"""Sampling: a plan of timesteps, followed step by step from Python.
+"""Sampling: a table of steps, followed from Python.
 
-A sampler is a plan (tables made in float64, one row a step) and a pure step function; adding one is
+A sampler is tables (made in float64, one row a step) and a pure step function; adding one is
 adding one file like `ddim.py` and its line in `SAMPLERS`. A multistep sampler keeps earlier
 predictions in the carry that `init` starts. Whatever a sampler's paper scales its latents by, here
 they are the network's own, `x_t = signal * x_0 + sqrt(1 - signal^2) * noise`, and float32 from the
@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
 # (latents "B H W C", timesteps " B" float32, step) -> (prediction "B H W C", aux: any pytree);
-# `step` counts the steps of the plan, for whatever else changes on the way.
+# `step` counts the steps that are taken, for whatever else changes on the way.
 Denoiser = Callable[[Array, np.ndarray, int], tuple[Array, Any]]
 
 AHEAD = 2  # steps that the device is given beyond the one that Python waits for
@@ -37,7 +37,7 @@ def no_carry(latents: Float[Array, "B H W C"]) -> tuple[()]:
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """A plan of steps, noisiest first, and the function that takes one.
+    """Tables of the steps, noisiest first, and the function that takes one.
 
     Attributes:
         timesteps: what the denoiser is asked at each row.
@@ -47,7 +47,7 @@ class Sampler:
         step: `(latents, prediction, carry, row, keys) -> (latents, carry)`, all latents float32.
         init: makes the first carry from the first latents.
         init_noise_sigma: standard deviation of the latents that sampling from scratch starts with.
-        steps: the step that each row belongs to, for plans that take several rows for a step or go
+        steps: the step that each row belongs to, for tables that take several rows for a step or go
             backwards; None: row i is step i.
     """
 
@@ -74,7 +74,7 @@ def sample(
     on_step: Callable[[int], None] | None = None,
     after_step: Callable[[Array, int], Array] | None = None,
 ) -> tuple[Float[Array, "B H W C"], list[Any]]:
-    """Follow the sampler's plan from noise to a picture; not to be called under `jax.jit`.
+    """Follow the sampler from noise to a picture; not to be called under `jax.jit`.
 
     Args:
         denoise: asked once per row, with the row's timestep repeated for every picture; compiled

@@ -20,7 +20,7 @@ Latents = Float[Array, "B H W C"]
 def unipc(
     schedule: NoiseSchedule, num_inference_steps: int, *, skip: int = 0, karras: bool = False
 ) -> Sampler:
-    """Plan UniPC-2 steps.
+    """Lay out UniPC-2 steps.
 
     The first step is of first order, for want of an earlier prediction, and so is the last, which
     leads to an infinite signal-to-noise; the picture after the last is not corrected.

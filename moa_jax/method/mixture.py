@@ -26,7 +26,7 @@ class ExpertContext(Protocol):
     """What a mixture's cross-attention needs of its context."""
 
     tokens: Int[Array, "B K"]
-    strength: Float[Array, " blocks"] | None  # see `turn`, for each transformer block
+    dial: Float[Array, " blocks"] | None  # see `turn`, for each transformer block
 
     def for_experts(self, block: int, experts: Sequence[str]) -> Sequence[Float[Array, "B S D"]]:
         """Give the prior, and then each of the named experts, what it attends to in a block."""
@@ -55,7 +55,7 @@ def mix(
 
 
 def turn(
-    routing: Float[Array, "B H W E"], strength: float | Float[Array, ""]
+    routing: Float[Array, "B H W E"], dial: float | Float[Array, ""]
 ) -> Float[Array, "B H W E"]:
     """Turn the added experts up or down; the prior takes what they leave.
 
@@ -63,14 +63,14 @@ def turn(
 
     Args:
         routing: weights in [0, 1] that sum to one over the experts.
-        strength: what the added experts' weights are multiplied by, at least 0: 0 is the prior
+        dial: what the added experts' weights are multiplied by, at least 0: 0 is the prior
             alone, exactly; 1 what the router chose, exactly; beyond it, up to their taking all.
     """
     added = routing[..., 1:]
     limit = 1.0 / jnp.sum(added, axis=-1, keepdims=True)  # infinite where nothing can grow
-    added = added * jnp.minimum(strength, limit)
+    added = added * jnp.minimum(dial, limit)
     prior = 1.0 - jnp.sum(added, axis=-1, keepdims=True)
-    return jnp.where(strength == 1.0, routing, jnp.concatenate([prior, added], axis=-1))
+    return jnp.where(dial == 1.0, routing, jnp.concatenate([prior, added], axis=-1))
 
 
 def counterpart(path: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -267,7 +267,7 @@ class MixtureOfAttention(Attention):
             outputs: of each expert, prior first.
             routing: from the router.
         """
-        if context.strength is not None:
-            routing = turn(routing, context.strength[self.block])
+        if context.dial is not None:
+            routing = turn(routing, context.dial[self.block])
         self.sow("intermediates", "routing", routing)
         return mix(outputs, routing)

@@ -76,7 +76,7 @@ class MoA:
         features: Float[Array, "B K F"],
         tokens: Int[Array, "B K"],
         residuals: Residuals | None = None,
-        strength: Float[Array, " blocks"] | None = None,
+        dial: Float[Array, " blocks"] | None = None,
         keys: Key[Array, " B"] | None = None,
         progress: Float[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B H W C"], Observations]:
@@ -87,7 +87,7 @@ class MoA:
             features: from `encode_subjects`.
             tokens: position of each subject's word in the text; S for no subject.
             residuals: what ControlNets add; both experts see their effect.
-            strength: of the personalized expert in each block, see `turn`.
+            dial: of the personalized expert in each block, see `turn`.
             keys: for a variant that draws at random in training.
             progress: for one that changes in the course of the training: share that is over.
 
@@ -109,7 +109,7 @@ class MoA:
             return prediction, _observe(state["intermediates"])
 
         shared = params.get("variant")
-        context = prompt._replace(strength=strength, keys=keys, progress=progress, shared=shared)
+        context = prompt._replace(dial=dial, keys=keys, progress=progress, shared=shared)
         return self.variant.predict(run, context)
 
     def router_loss_layers(self, skip: int) -> tuple[str, ...]:

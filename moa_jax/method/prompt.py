@@ -25,7 +25,7 @@ class Prompt(NamedTuple):
         subjects: "B blocks K D", what stands in for the subjects' words in each transformer block.
         tokens: "B K", each subject's position in the text; S for no subject.
         timesteps: "B", for routers that want the time.
-        strength: "blocks", how strongly the personalized expert takes part, see `turn`; None as
+        dial: "blocks", how strongly the personalized expert takes part, see `turn`; None as
             the router chooses.
         keys: "B" random keys, one for each picture; None outside of training.
         progress: "B", share of the training that is over; None outside of training.
@@ -36,7 +36,7 @@ class Prompt(NamedTuple):
     subjects: Array
     tokens: Array
     timesteps: Array
-    strength: Array | None = None
+    dial: Array | None = None
     keys: Array | None = None
     progress: Array | None = None
     shared: Any = None

@@ -139,7 +139,7 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
         subject_tokens=shape((num_images, subjects), jnp.int32),
     )
     settings = settings.resolved(base.scheduler_config)
-    plan = settings.plan(NoiseSchedule.from_config(base.scheduler_config))
+    plan = settings.make_sampler(NoiseSchedule.from_config(base.scheduler_config))
     steering = settings.steering(model.blocks if model else ())
     networks, place = Networks(base, model), replicated(mesh)
     encode = partial(condition, networks, guided=steering.guided)

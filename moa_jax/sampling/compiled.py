@@ -140,13 +140,13 @@ class Engine:
         For the others see `Pipeline.__call__`.
         """
         settings = (settings or Settings()).resolved(self.base.scheduler_config)
-        plan = settings.plan(self.schedule, skip)
+        sampler = settings.make_sampler(self.schedule, skip)
         size = tuple(side * self.downscale for side in latents.shape[2:0:-1])
-        count, steps = len(self._networks.controlnets), len(plan.timesteps)
+        count, steps = len(self._networks.controlnets), len(sampler.timesteps)
         pictures, scales = lay_out(controls, count, size, steps)
         steering = self._steering(settings, skip)._replace(controls=scales)
         if start is None:
-            start = jnp.asarray(latents) * plan.init_noise_sigma
+            start = jnp.asarray(latents) * sampler.init_noise_sigma
         drawn_mask, kept = known or (None, None)
 
         def run(rows: tuple[Request, Latents, Any, Any]) -> tuple[np.ndarray, Any]:
@@ -156,7 +156,7 @@ class Engine:
             def after_step(latents: Array, step: int) -> Array:
                 return latents if known is None else self._keep(drawn_mask, latents, kept[step])
 
-            latents, seen = sample(denoise, plan, start, keys, on_step, after_step)
+            latents, seen = sample(denoise, sampler, start, keys, on_step, after_step)
             pixels, seen = self.fetch((self._decode(self.params, self._at_home(latents)), seen))
             return pixels, jax.tree.map(lambda *maps: np.stack(maps, axis=1), *seen)
 
@@ -164,7 +164,7 @@ class Engine:
         pixels, seen = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
         routing, attention = jax.tree.map(lambda maps: np.moveaxis(maps, 1, 0), seen)
         images = [Image.fromarray(picture) for picture in pixels]
-        return Result(images, routing, np.asarray(plan.timesteps), attention)
+        return Result(images, routing, np.asarray(sampler.timesteps), attention)
 
     def _steering(self, settings: Settings, skip: int) -> Steering:
         return settings.steering(self.model.blocks if self.model else (), skip)
@@ -239,11 +239,11 @@ class Engine:
         Returns:
             The latents before each of DDIM's steps, noisiest first, and after the last.
         """
-        plan = ddim_inversion(self.schedule, settings.num_inference_steps, iterations, skip=skip)
+        sampler = ddim_inversion(self.schedule, settings.num_inference_steps, iterations, skip=skip)
         denoise = self._denoiser(request, self._steering(settings, skip))
 
         def recording(latents: Array, timesteps: np.ndarray, step: int) -> tuple[Array, Array]:
             return denoise(latents, timesteps, step)[0], latents
 
-        noise, path = sample(recording, plan, clean, jax.random.key(0), on_step)
+        noise, path = sample(recording, sampler, clean, jax.random.key(0), on_step)
         return [noise, *path[::-iterations]]

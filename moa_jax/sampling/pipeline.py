@@ -117,8 +117,8 @@ class Pipeline(Engine):
         if photo is None:
             return draw()
         skip = skipped_steps(chosen.num_inference_steps, strength, photo.mask is not None)
-        plan = chosen.plan(self.schedule, skip)
-        start, known = start_from_photo(self.encode(photo), photo, plan, latents, skip)
+        sampler = chosen.make_sampler(self.schedule, skip)
+        start, known = start_from_photo(self.encode(photo), photo, sampler, latents, skip)
         result = draw(skip=skip, start=start, known=known)
         return replace(result, images=[paste(picture, photo) for picture in result.images])
 

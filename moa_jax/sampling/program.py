@@ -142,7 +142,7 @@ def _predict(
         conditions.text,
         conditions.features,
         conditions.tokens,
-        strength=steered.strength,
+        dial=steered.dial,
         residuals=residuals,
     )
     return prediction, _seen(observed, watch)

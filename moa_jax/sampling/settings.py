@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, SupportsFloat
 import numpy as np
 from jaxtyping import Float
 
-from moa_jax.diffusion import NoiseSchedule, Sampler, make_plan, over_steps, sampler_of
+from moa_jax.diffusion import NoiseSchedule, Sampler, make_sampler, over_steps, sampler_of
 from moa_jax.diffusion.guidance import check_range
 from moa_jax.errors import InputError
 
@@ -50,13 +50,13 @@ class Steering(NamedTuple):
     Attributes:
         guidance_scale: one for each step; None: no guidance, at half the work.
         guidance_rescale: see `classifier_free_guidance`; None with `guidance_scale`.
-        strength: for each step and transformer block, see `turn`; None without mixtures.
+        dial: for each step and transformer block, see `turn`; None without mixtures.
         controls: for each ControlNet its scale.
     """
 
     guidance_scale: Float[np.ndarray, " n"] | None = None
     guidance_rescale: Float[np.ndarray, " n"] | None = None
-    strength: Float[np.ndarray, "n blocks"] | None = None
+    dial: Float[np.ndarray, "n blocks"] | None = None
     controls: tuple[Float[np.ndarray, " n"], ...] = ()
 
     @property
@@ -76,13 +76,13 @@ class Steered(NamedTuple):
     Attributes:
         guidance_scale: a number.
         guidance_rescale: a number.
-        strength: "blocks".
+        dial: "blocks".
         controls: numbers.
     """
 
     guidance_scale: Any = None
     guidance_rescale: Any = None
-    strength: Any = None
+    dial: Any = None
     controls: tuple[Any, ...] = ()
 
 
@@ -152,7 +152,7 @@ class Settings:
         """Whether there is guidance at all."""
         return self.guidance_scale > 1.0
 
-    def plan(self, schedule: NoiseSchedule, skip: int = 0) -> Sampler:
+    def make_sampler(self, schedule: NoiseSchedule, skip: int = 0) -> Sampler:
         """Lay out the steps.
 
         Args:
@@ -161,7 +161,7 @@ class Settings:
         Raises:
             InputError: no such sampler, or not with these options or so many steps.
         """
-        return make_plan(
+        return make_sampler(
             self.sampler,
             schedule,
             self.num_inference_steps,
@@ -171,28 +171,28 @@ class Settings:
         )
 
     def steering(self, blocks: Sequence[str], skip: int = 0) -> Steering:
-        """Lay guidance and strength out over the steps that are taken.
+        """Lay guidance and the dial out over the steps that are taken.
 
         Args:
             blocks: paths of the U-Net's transformer blocks; none of them without MoA.
-            skip: see `plan`; the tables are over the steps that are left.
+            skip: see `make_sampler`; the tables are over the steps that are left.
 
         Raises:
             InputError: a strength for layers that do not exist, or a part of the steps in which
                 none lies.
         """
         n = self.num_inference_steps - skip
-        strength = strength_table(self.moa_strength, n, blocks)
+        dial = dial_table(self.moa_strength, n, blocks)
         if not self.guided:
-            return Steering(strength=strength)
+            return Steering(dial=dial)
         scale = over_steps(self.guidance_scale, n, *self.guidance_interval, outside=1.0)
-        return Steering(scale, np.full(n, self.guidance_rescale), strength)
+        return Steering(scale, np.full(n, self.guidance_rescale), dial)
 
 
-def strength_table(
+def dial_table(
     strength: SupportsFloat | Sequence[Strength], num_steps: int, blocks: Sequence[str]
 ) -> Float[np.ndarray, "n blocks"] | None:
-    """Give the strength of each step and transformer block; None without blocks.
+    """Give where the dial stands at each step in each transformer block; None without blocks.
 
     Raises:
         InputError: layers that are none of the U-Net's, with those that are.

@@ -84,15 +84,15 @@ def skipped_steps(num_inference_steps: int, strength: float | None, inpainting: 
 
 
 def start_from_photo(
-    clean: Float[Array, "1 H W C"], photo: Photo, plan: Sampler, noise: Latents, skip: int
+    clean: Float[Array, "1 H W C"], photo: Photo, sampler: Sampler, noise: Latents, skip: int
 ) -> tuple[Float[Array, "B H W C"], Known | None]:
-    """Bring a photo to the noise level of a plan's first step.
+    """Bring a photo to the noise level of a sampler's first step.
 
     Args:
         clean: the photo's latents.
         noise: standard normal, a row for each picture.
-        skip: steps that the plan has left out; where it is none and only a part is drawn anew, that
-            part starts from the noise alone.
+        skip: steps that the sampler has left out. Where it is none and only a part is drawn anew,
+            that part starts from the noise alone.
 
     Returns:
         Where each picture starts, and what of it is kept.
@@ -100,9 +100,9 @@ def start_from_photo(
     noise = jnp.asarray(noise)
     clean = jnp.broadcast_to(clean, noise.shape)
     if photo.mask is None:
-        return plan.noisy(clean, noise, 0), None
-    start = plan.noisy(clean, noise, 0) if skip else noise * plan.init_noise_sigma
+        return sampler.noisy(clean, noise, 0), None
+    start = sampler.noisy(clean, noise, 0) if skip else noise * sampler.init_noise_sigma
     factor = photo.mask.shape[0] // noise.shape[1]
-    levels = [plan.noisy(clean, noise, row) for row in range(1, len(plan.timesteps))]
+    levels = [sampler.noisy(clean, noise, row) for row in range(1, len(sampler.timesteps))]
     # The last step ends at the photo itself.
     return start, Known(coarse_mask(photo.mask, factor), [*levels, clean])

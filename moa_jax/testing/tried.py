@@ -164,7 +164,7 @@ class Tried:
             self.text,
             self.features,
             jnp.asarray(tokens),
-            strength=jnp.full(len(self.model.blocks), dial),
+            dial=jnp.full(len(self.model.blocks), dial),
             keys=jax.random.split(jax.random.key(4), 2),
             progress=jnp.full(2, 0.5),
         )

@@ -118,7 +118,7 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
-def whole(tree: Any) -> Any:
+def gathered(tree: Any) -> Any:
     """Give arrays that are split over hosts to each of them, as numpy; all must call it."""
 
     def fetch(array: Any) -> np.ndarray:

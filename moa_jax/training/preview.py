@@ -22,7 +22,7 @@ from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.sampling.request import Request
 from moa_jax.sampling.settings import Settings
 from moa_jax.training.feed import open_data
-from moa_jax.training.hosts import first, whole
+from moa_jax.training.hosts import first, gathered
 from moa_jax.training.step import stream
 
 SHOWN = 4  # pictures in a preview
@@ -63,7 +63,7 @@ def make_preview(
     Args:
         examples: a batch of the training data, of which the first SHOWN are drawn.
     """
-    pipeline.fetch = whole  # every host draws, for each holds a part of the weights
+    pipeline.fetch = gathered  # every host draws, for each holds a part of the weights
     shown = {key: array[:SHOWN] for key, array in examples.items()}
     request = _request(pipeline.base.tokenizer, shown)
     keys = jax.random.split(stream(config.seed, "preview"), len(shown["image"]))

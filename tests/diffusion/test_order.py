@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moa_jax.diffusion import NoiseSchedule, make_plan, sample
+from moa_jax.diffusion import NoiseSchedule, make_sampler, sample
 from tests.diffusion.trajectories import KEY, NOISE, SD15, follow
 
 MEAN, DEVIATION = 1.5, 0.4
@@ -39,7 +39,7 @@ def error_halfway(name, steps, prediction_type):
     """Distance from the exact solution at timestep 480 of 0 to 960, before the last step."""
     config = {**SD15, "num_train_timesteps": 961, "prediction_type": prediction_type}
     schedule = NoiseSchedule.from_config({**config, "timestep_spacing": "linspace"})
-    plan = make_plan(name, schedule, steps + (name in ("ddim", "euler")))
+    plan = make_sampler(name, schedule, steps + (name in ("ddim", "euler")))
     centre, spread = moments(plan.signals[0])
     latents = follow(plan, centre + spread * NOISE, gaussian(schedule, plan))
     (row,) = np.flatnonzero(plan.timesteps == 480)
@@ -67,7 +67,7 @@ def test_higher_orders_need_fewer_steps():
 @pytest.mark.parametrize("name", ["ddpm", "euler_a", pytest.param("ddim", marks=pytest.mark.slow)])
 def test_ancestral_samplers_draw_the_gaussian(name):
     schedule = NoiseSchedule.from_config({**SD15, "timestep_spacing": "leading"})
-    plan = make_plan(name, schedule, 1000, eta=1.0 if name == "ddim" else None)
+    plan = make_sampler(name, schedule, 1000, eta=1.0 if name == "ddim" else None)
     start = jax.random.normal(jax.random.key(1), (64, 16, 16, 4))
     end = np.asarray(draw(plan, schedule.alphas_cumprod, start))
     # 65,536 draws have standard errors 0.0016 and 0.0011; the rest is the steps' own, about 6 / n.

@@ -7,7 +7,7 @@ which tests/diffusion/test_levels.py pins down: of first-order samplers it is th
 import numpy as np
 import pytest
 
-from moa_jax.diffusion import SAMPLERS, NoiseSchedule, make_plan
+from moa_jax.diffusion import SAMPLERS, NoiseSchedule, make_sampler
 from tests.diffusion.trajectories import (
     CLEAN,
     NOISE,
@@ -43,7 +43,7 @@ def diffusers_is_wrong(name, config, steps):
 
 def assert_agrees(name, config, steps, karras=False, eta=None, skip=0):
     schedule = NoiseSchedule.from_config(config)
-    plan = make_plan(name, schedule, steps, karras=karras, eta=eta, skip=skip)
+    plan = make_sampler(name, schedule, steps, karras=karras, eta=eta, skip=skip)
     start = plan.init_noise_sigma * NOISE
     if skip:
         start = plan.signals[0] * CLEAN + np.sqrt(1.0 - plan.signals[0] ** 2) * NOISE

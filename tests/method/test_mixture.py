@@ -47,14 +47,14 @@ def test_mix_weighs_pixel_by_pixel():
 
 def test_turning_multiplies_what_is_added_and_leaves_the_rest_to_the_prior():
     routing = jnp.array([[[[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]]])
-    for strength, expected in (
+    for dial, expected in (
         (0.0, [[1.0, 0.0, 0.0]] * 3),
         (0.5, [[0.75, 0.15, 0.1], [1.0, 0.0, 0.0], [0.5, 0.25, 0.25]]),
         (1.0, routing[0, 0]),
         (1.5, [[0.25, 0.45, 0.3], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]),
         (9.0, [[0.0, 0.6, 0.4], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]),
     ):
-        np.testing.assert_allclose(turn(routing, strength)[0, 0], expected, atol=1e-6)
+        np.testing.assert_allclose(turn(routing, dial)[0, 0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -104,7 +104,7 @@ def test_each_expert_alone_gives_its_own_answer(said):
     """Three experts, a context and a name for each; the prior's weights have no name."""
 
     class ThreeContexts:
-        tokens, strength = said.tokens, None
+        tokens, dial = said.tokens, None
 
         def for_experts(self, block, experts):
             return (*said.prompt.for_experts(block, experts[:1]), 2 * said.text)
@@ -149,7 +149,7 @@ def test_the_dial_of_its_own_block_turns_a_layer_and_what_it_shows(said):
     layer = MixtureOfAttention(heads=2, head_dim=8, cross=True, block=1, router=even)
     hidden = jax.random.normal(jax.random.key(1), (2, 4, 3, 16))
     params = layer.init(jax.random.key(2), hidden, said.prompt)["params"]
-    turned = said.prompt._replace(strength=jnp.array([1.0, 0.5, 2.0]))
+    turned = said.prompt._replace(dial=jnp.array([1.0, 0.5, 2.0]))
     _, state = layer.apply({"params": params}, hidden, turned, mutable=["intermediates"])
     (routing,) = state["intermediates"]["routing"]
     np.testing.assert_array_equal(routing, np.broadcast_to([0.75, 0.25], (2, 4, 3, 2)))
@@ -169,7 +169,7 @@ def test_every_expert_attends_by_the_function_that_is_handed_in(said):
 
 def test_a_context_for_another_number_of_experts_is_refused(said):
     class OneContext:
-        tokens, strength = said.tokens, None
+        tokens, dial = said.tokens, None
 
         def for_experts(self, block, experts):
             return [said.text]

@@ -24,7 +24,7 @@ class ScaledFeedForward(FeedForward):
     @nn.compact
     def __call__(self, hidden, context=None):
         gain = self.param("gain", nn.initializers.zeros, (hidden.shape[-1],))
-        scale = 1.0 if context.strength is None else jnp.minimum(context.strength[0], 1.0)
+        scale = 1.0 if context.dial is None else jnp.minimum(context.dial[0], 1.0)
         shared = jnp.tanh(context.shared["tone"]).mean()
         outputs = nn.Dense(8 * hidden.shape[-1], dtype=self.dtype, name="net.0.proj")(hidden)
         value, gate = jnp.split(outputs, 2, axis=-1)

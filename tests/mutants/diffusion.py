@@ -2,7 +2,7 @@
 
 SCHEDULE, LEVELS = "moa_jax/diffusion/schedule.py", "moa_jax/diffusion/levels.py"
 DDIM, DPM = "moa_jax/diffusion/ddim.py", "moa_jax/diffusion/dpm_solver.py"
-UNIPC, PLANS = "moa_jax/diffusion/unipc.py", "moa_jax/diffusion/plans.py"
+UNIPC, PLANS = "moa_jax/diffusion/unipc.py", "moa_jax/diffusion/samplers.py"
 DDPM = "moa_jax/diffusion/ddpm.py"
 D = "tests/diffusion/test_"
 ALPHAS = f"{D}schedule.py::test_alphas_agree_with_diffusers"
@@ -259,14 +259,14 @@ MUTATIONS = [
     (
         "a file's Karras levels are not read",
         PLANS,
-        'return name, karras and _takes(name, "karras")',
+        'return name, karras and _takes(SAMPLERS[name], "karras")',
         "return name, False",
         READ,
     ),
     (
         "DDIM gets Karras' levels from another class's file",
         PLANS,
-        'karras and _takes(name, "karras")',
+        'karras and _takes(SAMPLERS[name], "karras")',
         "karras",
         READ,
     ),

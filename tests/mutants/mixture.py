@@ -45,7 +45,7 @@ MUTATIONS = [
     (
         "the dial goes past everything",
         MIXTURE,
-        "jnp.minimum(strength, limit)",
+        "jnp.minimum(dial, limit)",
         "strength",
         TURN,
     ),
@@ -146,19 +146,19 @@ MUTATIONS = [
     (
         "one dial for all blocks",
         MIXTURE,
-        "context.strength[self.block]",
-        "context.strength[0]",
+        "context.dial[self.block]",
+        "context.dial[0]",
         DIAL,
     ),
     (
         "the routing that is shown is not the dial's",
         MIXTURE,
-        "        if context.strength is not None:\n"
-        "            routing = turn(routing, context.strength[self.block])\n"
+        "        if context.dial is not None:\n"
+        "            routing = turn(routing, context.dial[self.block])\n"
         '        self.sow("intermediates", "routing", routing)\n',
         '        self.sow("intermediates", "routing", routing)\n'
-        "        if context.strength is not None:\n"
-        "            routing = turn(routing, context.strength[self.block])\n",
+        "        if context.dial is not None:\n"
+        "            routing = turn(routing, context.dial[self.block])\n",
         DIAL,
     ),
     ("self-attention has no experts", MIXTURE, '("attn1", "attn2")', '("attn2",)', COPY),

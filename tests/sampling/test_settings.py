@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from moa_jax.errors import InputError
-from moa_jax.sampling.settings import Settings, Strength, strength_table
+from moa_jax.sampling.settings import Settings, Strength, dial_table
 
 BLOCKS = tuple(
     f"{stage}.attentions.0.transformer_blocks.0"
@@ -14,24 +14,24 @@ BLOCKS = tuple(
 
 
 def test_strengths_are_a_table_where_there_are_mixtures():
-    np.testing.assert_array_equal(strength_table(1.0, 4, BLOCKS), np.ones((4, 4)))
-    assert strength_table(0.5, 4, ()) is None
+    np.testing.assert_array_equal(dial_table(1.0, 4, BLOCKS), np.ones((4, 4)))
+    assert dial_table(0.5, 4, ()) is None
 
 
 @pytest.mark.parametrize("number", [0.5, np.float32(0.5), np.array(0.5), jnp.float32(0.5)])
 def test_a_strength_is_a_number_of_any_kind(number):
-    np.testing.assert_array_equal(strength_table(number, 2, BLOCKS), np.full((2, 4), 0.5))
+    np.testing.assert_array_equal(dial_table(number, 2, BLOCKS), np.full((2, 4), 0.5))
 
 
 def test_strengths_apply_to_their_layers_and_steps_and_the_later_one_wins():
     dials = [Strength(0.5), Strength(0.0, "down_blocks", end=0.5), Strength(2.0, "mid", start=0.5)]
     expected = [[0, 0, 0.5, 0.5]] * 2 + [[0.5, 0.5, 2.0, 0.5]] * 2
-    np.testing.assert_array_equal(strength_table(dials, 4, BLOCKS), expected)
+    np.testing.assert_array_equal(dial_table(dials, 4, BLOCKS), expected)
 
 
 def test_layers_that_do_not_exist_are_named_with_those_that_do():
     with pytest.raises(InputError, match="begins with 'middle'; there are down_blocks.0, .*mid"):
-        strength_table([Strength(0.5, "middle")], 4, BLOCKS)
+        dial_table([Strength(0.5, "middle")], 4, BLOCKS)
 
 
 def test_guidance_is_left_out_whole_or_where_it_is_not_wanted():
@@ -48,7 +48,7 @@ def test_a_part_of_the_steps_is_a_part_of_those_that_are_taken():
     first_half = {"guidance_interval": (0.0, 0.5), "moa_strength": [Strength(0.0, end=0.5)]}
     steering = Settings(10, guidance_scale=3.0, **first_half).steering(BLOCKS, skip=5)
     np.testing.assert_array_equal(steering.guidance_scale, [3.0, 3.0, 1.0, 1.0, 1.0])
-    np.testing.assert_array_equal(steering.strength[:, 0], [0.0, 0.0, 1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(steering.dial[:, 0], [0.0, 0.0, 1.0, 1.0, 1.0])
 
 
 def test_a_step_reads_its_own_row_of_every_table():
@@ -58,8 +58,8 @@ def test_a_step_reads_its_own_row_of_every_table():
     first, last = steering.at(0), steering.at(3)
     assert first.guidance_scale == last.guidance_scale == 3.0
     assert first.guidance_rescale == last.guidance_rescale == 0.5
-    np.testing.assert_array_equal(first.strength, [1.0] * 4)
-    np.testing.assert_array_equal(last.strength, [0.25] * 4)
+    np.testing.assert_array_equal(first.dial, [1.0] * 4)
+    np.testing.assert_array_equal(last.dial, [0.25] * 4)
     assert (first.controls, last.controls) == ((np.float32(0.1),), (np.float32(0.4),))
     assert Settings(guidance_scale=1.0).steering(()).at(7) == (None, None, None, ())
 

@@ -74,7 +74,7 @@ def train(folder, preset, steps, pause=0.0):
     )
 
     def preview(at, params):
-        whole = hosts.whole(params)
+        whole = hosts.gathered(params)
         if hosts.first():
             np.save(folder / f"preview{at}.npy", whole["kernel"])
 

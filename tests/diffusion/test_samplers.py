@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moa_jax.diffusion import SAMPLERS, NoiseSchedule, ddim, euler, make_plan, sampler_of, unipc
+from moa_jax.diffusion import SAMPLERS, NoiseSchedule, ddim, euler, make_sampler, sampler_of, unipc
 from moa_jax.errors import InputError
 from tests.diffusion.trajectories import DIFFUSERS, SD15
 
@@ -20,42 +20,42 @@ def same(one, other):
 
 
 def test_options_reach_the_sampler():
-    same(make_plan("unipc", SCHEDULE, 9), unipc(SCHEDULE, 9))
-    same(make_plan("ddim", SCHEDULE, 9, eta=0.3, skip=2), ddim(SCHEDULE, 9, 0.3, skip=2))
-    same(make_plan("ddim", SCHEDULE, 9, eta=0.0), ddim(SCHEDULE, 9))
-    same(make_plan("euler", SCHEDULE, 9, karras=True), euler(SCHEDULE, 9, karras=True))
+    same(make_sampler("unipc", SCHEDULE, 9), unipc(SCHEDULE, 9))
+    same(make_sampler("ddim", SCHEDULE, 9, eta=0.3, skip=2), ddim(SCHEDULE, 9, 0.3, skip=2))
+    same(make_sampler("ddim", SCHEDULE, 9, eta=0.0), ddim(SCHEDULE, 9))
+    same(make_sampler("euler", SCHEDULE, 9, karras=True), euler(SCHEDULE, 9, karras=True))
 
 
 def test_an_unknown_sampler_is_told_the_names():
     with pytest.raises(InputError, match=r"sampler='plms': must be one of ddim, ddpm, .*unipc"):
-        make_plan("plms", SCHEDULE, 9)
+        make_sampler("plms", SCHEDULE, 9)
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "euler_a"])
 def test_karras_levels_are_refused_where_there_are_none(name):
     says = rf"sampler='{name}' does not take karras=True; euler, dpm\+\+2m, unipc do"
     with pytest.raises(InputError, match=says):
-        make_plan(name, SCHEDULE, 9, karras=True)
+        make_sampler(name, SCHEDULE, 9, karras=True)
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "ddim"])
 def test_eta_is_ddims_alone(name):
     with pytest.raises(InputError, match=r"does not take eta=0.0; ddim does"):
-        make_plan(name, SCHEDULE, 9, eta=0.0)
+        make_sampler(name, SCHEDULE, 9, eta=0.0)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("skip", [-1, 5, 6])
 def test_leaving_out_no_or_all_steps_is_refused(name, skip):
     with pytest.raises(InputError, match=rf"skip={skip}: of 5 steps 0 to 4 can be left out"):
-        make_plan(name, SCHEDULE, 5, skip=skip)
+        make_sampler(name, SCHEDULE, 5, skip=skip)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_step_counts_outside_the_schedule_are_refused(name, steps):
     with pytest.raises(InputError, match=f"num_inference_steps={steps} "):
-        make_plan(name, SCHEDULE, steps)
+        make_sampler(name, SCHEDULE, steps)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -63,7 +63,7 @@ def test_noise_is_not_predicted_from_noise_alone(name):
     config = {**SD15, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     for karras in (False, True) if name in ("euler", "dpm++2m", "unipc") else (False,):
         with pytest.raises(InputError, match=r"epsilon.*zero signal.*v_prediction"):
-            make_plan(name, NoiseSchedule.from_config(config), 10, karras=karras)
+            make_sampler(name, NoiseSchedule.from_config(config), 10, karras=karras)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -77,7 +77,7 @@ _NEAREST = {
 }
 
 
-def make_plan(
+def make_sampler(
     name: str,
     schedule: NoiseSchedule,
     num_inference_steps: int,
@@ -86,7 +86,7 @@ def make_plan(
     karras: bool = False,
     eta: float | None = None,
 ) -> Sampler:
-    """Plan the steps of a sampler.
+    """Lay out the steps of a sampler.
 
     Args:
         name: of SAMPLERS, or a function of one's own as `package.module:name(option=1)`, which is
@@ -113,7 +113,7 @@ def make_plan(
 
 
 def find_sampler(name: str) -> Callable[..., Sampler]:
-    """Look a sampler up; see `make_plan`.
+    """Look a sampler up; see `make_sampler`.
 
     Raises:
         InputError: no such sampler.
