@@ -37,9 +37,9 @@ def load(arguments: argparse.Namespace) -> Any:
     keep_programs(not arguments.no_cache)
     console = Console(stderr=True)
     warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", highlight=False)
-    with console.status(f"loading {arguments.model}"):
+    with console.status(f"loading {arguments.base}"):
         pipe = Pipeline.from_pretrained(
-            arguments.model,
+            arguments.base,
             arguments.moa,
             arguments.dtype,
             variant=arguments.variant,
@@ -185,7 +185,7 @@ def plan(arguments: argparse.Namespace) -> None:
 
     config = read_moa_card(arguments.moa).config if arguments.moa else None
     drawing = Drawing(
-        arguments.model,
+        arguments.base,
         read_settings(arguments),
         config and config.method,
         image_encoder=arguments.image_encoder or (config and config.model.image_encoder),

@@ -56,7 +56,7 @@ def main(folder: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     draw_grid(women).save(out / "grid.png")
     prompt = f"a man <|image|> and a {WORD} <|image|> {CONTEXTS[1]}"
-    sample = ["sample.py", "--model", f"{BASE}", "--moa", f"{MOA}", "--prompt", prompt]
+    sample = ["sample.py", "--base", f"{BASE}", "--moa", f"{MOA}", "--prompt", prompt]
     sample += ["--subject", f"{man}", "--subject", f"{women[0]}"]
     sample += ["--steps", f"{SAMPLER['num_inference_steps']}"]
     sample += ["--sampler", SAMPLER["sampler"]]
@@ -65,7 +65,7 @@ def main(folder: Path) -> int:
     train += [f"data.path={data}", f"data.encoded={encoded}", f"train.output={run}"]
     for command in (
         sample,
-        ["-m", "moa_jax.data", "check", f"{data}", "--model", f"{BASE}"],
+        ["-m", "moa_jax.data", "check", f"{data}", "--base", f"{BASE}"],
         train,
     ):
         print(f"\n$ python {shlex.join(command)}", flush=True)

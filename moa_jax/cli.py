@@ -1,8 +1,10 @@
 """What the command-line programs share: how they end, where they write, how they show progress."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,26 @@ def make_folder(argument: str, path: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"{argument}={str(path)!r} cannot be made: {error}") from error
     return Path(path)
+
+
+class Renamed(argparse.Action):
+    """An option's earlier name: it is still read, with a note; `dest` is its name now."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Take the value, and say once what the option is called now."""
+        _note(f"note: {option_string} is called --{self.dest.replace('_', '-')} now\n")
+        setattr(namespace, self.dest, values)
+
+
+@cache
+def _note(text: str) -> None:
+    sys.stderr.write(text)
 
 
 class Bar:

@@ -119,7 +119,7 @@ def test_training_on_the_ffhq_layout_and_sampling_from_it(tiny_folder, ffhq, tmp
     assert train.main(train_command(tiny_folder, ffhq, trained, 3, *more)) == 0
     assert np.isfinite([value for row in losses(trained) for value in row.values()]).all()
     portraits = sorted(ffhq.glob("*/*.jpg"))[:2]
-    command = ["--model", str(tiny_folder), "--moa", str(trained), "--seed", "11"]
+    command = ["--base", str(tiny_folder), "--moa", str(trained), "--seed", "11"]
     command += ["--prompt", "a man <|image|> and a woman <|image|> reading in the snow"]
     command += ["--subject", str(portraits[0]), "--subject", str(portraits[1])]
     command += ["--num-images", "2", "--steps", "3", "--height", "48", "--width", "64"]
@@ -153,7 +153,7 @@ sys.exit(train.main(commands[0]) or sample.main(commands[1]))
     picture = str(imagefolder / "astronaut.png")
     commands = [
         train_command(model, imagefolder, run, 2, "train.sample_every=none"),
-        ["--model", model, "--moa", run, "--prompt", "a woman <|image|>", "--subject", picture]
+        ["--base", model, "--moa", run, "--prompt", "a woman <|image|>", "--subject", picture]
         + ["--num-images", "1", "--steps", "2", "--out", str(tmp_path / "out")],
     ]
     arguments = [sys.executable, "-c", script, json.dumps(commands)]
@@ -165,6 +165,6 @@ sys.exit(train.main(commands[0]) or sample.main(commands[1]))
 
 
 def test_the_data_command_finds_nothing_wrong_with_real_photographs(imagefolder, tiny_folder):
-    command = [sys.executable, "-m", "moa_jax.data", "check", imagefolder, "--model", tiny_folder]
+    command = [sys.executable, "-m", "moa_jax.data", "check", imagefolder, "--base", tiny_folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -85,7 +85,7 @@ def test_a_file_names_no_code_that_was_not_imported(plugin, tmp_path):
 
 def test_a_recorded_sampler_runs_only_if_its_module_is_named(plugin, tmp_path, capsys):
     record = tmp_path / "run.json"
-    write_json(record, {"model": "m", "prompt": "p", "sampler": f"{plugin}:sampler"})
+    write_json(record, {"base": "m", "prompt": "p", "sampler": f"{plugin}:sampler"})
     with pytest.raises(SystemExit):
         parse_arguments(["--from-json", str(record)])
     assert f"--plugin {plugin}" in capsys.readouterr().err
@@ -96,7 +96,7 @@ def test_a_recorded_sampler_runs_only_if_its_module_is_named(plugin, tmp_path, c
 
 def test_plugins_do_not_come_from_a_record(plugin, tmp_path):
     record = tmp_path / "run.json"
-    write_json(record, {"model": "m", "prompt": "p", "plugin": [plugin]})
+    write_json(record, {"base": "m", "prompt": "p", "plugin": [plugin]})
     assert parse_arguments(["--from-json", str(record)]).plugin == []
     assert plugin not in sys.modules
 

@@ -94,7 +94,7 @@ def test_an_example_trains_loads_and_draws(outside, override, plugin):
     assert entry["mine/step"] == 2.0
     if plugin is None:
         assert 0 < entry["loss/certainty"] < 0.5
-    draw = ["sample.py", "--model", str(base(work)), "--moa", f"runs/{name}", "--steps", "2"]
+    draw = ["sample.py", "--base", str(base(work)), "--moa", f"runs/{name}", "--steps", "2"]
     draw += ["--prompt", "a man <|image|> in the snow", "--subject", portrait(work)]
     draw += ["--num-images", "1", "--out", f"out/{name}"]
     if plugin:

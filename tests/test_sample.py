@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--model", "nowhere/at/all"], r"nowhere/at/all"),
+        (["--base", "nowhere/at/all"], r"nowhere/at/all"),
         (["--moa", "nowhere"], r"nowhere/moa.json.*missing"),
         (["--prompt", "a man <|image|>"], r"no MoA weights are loaded"),
         (["--steps", "0"], r"num_inference_steps=0"),
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
     ],
 )
 def test_sample_names_what_is_wrong(change, message, tiny_folder, tmp_path, capsys):
-    command = ["--model", str(tiny_folder), "--prompt", "a man", "--out", str(tmp_path)]
+    command = ["--base", str(tiny_folder), "--prompt", "a man", "--out", str(tmp_path)]
     assert sample.main(command + change) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
@@ -40,7 +40,7 @@ def test_the_exit_code_reaches_the_shell(tmp_path):
     """In a process of its own, and a usage error of the command line too."""
     damaged = tmp_path / "model"
     damaged.mkdir()
-    for command in (["--model", str(damaged), "--prompt", "a man"], ["--prompt", "a man"]):
+    for command in (["--base", str(damaged), "--prompt", "a man"], ["--prompt", "a man"]):
         arguments = [sys.executable, "sample.py", *command, "--out", str(tmp_path / "out")]
         done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 2

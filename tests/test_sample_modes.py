@@ -17,7 +17,7 @@ def common(tiny_folder, moa_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("subjects")
     for number in range(4):
         portrait(number, (64, 64)).save(folder / f"{number}.png")
-    options = ["--model", str(tiny_folder), "--moa", str(moa_folder), "--steps", "3"]
+    options = ["--base", str(tiny_folder), "--moa", str(moa_folder), "--steps", "3"]
     options += ["--prompt", MARKED, "--subject", str(folder / "0.png")]
     return folder, [*options, "--subject", str(folder / "1.png")]
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from moa_jax.backbone.folder import resolve
 from moa_jax.backbone.tokenizer import load_tokenizer, write_tokenizer
-from moa_jax.cli import Bar, run
+from moa_jax.cli import Bar, Renamed, run
 from moa_jax.config import LAYOUTS, DataConfig, MethodConfig, TrainConfig
 from moa_jax.data.bench import measure, report
 from moa_jax.data.captions import Tokenizer, encode_caption
@@ -23,7 +23,7 @@ from moa_jax.data.pack import pack
 from moa_jax.data.records import SPLITS, open_records
 
 EXAMPLES = {
-    "check": "python -m moa_jax.data check my_pictures --model runs/sd15",
+    "check": "python -m moa_jax.data check my_pictures --base runs/sd15",
     "pack": "python -m moa_jax.data pack my_pictures my_pictures_packed --workers 16",
     "bench": "python -m moa_jax.data bench my_pictures --step-seconds 0.8",
 }
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     records = open_records(*_data(options).source())
-    tokenizer = _load_tokenizer(options.model) if options.model else None
+    tokenizer = _load_tokenizer(options.base) if options.base else None
     with Bar("checking", len(records)) as bar:
         size = (options.max_subjects, tokenizer, options.workers)
         found = check_records(records, *size, on_record=bar.advance)
@@ -70,9 +70,9 @@ def _pack(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     data = _data(options, resolution=options.resolution)
     with tempfile.TemporaryDirectory() as folder:
-        if not options.model:
+        if not options.base:
             write_tokenizer(Path(folder) / "tokenizer")
-        tokenizer = _load_tokenizer(options.model or folder)
+        tokenizer = _load_tokenizer(options.base or folder)
     with Bar("measuring (seconds)") as bar:
         rates = measure(data, tokenizer, options.seconds, bar.start, bar.advance)
     need = options.images_per_second or options.batch_size / options.step_seconds
@@ -113,7 +113,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     need.add_argument("--step-seconds", type=_above_0(float), default=1.0, help=step)
     need.add_argument("--images-per-second", type=_above_0(float), help="or what all chips take")
     for command in (check, bench):
-        command.add_argument("--model", help="diffusers folder or hub id, for its tokenizer")
+        command.add_argument("--base", help="diffusers folder or hub id, for its tokenizer")
+        command.add_argument("--model", dest="base", action=Renamed, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
@@ -173,8 +174,8 @@ def _print_faults(report: Report, options: argparse.Namespace) -> int:
     if nobody:
         labels = "" if options.subject_label == "none" else " (try --subject-label none)"
         print(f"{options.path}: no picture has a subject{labels}")
-    if not options.model:
-        print("not checked, for want of --model: is each subject's word among the tokens that fit?")
+    if not options.base:
+        print("not checked, for want of --base: is each subject's word among the tokens that fit?")
     total = sum(len(found) for found in report.faults.values())
     print(
         f"{report.records} records, {report.subjects} subjects: "

@@ -81,7 +81,7 @@ class Drawing:
     """What `sample.py` would draw, as a plan asks for it.
 
     Attributes:
-        model: folder or hub id of the checkpoint, of which no weights are read.
+        base: folder or hub id of the checkpoint, of which no weights are read.
         method: of the MoA weights; None for plain Stable Diffusion.
         image_encoder: see `load_stable_diffusion`.
         dtype: of the computation and the weights.
@@ -91,7 +91,7 @@ class Drawing:
         width: likewise.
     """
 
-    model: str
+    base: str
     settings: Settings
     method: MethodConfig | None = None
     image_encoder: str | None = None
@@ -119,7 +119,7 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
     """
     attend = choose_attend(drawing.attention, mesh.devices.flat[0].platform)
     dtype = jnp.dtype(drawing.dtype)
-    base = describe_stable_diffusion(drawing.model, dtype, drawing.image_encoder, attend)
+    base = describe_stable_diffusion(drawing.base, dtype, drawing.image_encoder, attend)
     method, settings, num_images = drawing.method, drawing.settings, drawing.num_images
     if method is None:
         model, subjects, image_size = None, 1, 1

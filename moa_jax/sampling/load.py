@@ -30,7 +30,7 @@ class Loaded(NamedTuple):
 
 
 def load(
-    model: str | Path,
+    base: str | Path,
     moa: str | Path | None = None,
     dtype: Any = None,
     *,
@@ -43,7 +43,7 @@ def load(
     """Load a diffusers folder, and MoA weights trained on it.
 
     Args:
-        model: the folder of a Stable Diffusion 1.x or 2.x checkpoint, or its hub id.
+        base: the folder of a Stable Diffusion 1.x or 2.x checkpoint, or its hub id.
         moa: the folder with `moa.safetensors` and `moa.json`.
         dtype: of the computation and the weights, e.g. "bfloat16"; by default bfloat16 on TPU
             and GPU, float32 on a CPU.
@@ -60,21 +60,21 @@ def load(
     """
     dtype = choose_dtype(dtype)
     attend = choose_attend(attention, jax.default_backend())
-    read = partial(load_stable_diffusion, model, dtype, variant, attend=attend)
+    read = partial(load_stable_diffusion, base, dtype, variant, attend=attend)
     options = (dtype, variant, attend)
     if moa is None:
-        base = read(image_encoder)
-        return Loaded(base, None, None, 0, _load_controlnets(controlnets, base, *options))
+        plain = read(image_encoder)
+        return Loaded(plain, None, None, 0, _load_controlnets(controlnets, plain, *options))
     card = read_moa_card(moa)
     trained_with = card.config.model.image_encoder
     encoder = image_encoder or trained_with
-    base = read(encoder)
-    controls = _load_controlnets(controlnets, base, *options)
-    mixed, params = build(base, card.config.method, dtype=dtype, key=None)
+    prior = read(encoder)
+    controls = _load_controlnets(controlnets, prior, *options)
+    model, params = build(prior, card.config.method, dtype=dtype, key=None)
     params = jax.tree_util.tree_map_with_path(partial(stored, dtype), params)
-    identity = Identity.of(base, encoder and str(encoder))
+    identity = Identity.of(prior, encoder and str(encoder))
     params = load_moa(moa, params, identity, allow_other_base)
-    return Loaded(base, mixed, params, card.config.method.max_subjects, controls)
+    return Loaded(prior, model, params, card.config.method.max_subjects, controls)
 
 
 def choose_dtype(dtype: Any = None) -> np.dtype:

@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from moa_jax.cli import Renamed
 from moa_jax.errors import InputError
 from moa_jax.extension import import_plugin, is_name, require_imported
 from moa_jax.sampling.control import Control
@@ -15,7 +16,7 @@ from moa_jax.sampling.settings import Settings, Strength
 
 ABOUT = r"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion.
 
-  python sample.py [draw] --model DIR_OR_HUB_ID --moa DIR --subject a.jpg --subject b.jpg \
+  python sample.py [draw] --base DIR_OR_HUB_ID --moa DIR --subject a.jpg --subject b.jpg \
       --prompt "a man <|image|> and a woman <|image|> reading in the snow" --out out/
 
 Other modes (each with its own --help):
@@ -69,7 +70,7 @@ def parse_arguments(command: Sequence[str]) -> argparse.Namespace:
         _import_plugins(given, file)
     except InputError as error:
         parser.error(str(error))
-    for name in ("model", "prompt", *NEEDED[mode]):
+    for name in ("base", "prompt", *NEEDED[mode]):
         if not getattr(given, name):
             parser.error(f"--{name.replace('_', '-')} is required")
     given.mode = mode
@@ -102,6 +103,8 @@ def _recorded(
         for name, value in given.items()
         if isinstance(value, list) and value != parser.get_default(name)
     }
+    if "model" in record:  # the name of --base in records of earlier versions
+        record = {"base": record["model"], **record}
     not_taken = {"out", "from_json", "plugin", *replaced}
     names = [name for name in given if name in record and name not in not_taken]
     return argparse.Namespace(**{name: record[name] for name in names})
@@ -116,7 +119,7 @@ def make_parser(mode: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sample.py" if mode == "draw" else f"sample.py {mode}",
         description=about,
-        epilog=f"example: python sample.py {mode} --model DIR --moa DIR {example}",
+        epilog=f"example: python sample.py {mode} --base DIR --moa DIR {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for title, add_to in (
@@ -207,7 +210,8 @@ def _add_settings(add: Add) -> None:
 
 
 def _add_networks(add: Add) -> None:
-    add("--model", help="Stable Diffusion 1.x or 2.x: diffusers folder or hub id")
+    add("--base", help="Stable Diffusion 1.x or 2.x: diffusers folder or hub id")
+    add("--model", dest="base", action=Renamed, help=argparse.SUPPRESS)
     add("--moa", help="folder with moa.safetensors and moa.json; without it, plain SD")
     add("--allow-other-base", action="store_true", help="take --moa on a checkpoint that was "
         "fine-tuned from the one it was trained on")  # fmt: skip

@@ -36,10 +36,10 @@ class Pipeline(Engine):
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, moa: str | Path | None = None, dtype: Any = None, **options: Any
+        cls, base: str | Path, moa: str | Path | None = None, dtype: Any = None, **options: Any
     ) -> "Pipeline":
         """Load a diffusers folder, and MoA weights trained on it: see `load`."""
-        return cls(*load(model, moa, dtype, **options))
+        return cls(*load(base, moa, dtype, **options))
 
     def add_lora(self, file: str | Path, weight: float = 1.0, experts: str = "both") -> None:
         """Change the weights by a LoRA; several add up, and the same at -weight takes it back.

@@ -93,7 +93,7 @@ def parameters(record: Mapping[str, Any]) -> str:
 
     Args:
         record: of its keys these are read: prompt, negative_prompt, steps, sampler, karras,
-            guidance_scale, seed, image_index, width, height, fingerprints (its unet), model, moa.
+            guidance_scale, seed, image_index, width, height, fingerprints (its unet), base, moa.
     """
     lines = [record.get("prompt", "")]
     if record.get("negative_prompt"):
@@ -110,7 +110,7 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     karras = " Karras" if get("karras") else ""
     sides = get("width"), get("height")
     fingerprint = (get("fingerprints") or {}).get("unet")
-    model, moa = get("model"), get("moa")
+    model, moa = get("base") or get("model"), get("moa")  # earlier versions wrote model
     return {
         "Steps": get("steps"),
         "Sampler": sampler and SAMPLER_LABELS.get(sampler, sampler) + karras,

@@ -23,10 +23,10 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize("layout", ["imagefolder", "ffhq"])
 def test_a_clean_data_set(request, layout, model, capsys):
     path = str(request.getfixturevalue(layout))
-    assert main(["check", path, "--model", model]) == 0
+    assert main(["check", path, "--base", model]) == 0
     assert capsys.readouterr().out == "4 records, 4 subjects: 0 faults in 0 records\n"
     assert main(["check", path]) == 0
-    assert "not checked, for want of --model" in capsys.readouterr().out
+    assert "not checked, for want of --base" in capsys.readouterr().out
 
 
 def test_every_fault_of_an_imagefolder_in_one_run(
@@ -57,7 +57,7 @@ def test_every_fault_of_an_imagefolder_in_one_run(
         ({"file_name": "chelsea.png"}, "no 'text'"),
     ]
     save_rows(tmp_path, [case for case, _ in cases])
-    assert main(["check", str(tmp_path), "--model", model]) == 1
+    assert main(["check", str(tmp_path), "--base", model]) == 1
     lines = capsys.readouterr().out.splitlines()
     for number, (_, fault) in enumerate(cases, start=1):
         found = [line for line in lines if f"line {number})" in line or f"line {number}:" in line]
@@ -112,7 +112,7 @@ def test_progress_comes_once_a_record_and_threads_change_nothing(imagefolder):
     ("arguments", "part"),
     [
         (["check", "nowhere"], "'nowhere' is not a folder"),
-        (["check", "{imagefolder}", "--model", "nowhere"], "'nowhere'"),
+        (["check", "{imagefolder}", "--base", "nowhere"], "'nowhere'"),
         (
             ["check", "{imagefolder}", "--layout", "coco"],
             "data.layout='coco': must be one of auto, imagefolder",

@@ -46,7 +46,7 @@ MUTATIONS = [
         "the dial goes past everything",
         MIXTURE,
         "jnp.minimum(dial, limit)",
-        "strength",
+        "dial",
         TURN,
     ),
     (

@@ -144,6 +144,6 @@ def test_the_command_plans_the_real_step(tiny_folder, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_command_plans_drawing(tiny_folder, capsys):
     options = ["--num-images", "2", "--steps", "3", "--plan", "v5e:1x1"]
-    command = ["--model", str(tiny_folder), "--prompt", "a man", *options]
+    command = ["--base", str(tiny_folder), "--prompt", "a man", *options]
     assert sample.main(command) == 0
     assert "2 picture(s) on one device of v5e:1x1" in capsys.readouterr().out

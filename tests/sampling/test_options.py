@@ -15,7 +15,7 @@ from moa_jax.sampling.options import (
 from moa_jax.sampling.record import write_json
 from moa_jax.sampling.settings import Settings, Strength
 
-BASIC = ["--model", "m", "--prompt", "a man"]
+BASIC = ["--base", "m", "--prompt", "a man"]
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_every_mode_has_its_help_with_an_example(mode, capsys):
         parse_arguments([mode, "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert f"python sample.py {mode} --model" in shown
+    assert f"python sample.py {mode} --base" in shown
     assert "--subject" in shown
 
 
 @pytest.mark.parametrize(
     ("command", "missing"),
     [
-        (["--prompt", "a"], "--model"),
+        (["--prompt", "a"], "--base"),
         (["morph", *BASIC], "--to"),
         (["timelapse", *BASIC], "--words"),
         (["edit", *BASIC, "--image", "x.png"], "--source-prompt"),
@@ -120,3 +120,10 @@ def test_a_record_of_another_mode_or_none_is_refused(tmp_path, capsys):
         with pytest.raises(SystemExit):
             parse_arguments(command)
         assert message in capsys.readouterr().err
+
+
+def test_an_earlier_name_is_read_with_a_note(tmp_path, capsys):
+    assert parse_arguments(["--model", "m", "--prompt", "a man"]).base == "m"
+    assert "note: --model is called --base now" in capsys.readouterr().err
+    write_json(tmp_path / "run.json", {"model": "old", "prompt": "a man"})
+    assert parse_arguments(["--from-json", str(tmp_path / "run.json")]).base == "old"
