@@ -3,7 +3,7 @@
 A checkpoint holds the state (trained weights, optimizer, EMA, step, key), the place in the data,
 the configuration, and the identity of the frozen networks. The frozen weights themselves are never
 written. Saves run in the background; a save cut short is not a checkpoint. What is read is held
-against checksums: a checkpoint that is not whole is set aside, and the one before it is used.
+against checksums: a checkpoint that is not intact is set aside, and the one before it is used.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ class Checkpoints:
 
     @property
     def newest(self) -> int | None:
-        """Step of the newest whole checkpoint."""
+        """Step of the newest intact checkpoint."""
         return self._manager.latest_step()
 
     def where(self, step: int) -> Path:
@@ -124,7 +124,7 @@ class Checkpoints:
             )
 
     def restore(self, like: State) -> tuple[State, dict[str, Any], list[str]] | None:
-        """Read the newest whole checkpoint; newer ones, which are not, are renamed.
+        """Read the newest intact checkpoint; newer ones, which are not, are renamed.
 
         Args:
             like: a state of the same shape, whose shardings the restored one gets.
@@ -135,7 +135,7 @@ class Checkpoints:
 
         Raises:
             InputError: it was made on other frozen networks, its state has another shape, or there
-                are checkpoints and none is whole. Nothing is renamed then.
+                are checkpoints and none is intact. Nothing is renamed then.
         """
         broken: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -151,7 +151,7 @@ class Checkpoints:
         if broken:
             listed = "; ".join(f"{step} ({why})" for step, why in broken.items())
             raise InputError(
-                f"no checkpoint in {str(self.folder)!r} can be read: {listed}. Put whole ones "
+                f"no checkpoint in {str(self.folder)!r} can be read: {listed}. Put intact ones "
                 "there from a copy, or choose another train.output to begin anew"
             )
         return None
@@ -197,7 +197,7 @@ class Checkpoints:
         return state, place, changes
 
     def _set_aside(self, broken: Mapping[int, str]) -> list[str]:
-        """Rename checkpoints that are not whole, so that their steps can be saved again."""
+        """Rename checkpoints that are not intact, so that their steps can be saved again."""
         notes = []
         for step, why in broken.items():
             aside = self.where(step).with_name(f"{step}.broken")
@@ -205,7 +205,7 @@ class Checkpoints:
                 while aside.exists():
                     aside = aside.with_name(aside.name + "-too")
                 self.where(step).rename(aside)
-            notes.append(f"checkpoint {str(self.where(step))!r} is not whole ({why}): set aside")
+            notes.append(f"checkpoint {str(self.where(step))!r} is not intact ({why}): set aside")
         if broken:
             multihost_utils.sync_global_devices("checkpoints set aside")
             self._manager.reload()

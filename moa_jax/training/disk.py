@@ -26,7 +26,7 @@ def writing(folder: Path) -> Iterator[None]:
         if not reasons or isinstance(error, InputError):
             raise
         raise InputError(
-            f"{str(folder)!r} cannot be written to: {reasons[0]}. What was saved before is whole. "
+            f"{str(folder)!r} cannot be written to: {reasons[0]}. What was saved before is intact. "
             "Make room (train.keep_checkpoints says how many are kept), or move the run's folder "
             "and name it in train.output; the same command then resumes"
         ) from error

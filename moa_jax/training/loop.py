@@ -149,7 +149,7 @@ def resume(
         (state, step, notes on what was read); as given, 0 and none without a checkpoint.
 
     Raises:
-        InputError: the checkpoint belongs to another run, or none is whole.
+        InputError: the checkpoint belongs to another run, or none is intact.
     """
     restored = checkpoints.restore(state)
     if restored is None:

@@ -74,7 +74,7 @@ def test_the_checkpoint_before_is_used_and_the_broken_one_named(damage, whole, c
     small_fit(small_config(copy, STEPS))
     told = capsys.readouterr().out
     assert f"resuming from step 5 of {copy / 'checkpoints'}" in told
-    assert f"checkpoint '{copy / 'checkpoints' / '10'}' is not whole" in told
+    assert f"checkpoint '{copy / 'checkpoints' / '10'}' is not intact" in told
     assert (copy / "checkpoints" / "10.broken").is_dir()
     for one, other in zip(read(copy), read(whole), strict=True):  # step 10 was saved again
         assert one == other

@@ -100,7 +100,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_hosts_and_preset(two, alone
     folder = shutil.copytree(alone, tmp_path / "two")
     assert wait(start(2, folder, "fsdp", end, unreadable=step)) == [0, 0], logs(folder)
     told = logs(folder)[0]
-    assert f"{step}' is not whole (RuntimeError: it cannot be read on host 1): set aside" in told
+    assert f"{step}' is not intact (RuntimeError: it cannot be read on host 1): set aside" in told
     assert "resuming from step" in told and f"resuming from step {step} " not in told
     assert (folder / "checkpoints" / f"{step}.broken").is_dir()
     for name in ("one", "two"):
