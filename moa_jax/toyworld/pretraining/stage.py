@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from moa_jax.backbone.folder import read_config
+from moa_jax.backbone.remember import describe
 from moa_jax.backbone.shapes import parameter_shapes
 from moa_jax.backbone.stable_diffusion import Component
 from moa_jax.backbone.weights import load_params, save_params
@@ -134,7 +135,8 @@ class Stage:
 
     def _identity(self) -> Identity:
         """Say what a checkpoint of this stage belongs to."""
-        built = hashlib.sha256(repr(self.built).encode()).hexdigest()
+        described = json.dumps(describe(self.built), sort_keys=True)
+        built = hashlib.sha256(described.encode()).hexdigest()
         fingerprints = {name: network.fingerprint for name, network in self.frozen.items()}
         name = str(self.folder)
         return Identity(name, name, {"recipe.networks": built, **fingerprints})
