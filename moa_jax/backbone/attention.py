@@ -1,7 +1,7 @@
 """One attention layer of the U-Net.
 
-The U-Net takes the class of its attention layers as an argument, so whatever changes attention is a
-subclass or a replacement of `Attention` with the same call; nothing here knows which.
+The U-Net takes the class of its attention layers as an argument. A variant is a subclass of
+`Attention`, or a replacement with the same call; nothing here knows which one is used.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ def attention_weights(
 ) -> Float[Array, "B N L K"]:
     """Read how much each query attends to a few tokens of the context.
 
-    The weights of the other tokens are neither given nor saved for the backward pass.
+    The weights of the other tokens are neither returned nor saved for the backward pass.
 
     Args:
-        tokens: positions in the context; one outside [0, S) reads as zero.
+        tokens: positions in the context; a position outside [0, S) has weight 0.
     """
     size, scale = key.shape[1], query.shape[-1] ** -0.5
 
@@ -31,12 +31,12 @@ def attention_weights(
         products = jnp.einsum("blnd,bsnd->bnls", query, key, preferred_element_type=jnp.float32)
         return products * scale
 
-    @jax.checkpoint
+    @jax.checkpoint  # else the backward pass would keep all L x S logits
     def normalizer(query: Array, key: Array) -> Float[Array, "B N L 1"]:
         return jax.nn.logsumexp(logits(query, key), axis=-1, keepdims=True)
 
-    # The keys are gathered, for a gather from the weights is what TPUs are slow at: compiled for a
-    # v5e, a layer of 1024 pixels forward and backward moves 110 MB a picture so, 4.3 GB otherwise.
+    # Gather the keys, because TPUs are slow at gathering from the weights: compiled for a v5e, a
+    # layer of 1024 pixels moves 110 MB a picture this way, forward and backward; else 4.3 GB.
     chosen = jnp.take_along_axis(key, tokens[:, :, None, None], axis=1, mode="clip")
     inside = ((tokens >= 0) & (tokens < size))[:, None, None, :]
     watched = jnp.where(inside, logits(query, chosen), -jnp.inf)
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         cross: attend to the context instead of the feature map itself.
         block: the transformer block this layer is in, counted from the U-Net's input.
         dtype: of the computation; the softmax is always float32.
-        attend: mixes the values, see `choose_attend`.
+        attend: mixes the values by query and key; see `choose_attend`.
     """
 
     heads: int
@@ -82,10 +82,11 @@ class Attention(nn.Module):
         context: Any,
         watch: Int[Array, "B K"] | None,
     ) -> Float[Array, "B H W D"]:
-        """Attend by given projections; for the other arguments see `__call__`.
+        """Attend with the given projections.
 
         Args:
-            project: called as `self.project` is.
+            project: called in place of `self.project`, with the same arguments.
+            hidden: as in `__call__`; so are `context` and `watch`.
         """
         batch, rows, columns, width = hidden.shape
         pixels = hidden.reshape(batch, rows * columns, width)

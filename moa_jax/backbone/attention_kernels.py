@@ -1,9 +1,9 @@
 """Scaled dot-product attention: one function, four implementations.
 
-All are exact and take any shape; they differ in memory and speed. `xla` holds every score,
-`blocked` those of some queries at a time; `splash` (TPU) and `cudnn` (NVIDIA GPU) are kernels that
-hold none. `choose_attend` gives the one function that the layers of a network are handed; which
-implementation serves a layer is decided from its shape, while it is traced.
+All are exact; they differ in memory and speed. `xla` holds every score. `blocked` holds the scores
+of some queries at a time. `splash` (TPU) and `cudnn` (NVIDIA GPU) are kernels that hold no scores.
+`choose_attend` returns the one function that all layers of a network call. It takes any shape: it
+chooses the implementation for a layer from the layer's shape, while the layer is traced.
 """
 
 from collections.abc import Callable
@@ -26,20 +26,20 @@ NEEDS = {
 # (query "B L N d", key "B S N d", value "B S N d") -> "B L N d", with scale 1/sqrt(d)
 Attend = Callable[[Array, Array, Array], Array]
 
-# Scores of one head that are held at once. Forward + backward of 8 heads in float32 on 2 busy CPU
-# cores: 1024 x 1024 took 575 ms and 131 MiB by xla, 455 ms and 77 MiB blocked; 4096 x 4096 10.1 s
-# and 2,053 MiB, 8.1 s and 84 MiB; at 256 x 256 and 1024 x 77 blocks gained nothing.
+# How many scores of one head are held at once. Forward + backward of 8 heads in float32 on 2 busy
+# CPU cores: 1024 x 1024 took 575 ms and 131 MiB by xla, 455 ms and 77 MiB blocked; 4096 x 4096 took
+# 10.1 s and 2,053 MiB by xla, 8.1 s and 84 MiB blocked; 256 x 256 and 1024 x 77 gained nothing.
 SCORES = 2**19
-# Below this many tokens on either side splash saves little. What the compiler counts for a v5e,
-# forward + backward, bfloat16, 8 heads, MiB moved a picture of 8, by xla and by splash: 4096 x 4096
-# 3,943 and 206; 1024 x 1024 278 and 53; 256 x 256 32 and 22; 4096 x 77 103 and 146.
+# Below this many tokens on either side splash saves little. MiB moved a picture by xla and by
+# splash, as the compiler counts for a v5e (forward + backward, bfloat16, 8 heads, 8 pictures):
+# 4096 x 4096 3,943 and 206; 1024 x 1024 278 and 53; 256 x 256 32 and 22; 4096 x 77 103 and 146.
 SPLASH_TOKENS = 512
-SPLASH_BLOCK, SPLASH_LANES = 512, 128  # tokens of a block at most; what lengths are padded to
+SPLASH_BLOCK, SPLASH_LANES = 512, 128  # tokens: largest block; lengths are padded to its multiples
 SPLASH_WIDTH = 512  # the widest head that was compiled: that of the VAE
-CUDNN_TOKENS = 64  # below, a kernel has nothing to save
-CUDNN_WIDTH, CUDNN_MULTIPLE = 128, 8  # of heads; 256 from Hopper on
+CUDNN_TOKENS = 64  # below this a kernel has nothing to save
+CUDNN_WIDTH, CUDNN_MULTIPLE = 128, 8  # of a head's width; Hopper and newer take 256
 
-BATCH_AXES, HEAD_AXIS = ("data", "fsdp"), "tensor"  # of the mesh
+BATCH_AXES, HEAD_AXIS = ("data", "fsdp"), "tensor"  # axes of the mesh
 
 
 def xla(
@@ -57,7 +57,7 @@ def blocked(
     count = -(-length // max(1, SCORES // key.shape[1]))
     padded = jnp.pad(query, ((0, 0), (0, -length % count), (0, 0), (0, 0)))
     blocks = padded.reshape(query.shape[0], count, -1, *query.shape[2:]).swapaxes(0, 1)
-    # In float32, so that the gradients of all blocks are summed in it.
+    # Keys and values enter in float32, so that the blocks' gradients are summed in float32.
     key, value = key.astype(jnp.float32), value.astype(jnp.float32)
 
     @jax.checkpoint
@@ -79,13 +79,14 @@ def splash(
     """Attend by JAX's kernel for TPUs.
 
     Args:
-        mesh: over which the batch and, where they divide, the heads are split.
+        mesh: splits the batch and the heads over its devices, where their numbers divide; None
+            means one device.
         interpret: emulate the kernel on any platform, slowly.
     """
     attend = partial(_splash, interpret=interpret)
     if mesh is not None:
         place = _split(mesh, query.shape[0], query.shape[2])
-        # The kernel does not say over which axes its result varies.
+        # Unchecked, because the kernel does not declare over which axes its result varies.
         attend = jax.shard_map(
             attend, mesh=mesh, in_specs=(place,) * 3, out_specs=place, check_vma=False
         )
@@ -93,7 +94,7 @@ def splash(
 
 
 def _split(mesh: Mesh, batch: int, heads: int) -> PartitionSpec:
-    """Place "B L N d" on the mesh; what an axis does not divide is whole on each device."""
+    """Place "B L N d" on the mesh; replicate an axis that the devices do not divide evenly."""
     sizes = mesh.shape
     rows = BATCH_AXES if batch % (sizes["data"] * sizes["fsdp"]) == 0 else None
     return PartitionSpec(rows, None, HEAD_AXIS if heads % sizes[HEAD_AXIS] == 0 else None)
@@ -105,7 +106,10 @@ def _splash(
     value: Float[Array, "B S N d"],
     interpret: bool,
 ) -> Float[Array, "B L N d"]:
-    """Attend on one device: the kernel takes "N L d" and no scale, in lengths of whole lanes."""
+    """Attend on one device.
+
+    The kernel takes "N L d" without a scale, in lengths that are multiples of SPLASH_LANES.
+    """
     from jax.experimental.pallas.ops.tpu import splash_attention as kernels  # slow to import
 
     (_, length, heads, width), context = query.shape, key.shape[1]
@@ -124,8 +128,8 @@ def _splash(
             block_kv_dkv=columns,
             block_q_dq=rows,
             block_kv_dq=columns,
-            # Tokens in the lanes: widths, which they would pad to 128, are 40 and 80. At
-            # 4096 x 4096 that is 41 MiB instead of 65 a picture, at 1024 x 1024 0.8 for 4.8.
+            # Tokens lie in the lanes, because head widths (40, 80) would be padded to 128. A
+            # picture takes 41 MiB, not 65, at 4096 x 4096; 0.8 MiB, not 4.8, at 1024 x 1024.
             q_layout=kernels.QKVLayout.SEQ_MINOR,
             k_layout=kernels.QKVLayout.SEQ_MINOR,
             v_layout=kernels.QKVLayout.SEQ_MINOR,
@@ -135,7 +139,7 @@ def _splash(
         interpret=interpret,
     )
     segments = None
-    if sides[1] != context:  # the padding of the keys is another segment than all queries
+    if sides[1] != context:  # no query attends to a key of another segment, the padding
         real = jnp.arange(sides[1]) < context
         segments = kernels.SegmentIds(jnp.ones(sides[0], jnp.int32), real.astype(jnp.int32))
     mixed = jax.vmap(kernel, in_axes=(0, 0, 0, None))(query, key, value, segments)
@@ -143,7 +147,7 @@ def _splash(
 
 
 def _splash_block(length: int) -> int:
-    """Give the largest block of whole lanes that divides a length."""
+    """Give the largest block, a multiple of SPLASH_LANES, that divides a length."""
     blocks = range(SPLASH_LANES, SPLASH_BLOCK + 1, SPLASH_LANES)
     return max(block for block in blocks if length % block == 0)
 
@@ -151,7 +155,7 @@ def _splash_block(length: int) -> int:
 def cudnn(
     query: Float[Array, "B L N d"], key: Float[Array, "B S N d"], value: Float[Array, "B S N d"]
 ) -> Float[Array, "B L N d"]:
-    """Attend by cuDNN's kernel: half precision, heads of a width it knows."""
+    """Attend by cuDNN's kernel, which takes half precision and heads of limited width."""
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
 
 
@@ -161,15 +165,15 @@ def select(
     """Choose the implementation that serves one shape.
 
     Args:
-        name: what was asked for; "auto" is the kernel where it pays.
-        kernel: the one that runs here, if any.
+        name: the implementation asked for; "auto" means the kernel where it pays.
+        kernel: the kernel that runs on these devices; None means there is none.
         length: tokens that attend.
         context: tokens that are attended to.
         width: of a head.
 
     Returns:
-        What was asked for if it can serve the shape; else "xla", or "blocked" if the scores are
-        many.
+        The implementation asked for, if it can serve the shape; else "xla", or "blocked" where
+        there are more than SCORES scores.
     """
     shortest = min(length, context)
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
@@ -193,7 +197,7 @@ def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:
         mesh: the devices that a program is split over, with the axes data, fsdp and tensor.
 
     Raises:
-        InputError: no such implementation, or not on these devices.
+        InputError: there is no such implementation, or it does not run on these devices.
     """
     if name not in get_args(Name):
         raise InputError(f"attention={name!r}: must be one of {', '.join(get_args(Name))}")

@@ -1,4 +1,4 @@
-"""What the U-Net and the VAE are both made of: convolutions, norms, residual blocks, resampling.
+"""The parts that U-Net and VAE share: convolutions, norms, residual blocks and resampling.
 
 Feature maps are channels-last, `B H W C`. Normalisation runs in float32 whatever the dtype.
 """
@@ -25,7 +25,7 @@ class GroupNorm(nn.GroupNorm):
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation with PyTorch's epsilon and the two-pass variance."""
 
-    epsilon: float = 1e-5
+    epsilon: float = 1e-5  # Flax's own default is 1e-6
     use_fast_variance: bool = False
 
 
@@ -33,7 +33,7 @@ class ResnetBlock(nn.Module):
     """Two convolutions with a residual connection; the time embedding is added between them.
 
     Attributes:
-        channels: of the output.
+        channels: channels of the output.
         groups: of the group norms.
         epsilon: of the group norms.
     """
@@ -56,6 +56,7 @@ class ResnetBlock(nn.Module):
             )
             hidden = hidden + shift[:, None, None, :]
         hidden = self._convolve(hidden, "norm2", "conv2")
+        # As in diffusers, whose blocks have this layer only where the width changes.
         if residual.shape[-1] != self.channels:
             shortcut = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_shortcut")
             residual = shortcut(residual)
@@ -99,7 +100,7 @@ class Upsample(nn.Module):
         """Enlarge.
 
         Args:
-            size: rows and columns of the result; twice the input's by default.
+            size: rows and columns of the result; None means twice the input's.
         """
         rows, columns = hidden.shape[1:3]
         enlarged = resize_nearest(hidden, size or (2 * rows, 2 * columns))

@@ -1,7 +1,7 @@
-"""The two towers of CLIP: text into the U-Net's context, pictures into features.
+"""The two towers of CLIP: one encodes text as the U-Net's context, the other pictures as features.
 
-Module names carry transformers' keys, so the parameter tree joined by dots is the checkpoint's
-list of keys. The tokenizer, and what a feature is used for, are elsewhere.
+Modules are named by transformers' keys, so a parameter's path, joined by dots, is its key in the
+checkpoint. The tokenizer and the use of the features are elsewhere.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from moa_jax.errors import InputError
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
+# Source: GELUs (arXiv 1606.08415), Sec. 2: x * sigmoid(1.702 x) approximates the exact form.
 ACTIVATIONS = {
     "quick_gelu": lambda hidden: hidden * jax.nn.sigmoid(1.702 * hidden),
     "gelu": lambda hidden: jax.nn.gelu(hidden, approximate=False),
@@ -31,7 +32,10 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class TextConfig:
-    """What of `text_encoder/config.json` changes the network; transformers' names and defaults."""
+    """The settings in `text_encoder/config.json` that change the network.
+
+    Names and defaults are transformers'.
+    """
 
     vocab_size: int = 49408
     max_position_embeddings: int = 77
@@ -47,14 +51,17 @@ class TextConfig:
         """Read a `config.json`.
 
         Raises:
-            InputError: another kind of network, or a value that is not supported.
+            InputError: it is of another kind of network, or a value is not supported.
         """
         return _read(cls, "clip_text_model", config)
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """What of `image_encoder/config.json` changes the network; transformers' names and defaults."""
+    """The settings in `image_encoder/config.json` that change the network.
+
+    Names and defaults are transformers'.
+    """
 
     image_size: int = 224
     patch_size: int = 32
@@ -71,7 +78,7 @@ class VisionConfig:
         """Read a `config.json`.
 
         Raises:
-            InputError: another kind of network, or a value that is not supported.
+            InputError: it is of another kind of network, or a value is not supported.
         """
         return _read(cls, "clip_vision_model", config)
 
@@ -80,7 +87,7 @@ class SelfAttention(nn.Module):
     """Multi-head attention of tokens to each other.
 
     Attributes:
-        causal: a token attends only to itself and those before it.
+        causal: whether a token attends only to itself and the tokens before it.
     """
 
     heads: int
@@ -104,7 +111,7 @@ class SelfAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and a two-layer perceptron, each normalised first and residual."""
+    """Attention and a two-layer perceptron; each normalises its input and adds its result to it."""
 
     config: TextConfig | VisionConfig
     causal: bool
@@ -128,7 +135,7 @@ class Layer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """The text tower: token ids to the U-Net's context."""
+    """The text tower: it turns token ids into the U-Net's context."""
 
     config: TextConfig
     dtype: Any = jnp.float32
@@ -156,7 +163,7 @@ class TextEncoder(nn.Module):
 
 
 class PatchEmbeddings(nn.Module):
-    """Cut a picture into patches, one token each, behind the class token."""
+    """Turn a picture into tokens: the class token first, then one for each patch."""
 
     config: VisionConfig
     dtype: Any = jnp.float32
@@ -172,13 +179,13 @@ class PatchEmbeddings(nn.Module):
         token = self.param("class_embedding", nn.initializers.normal(width**-0.5), (width,))
         token = jnp.broadcast_to(token.astype(self.dtype), (patches.shape[0], 1, width))
         hidden = jnp.concatenate([token, patches], axis=1)
-        count = (self.config.image_size // self.config.patch_size) ** 2 + 1
+        count = (self.config.image_size // self.config.patch_size) ** 2 + 1  # 1: the class token
         positions = nn.Embed(count, width, dtype=self.dtype, name="position_embedding")
         return hidden + positions(jnp.arange(count)[None])
 
 
 class VisionEncoder(nn.Module):
-    """The vision tower with its projection: a picture to one vector of features."""
+    """The vision tower with its projection: it turns a picture into one vector of features."""
 
     config: VisionConfig
     dtype: Any = jnp.float32
@@ -188,7 +195,7 @@ class VisionEncoder(nn.Module):
         """Encode pictures.
 
         Args:
-            pixels: of `image_size` rows and columns, through `normalize_pixels`.
+            pixels: `image_size` rows and columns, normalised by `normalize_pixels`.
 
         Returns:
             Projected features (transformers' `image_embeds`, not normalised).
@@ -199,6 +206,7 @@ class VisionEncoder(nn.Module):
         for index in range(config.num_hidden_layers):
             name = f"vision_model.encoder.layers.{index}"
             hidden = Layer(config, causal=False, dtype=self.dtype, name=name)(hidden)
+        # The picture's feature is read from the class token alone.
         pooled = LayerNorm(**norm, name="vision_model.post_layernorm")(hidden[:, 0])
         project = nn.Dense(
             config.projection_dim, use_bias=False, dtype=self.dtype, name="visual_projection"
@@ -209,7 +217,7 @@ class VisionEncoder(nn.Module):
 def normalize_pixels(
     pixels: Real[Array | np.ndarray, "*B H W 3"],
 ) -> Float[Array, "*B H W 3"]:
-    """Bring pixels of [0, 255] to the mean and deviation that CLIP was trained with."""
+    """Normalise pixels in [0, 255] by the mean and deviation of CLIP's training pictures."""
     mean, std = (np.asarray(each, np.float32) for each in (PIXEL_MEAN, PIXEL_STD))
     shape = (1,) * (pixels.ndim - 1) + (3,)
     return (jnp.asarray(pixels, jnp.float32) / 255 - mean.reshape(shape)) / std.reshape(shape)
@@ -224,7 +232,7 @@ def _read(kind: type[Config], model_type: str, config: Mapping[str, Any]) -> Con
         "hidden_act": tuple(ACTIVATIONS),
         "num_channels": (3,),
     }
-    # transformers writes its settings of text generation into every configuration: pass them over.
+    # transformers writes settings of text generation into every configuration: ignore them.
     require_supported(kind.__name__, config, [key for key in config if key not in fixed], fixed)
     names = [field.name for field in fields(kind) if field.name in config]
     for name in (name for name in names if kind.__annotations__[name] is int):

@@ -1,7 +1,7 @@
-"""ControlNet for Stable Diffusion 1.x and 2.x: a picture of edges, depth or a pose leads the U-Net.
+"""ControlNet for Stable Diffusion 1.x and 2.x: a picture of edges, depth or a pose guides it.
 
-A copy of the U-Net's down half and middle sees the latents and the control picture; what it finds
-is added to the U-Net's skips and middle (`Residuals`). Module names carry diffusers' key parts.
+A copy of the U-Net's down half and middle sees the latents and the control picture. Its outputs
+are added to the U-Net's skips and middle (`Residuals`). Modules are named by diffusers' keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,14 +34,14 @@ Scale = float | int | Float[Array, ""]
 
 @dataclass(frozen=True)
 class ControlNetConfig(EncoderConfig):
-    """What of a ControlNet's `config.json` changes the network.
+    """The settings in a ControlNet's `config.json` that change the network.
 
     Attributes:
-        picture_channels: of the control picture.
+        picture_channels: channels of the control picture.
         picture_widths: channels of the convolutions on the control picture; all but the first
             halve its resolution.
-        bgr: the control picture's channels are reversed first.
-        pool: every residual is its mean over all pixels.
+        bgr: whether the control picture's channels are reversed first.
+        pool: whether every residual is replaced by its mean over all pixels.
     """
 
     picture_channels: int
@@ -51,7 +51,7 @@ class ControlNetConfig(EncoderConfig):
 
     @property
     def downscale(self) -> int:
-        """Give the pixels of the control picture along one latent."""
+        """Give how many pixels of the control picture lie along one side of a latent."""
         return 2 ** (len(self.picture_widths) - 1)
 
     @classmethod
@@ -59,7 +59,7 @@ class ControlNetConfig(EncoderConfig):
         """Read a `config.json`.
 
         Raises:
-            InputError: a value that is not supported, named with what is.
+            InputError: a value is not supported; the message says which values are.
         """
         widths = "conditioning_embedding_out_channels"
         order = "controlnet_conditioning_channel_order"
@@ -68,6 +68,7 @@ class ControlNetConfig(EncoderConfig):
         require_supported(KIND, config, read, fixed, ("block_out_channels", "down_block_types"))
         return cls(
             **read_encoder("ControlNet", config),
+            # The defaults are diffusers'.
             picture_channels=config.get("conditioning_channels", 3),
             picture_widths=tuple(config.get(widths) or (16, 32, 96, 256)),
             bgr=config.get(order) == "bgr",
@@ -79,8 +80,8 @@ class PictureEmbedding(nn.Module):
     """Convolve the control picture down to the resolution and the width of the U-Net's latents.
 
     Attributes:
-        width: of the result.
-        widths: of the convolutions before it.
+        width: channels of the result.
+        widths: channels of the convolutions before the last one.
     """
 
     width: int
@@ -99,7 +100,7 @@ class PictureEmbedding(nn.Module):
 
 
 class ControlNet(Encoder):
-    """Find what to add to a U-Net so that its picture follows a control picture."""
+    """Predict the residuals that make a U-Net's picture follow a control picture."""
 
     @nn.compact
     def __call__(
@@ -112,14 +113,14 @@ class ControlNet(Encoder):
         """Predict.
 
         Args:
-            latents: what the U-Net is given.
+            latents: the same as the U-Net's.
             timesteps: of the noise schedule, 0 to T-1; may be fractional.
             context: what cross-attention attends to; `Float[Array, "B S D"]` for `Attention`.
-            picture: in [0, 1], as `prepare_control_image` gives it: `config.downscale` pixels for
-                each latent.
+            picture: the control picture in [0, 1], as `prepare_control_image` gives it, with
+                `config.downscale` pixels along each latent.
 
         Raises:
-            ValueError: the picture is of another size.
+            ValueError: the picture does not have this size.
         """
         config = self.config
         if picture.shape[1:3] != (size := tuple(config.downscale * n for n in latents.shape[1:3])):
@@ -143,7 +144,7 @@ class ControlNet(Encoder):
 @parameter_shapes.register
 def _(module: ControlNet) -> dict[str, Any]:
     config = module.config
-    side = 2 ** (len(config.channels) - 1)
+    side = 2 ** (len(config.channels) - 1)  # the least latents: one pixel at the coarsest level
     pixels = side * config.downscale
     inputs = (
         jnp.zeros((1, side, side, config.in_channels)),
@@ -157,15 +158,16 @@ def _(module: ControlNet) -> dict[str, Any]:
 def combine(
     residuals: Sequence[Residuals], scales: Sequence[Scale] | Float[Array, " n"]
 ) -> Residuals:
-    """Sum what several ControlNets found, each times its scale.
+    """Sum the residuals of several ControlNets, each times its scale.
 
     Args:
-        residuals: of each ControlNet, for one U-Net.
-        scales: of each; 1 is as trained, 0 is no control. May be traced.
+        residuals: one of each ControlNet, all for the same U-Net.
+        scales: one for each ControlNet; 1 is as trained, 0 is no control. They may be traced.
 
     Raises:
-        ValueError: not a scale for each.
+        ValueError: there is not one scale for each ControlNet.
     """
+    # A scale takes the residual's dtype: a traced float32 scale would widen half precision.
     scaled = [
         jax.tree.map(lambda leaf, scale=scale: leaf * jnp.asarray(scale, leaf.dtype), each)
         for each, scale in zip(residuals, scales, strict=True)
@@ -186,12 +188,12 @@ def load_controlnet(
         name_or_path: the folder, or its id on the Hugging Face hub.
         dtype: of the computation, and of the parameters unless `place` is given.
         variant: "fp16" reads `*.fp16.safetensors`.
-        attend: what its attention layers attend with.
-        place: puts a parameter where it belongs, see `load_params`.
+        attend: the function that its attention layers call; see `choose_attend`.
+        place: puts a parameter where it belongs; see `load_params`.
 
     Raises:
-        InputError: no such folder, a file missing or damaged, another kind of network, one that is
-            not supported, or weights that do not fit its configuration.
+        InputError: there is no such folder, a file is missing or damaged, the network is of
+            another or an unsupported kind, or the weights do not fit the configuration.
     """
     folder = _find(name_or_path, variant)
     config = read_config(folder)
@@ -201,16 +203,16 @@ def load_controlnet(
 
 
 def require_fits(controlnet: Component, name: str, unet: EncoderConfig, downscale: int) -> None:
-    """Refuse a ControlNet whose residuals are not of a U-Net's shapes, or that reads another text.
+    """Refuse a ControlNet whose residuals or context do not have the U-Net's shapes.
 
     Args:
-        controlnet: from `load_controlnet`.
-        name: what messages call it.
+        controlnet: as `load_controlnet` gives it.
+        name: its name in messages.
         unet: the U-Net's configuration.
-        downscale: of the VAE, pixels along one latent.
+        downscale: pixels along one side of a latent of the VAE.
 
     Raises:
-        InputError: naming every value that differs.
+        InputError: a value differs; the message names all that do.
     """
     ours = controlnet.module.config
     named = {

@@ -1,7 +1,6 @@
 """Checkpoint folders: where they are, and which configuration and weight files they hold.
 
-The names are those of diffusers and transformers. No weights are opened and no network is built
-here.
+File names are those of diffusers and transformers. Nothing here opens weights or builds a network.
 """
 
 import json
@@ -30,11 +29,11 @@ def resolve(
     Args:
         name_or_path: a folder, or a hub id such as "owner/name".
         components: subfolders that will be read; "" is the folder itself.
-        variant: "fp16" asks for `*.fp16.safetensors`.
+        variant: "fp16" asks for `*.fp16.safetensors`; None for `*.safetensors`.
         weights: whether the safetensors are wanted too.
 
     Raises:
-        InputError: neither a folder nor downloadable.
+        InputError: the name is no folder, and it cannot be downloaded.
     """
     name, path = str(name_or_path), Path(name_or_path).expanduser()
     if not name:  # would be the working directory
@@ -55,7 +54,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """Read a JSON object from a checkpoint folder.
 
     Raises:
-        InputError: the folder or the file is missing, or it is not a JSON object.
+        InputError: the folder or the file is missing, or the file is not a JSON object.
     """
     if not folder.is_dir():
         raise InputError(f"folder {str(folder)!r} is missing: the checkpoint is not complete")
@@ -82,7 +81,8 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
     """Find the one safetensors file of a network, or the several that its index lists.
 
     Raises:
-        InputError: there is none, or not for this variant, or the index lists a missing one.
+        InputError: there is none, there is none for this variant, or the index lists a file that
+            is missing.
     """
     infix = _infix(variant)
     for stem in (DIFFUSERS_NAME, TRANSFORMERS_NAME):

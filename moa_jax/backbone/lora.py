@@ -23,19 +23,20 @@ Params = Mapping[str, Any]
 LeafPath = tuple[str, ...]  # from the root of the tree of all networks
 
 COMPONENTS = ("unet", "text_encoder")
+# Layers of Stable Diffusion XL's second text encoder, and of its U-Net as kohya names them.
 _XL_NAMES = ("lora_te2_", "text_encoder_2.", "lora_unet_input_blocks_", "lora_unet_output_blocks_")
 _CONTEXT_LAYER = "attn2_to_k"  # its input is as wide as the context
 
 
 def match_lora(params: Params, lora: Lora) -> dict[LeafPath, LowRank]:
-    """Find the kernel that each of a LoRA's changes is for.
+    """Find the kernel that each change of a LoRA is for.
 
     Args:
-        params: a tree with an entry for each network, of anything with a `shape`.
+        params: a tree with an entry for each network; its leaves need only a `shape`.
 
     Raises:
-        InputError: layers that are not in this model, or have another shape; and what the file
-            looks like instead.
+        InputError: a layer is not in this model, or has another shape. The message lists such
+            layers, and says which model the file looks made for.
     """
     kernels = {
         (component, flatten(".".join(path[:-1]))): ((component, *path), tuple(leaf.shape))
@@ -46,7 +47,7 @@ def match_lora(params: Params, lora: Lora) -> dict[LeafPath, LowRank]:
     matched, unknown, misshaped = {}, [], []
     for layer, change in lora.layers.items():
         path, shape = kernels.get(address(layer), (None, (0, 0)))
-        expected = (shape[-1], shape[-2], *shape[:-2])
+        expected = (shape[-1], shape[-2], *shape[:-2])  # in PyTorch's order of axes
         if path is None or path in matched:
             unknown.append(layer)
         elif _without_ones(change.shape) != _without_ones(expected):
@@ -70,10 +71,10 @@ def add_changes(
 
     Args:
         changes: as `match_lora` gives them.
-        weight: 1 is as trained; a negative one takes away.
+        weight: 1 is as trained; a negative weight subtracts the change.
 
     Returns:
-        The tree, its other leaves the same arrays; every leaf keeps its dtype.
+        The changed tree. Its other leaves are the same arrays, and every leaf keeps its dtype.
     """
     flat = flatten_dict(params, keep_empty_nodes=True)
     merged = {path: merge(flat[path], [(change, weight)]) for path, change in changes.items()}
@@ -81,7 +82,7 @@ def add_changes(
 
 
 def merge(kernel: Array, changes: Sequence[tuple[LowRank, float]]) -> Array:
-    """Add changes, each with its weight, to a kernel: in float32, and rounded to its dtype once."""
+    """Add changes to a kernel, each times its weight: sum in float32, then round once."""
     terms = [(*factors, np.float32(weight * scale)) for (*factors, scale), weight in changes]
     return _merge(kernel, terms)
 
@@ -106,7 +107,7 @@ def _merge(kernel: Array, terms: Sequence[tuple[Array, Array, Array | None, Arra
 
 
 def _product(down: Array, up: Array, mid: Array | None) -> Array:
-    """Multiply the factors of a change; its rows and columns are one axis, the first."""
+    """Multiply the factors of a change into "places in out"; places are rows times columns."""
     exact = jax.lax.Precision.HIGHEST  # TPUs would multiply in bfloat16
     (rank, width), out = down.shape[:2], up.shape[0]
     up = up.reshape(out, rank)
@@ -119,12 +120,15 @@ def _product(down: Array, up: Array, mid: Array | None) -> Array:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A 1x1 convolution is a linear layer: SD 1.x has the one where SD 2.x has the other."""
+    """Drop the rows and columns of a 1x1 convolution, which is a linear layer.
+
+    SD 1.x has such convolutions where SD 2.x has linear layers.
+    """
     return (*shape[:2], *(side for side in shape[2:] if side != 1))
 
 
 def _looks(lora: Lora, kernels: Mapping[tuple[str, str], Any]) -> str:
-    """Say which Stable Diffusion the file is for and which the base model is, where both show."""
+    """Say which Stable Diffusion the file is for and which the base model is, if both are known."""
     widths = [
         change.shape[1] for layer, change in lora.layers.items() if _is_context(address(layer)[1])
     ]

@@ -1,7 +1,7 @@
 """LoRA files as the community ships them: safetensors in the layouts of kohya, diffusers and peft.
 
-Every layout says the same by other names: a layer, two factors of low rank, and sometimes an alpha.
-`address` gives a layer one name whatever the layout. No network is needed to read one.
+Every layout holds the same under other names: a layer, two factors of low rank, and sometimes an
+alpha. `address` gives a layer the same name in every layout. Reading a file needs no network.
 """
 
 import json
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp  # that numpy reads bfloat16 needs jax's types
+import jax.numpy as jnp  # numpy can read bfloat16 only with jax's types
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -35,7 +35,7 @@ _PREFIXES = {
     "text_model.": "text_encoder",
 }
 _OLD_TEXT_ATTENTION = re.compile(r"self_attn_to_(q|k|v|out)$")
-# Key parts of what is trained by the same tools and shared on the same sites.
+# Parts of the keys of other adapters, which the same tools train and the same sites share.
 _OTHER_KINDS = {
     "hada_": "LoHa",
     "lokr_": "LoKr",
@@ -44,7 +44,7 @@ _OTHER_KINDS = {
     "oft_": "OFT",
     ".diff": "whole weights",
 }
-_METADATA_KEY = "lora_adapter_metadata"  # diffusers' for the settings of its adapters
+_METADATA_KEY = "lora_adapter_metadata"  # diffusers keeps its adapters' settings under it
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _LISTED = 8  # names in a message: a file of another model has hundreds
 
@@ -53,9 +53,10 @@ class LowRank(NamedTuple):
     """The change of one layer, in PyTorch's order of axes.
 
     Attributes:
-        down: "rank in", for a convolution with its kernel's rows and columns behind.
-        up: "out rank", for a convolution with two axes of 1 behind.
-        mid: "rank rank rows columns", where a convolution's kernel is a factor of its own.
+        down: "rank in"; for a convolution "rank in rows columns".
+        up: "out rank"; for a convolution "out rank 1 1".
+        mid: "rank rank rows columns", where a convolution's kernel is a factor of its own; else
+            None.
         scale: alpha / rank.
     """
 
@@ -77,7 +78,7 @@ class Lora:
 
     Attributes:
         name: the file, for messages.
-        layers: the change of every layer, by the file's own name of it.
+        layers: the change of every layer, under the file's own name for the layer.
     """
 
     name: str
@@ -88,8 +89,8 @@ def read_lora(path: str | Path) -> Lora:
     """Read a LoRA file.
 
     Raises:
-        InputError: no such file, one that is damaged or not safetensors, or one with keys that are
-            not a LoRA's, listed.
+        InputError: there is no such file, it is damaged or not safetensors, or it has keys that
+            are not a LoRA's; the message lists them.
     """
     path = Path(path).expanduser()
     tensors, settings = _read(path)
@@ -104,13 +105,13 @@ def read_lora(path: str | Path) -> Lora:
 
 
 def address(layer: str) -> tuple[str, str]:
-    """Give the network and the name, see `flatten`, of a layer that a file names in any layout."""
+    """Find a layer's network and its name (see `flatten`) from its name in any layout."""
     component, name = _split(layer)
     return component, flatten(name)
 
 
 def flatten(name: str) -> str:
-    """Give a layer the one name that all layouts of its name lead to.
+    """Turn a layer's name into the form that is the same for all layouts.
 
     Args:
         name: from the root of its network, joined by dots or, as kohya does, by underscores.
@@ -127,7 +128,7 @@ def listed(names: Collection[str]) -> str:
 
 
 def _split(layer: str) -> tuple[str, str]:
-    name = layer.replace("base_model.model.", "")
+    name = layer.replace("base_model.model.", "")  # peft's wrapper around the network
     for prefix, component in _PREFIXES.items():
         if name.startswith(prefix):
             return component, name.removeprefix(prefix).removeprefix("text_model.")
@@ -135,7 +136,7 @@ def _split(layer: str) -> tuple[str, str]:
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a file's tensors and, where there are any, its adapter's settings."""
+    """Read a file's tensors, and its adapter's settings if it has any."""
     if not path.is_file():
         raise InputError(f"{str(path)!r}: there is no such LoRA file")
     if path.suffix in _PICKLES:
@@ -212,13 +213,16 @@ def _fit(down: np.ndarray, up: np.ndarray, mid: np.ndarray | None) -> bool:
     rank, ones = len(down), (1, 1)
     if up.shape not in ((len(up), rank), (len(up), rank, *ones)):
         return False
+    # A `mid` holds the kernel's rows and columns, so `down` then has none.
     return mid is None or (
         mid.ndim == 4 and mid.shape[:2] == (rank, rank) and down.size == rank * down.shape[1]
     )
 
 
 def _scale(layer: str, rank: int, alpha: float | None, settings: Mapping[str, Any]) -> float:
-    """Divide alpha by the rank; a layer's own stands before the adapter's; without, they are equal.
+    """Divide alpha by the rank.
+
+    A layer's own alpha goes before the adapter's; without either, alpha equals the rank.
 
     Source: peft, LoraConfig: alpha_pattern holds expressions for the end of a layer's name, and
     use_rslora divides by the square root.

@@ -1,7 +1,7 @@
-"""Trees of shapes that an earlier process found out, kept on disk beside the compiled programs.
+"""Trees of shapes that an earlier process traced, kept on disk beside the compiled programs.
 
-A file is named by a digest of what its shapes are of, of the sources that build networks, and of
-the versions of jax and flax: after any change another file is asked for.
+A file's name is a digest of all that decides its shapes, of the sources that build networks, and
+of the versions of jax and flax. After a change to any of them, another file is looked up.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 Shapes = dict[str, Any]  # nested, with a jax.ShapeDtypeStruct at each end
 SOURCES = Path(__file__).parents[1]
-DIGESTED = ("moa_jax", "jax", "flax", "numpy", "ml_dtypes")  # whose sources or versions count
+DIGESTED = ("moa_jax", "jax", "flax", "numpy", "ml_dtypes")  # their sources or versions count
 
 
 def remember(of: Any, trace: Callable[[], Shapes]) -> Shapes:
-    """Read a tree of shapes; or trace it, and keep it for the next process.
+    """Read a tree of shapes from disk, or trace it and keep it for the next process.
 
-    Nothing is kept where compiled programs are not: see `moa_jax.runtime.keep_programs`.
+    Where compiled programs are not kept, shapes are not kept: see `moa_jax.runtime.keep_programs`.
 
     Args:
         of: all that decides the shapes: modules, configurations and numbers.
-        trace: gives the tree.
+        trace: computes the tree.
     """
     file = _file_name(of)
     if file is None:
@@ -41,6 +41,7 @@ def remember(of: Any, trace: Callable[[], Shapes]) -> Shapes:
         return _from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         shapes = trace()
+    # Written under another name and then renamed, so that no process reads half a file.
     unfinished = file.with_suffix(f".{os.getpid()}")
     # A full or read-only disk costs the next start some seconds, and nothing else.
     with contextlib.suppress(OSError):
@@ -51,12 +52,12 @@ def remember(of: Any, trace: Callable[[], Shapes]) -> Shapes:
 
 
 def describe(value: Any) -> Any:
-    """Write a value as JSON can hold it, the same in every process.
+    """Turn a value into something JSON can hold, the same in every process.
 
-    A module or configuration is written by its fields, a function or class by its name.
+    A module or configuration is described by its fields, a function or class by its name.
 
     Raises:
-        TypeError: there is no such form of the value.
+        TypeError: the value cannot be described this way.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -84,7 +85,7 @@ def describe(value: Any) -> Any:
 
 
 def _file_name(of: Any) -> Path | None:
-    """Name the file for some shapes; None where none is kept."""
+    """Name the file that keeps some shapes; None where no shapes are kept."""
     folder = jax.config.jax_compilation_cache_dir
     if not folder or "://" in folder or not jax.config.jax_enable_compilation_cache:
         return None

@@ -1,7 +1,7 @@
 """The shapes of every network's parameters, from its module alone: no weights, no computation.
 
-Tracing a network for its shapes takes seconds, at every start of a command. So shapes are kept on
-disk too, beside the compiled programs.
+Tracing a network for its shapes takes seconds at every start of a command. So shapes are also kept
+on disk, beside the compiled programs.
 """
 
 from functools import cache, singledispatch
@@ -26,7 +26,7 @@ def parameter_shapes(module: nn.Module) -> dict[str, Any]:
 @parameter_shapes.register
 def _(module: UNet) -> dict[str, Any]:
     config = module.config
-    size = 2 ** (len(config.channels) - 1)
+    size = 2 ** (len(config.channels) - 1)  # the least: one pixel at the coarsest level
     latents, context = (1, size, size, config.in_channels), (1, 1, config.context_width)
     return _shapes(module, _array(*latents), _array(1), _array(*context))
 

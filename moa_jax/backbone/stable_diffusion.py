@@ -1,7 +1,7 @@
-"""A Stable Diffusion 1.x or 2.x folder, as diffusers lays it out: read whole, written whole.
+"""Read and write a folder of Stable Diffusion 1.x or 2.x, as diffusers lays it out.
 
-Puts the networks, their weights and configurations, the tokenizer and the scheduler's settings side
-by side and checks that they fit together. Sampling and training are elsewhere.
+It holds the networks with their weights and configurations, the tokenizer and the scheduler's
+settings. Reading checks that they fit together. Sampling and training are elsewhere.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ from moa_jax.errors import InputError
 NETWORKS = ("unet", "vae", "text_encoder")
 FOLDERS = (*NETWORKS, "tokenizer", "scheduler")
 SCHEDULER_FILE = "scheduler_config.json"
-# What a whole CLIP folder holds besides the vision tower and its projection.
+# What a complete CLIP model holds besides the vision tower and its projection.
 CLIP_TEXT_KEYS = ("text_model.", "text_projection.", "logit_scale")
 
 
@@ -38,9 +38,9 @@ class Component:
     """One network of a checkpoint.
 
     Attributes:
-        params: its parameters, from its own root.
-        config: `config.json` as read.
-        fingerprint: which weights these are (see `load_params`).
+        params: the tree of its parameters, from the network's own root.
+        config: its `config.json`, as read.
+        fingerprint: tells which weights these are; see `load_params`.
     """
 
     module: nn.Module
@@ -51,15 +51,15 @@ class Component:
 
 @dataclass(frozen=True)
 class StableDiffusion:
-    """A checkpoint.
+    """A checkpoint that has been read.
 
     Attributes:
-        image_encoder: a CLIP vision tower, where there is one.
+        image_encoder: a CLIP vision tower; None means there is none.
         tokenizer: transformers' CLIPTokenizer.
         scheduler_config: `scheduler_config.json` as read.
         path: the folder it was read from.
         name: the folder or hub id that was asked for.
-        attend: what the U-Net's and the VAE's attention layers attend with.
+        attend: the function that the attention layers of the U-Net and the VAE call.
     """
 
     unet: Component
@@ -87,18 +87,18 @@ def load_stable_diffusion(
         name_or_path: the folder, or its id on the Hugging Face hub.
         dtype: of the computation, and of the parameters unless `place` is given.
         variant: "fp16" reads `*.fp16.safetensors`.
-        image_encoder: a CLIP folder or hub id, whole or the vision tower with its projection; by
-            default the checkpoint's own `image_encoder/`, if it has one.
-        place: puts a parameter where it belongs, `place("unet.conv_in.kernel", array)`; the array
-            has the file's dtype.
-        attend: what the U-Net's and the VAE's attention layers attend with.
+        image_encoder: a folder or hub id of CLIP, complete or only its vision tower with the
+            projection; None means the checkpoint's own `image_encoder/`, if it has one.
+        place: puts a parameter where it belongs. It is called as `place("unet.conv_in.kernel",
+            array)`, with an array of the file's dtype.
+        attend: the function that the attention layers of the U-Net and the VAE call.
 
     Raises:
-        InputError: no such folder, a file missing or damaged, a network that is not supported,
-            weights that do not fit their configuration, or networks that do not fit each other.
+        InputError: there is no such folder, a file is missing or damaged, a network is not
+            supported, or weights and configurations do not fit each other.
     """
     read = partial(_load_weights, variant=variant, place=place)
-    # The variant is the base checkpoint's: another image encoder has files of its own.
+    # The variant is the base checkpoint's alone: another image encoder names its files itself.
     alone = partial(_load_weights, variant=None, place=place)
     path = resolve(name_or_path, (*FOLDERS, "image_encoder"), variant)
     encoder = resolve(image_encoder) if image_encoder is not None else None
@@ -111,7 +111,7 @@ def describe_stable_diffusion(
     image_encoder: str | Path | None = None,
     attend: Attend = xla,
 ) -> StableDiffusion:
-    """Read a diffusers folder but for its weights, which need not be there.
+    """Read a diffusers folder without its weights, which need not be there.
 
     Args:
         dtype: of the computation and the parameters.
@@ -120,7 +120,7 @@ def describe_stable_diffusion(
         A checkpoint whose parameters are `jax.ShapeDtypeStruct`s and whose fingerprints are empty.
 
     Raises:
-        InputError: as `load_stable_diffusion` does of everything but weights.
+        InputError: as in `load_stable_diffusion`, except for what concerns weights.
     """
 
     def read(folder: Path, name: str, module: nn.Module, config: Any, ignore: Any) -> Component:
@@ -177,7 +177,8 @@ def _assemble(
     """Build the networks of a folder and check that they fit.
 
     Args:
-        encoder: folder of an image encoder that lies elsewhere, which `read_alone` reads.
+        encoder: the folder of another image encoder, which `read_alone` reads; None means the
+            checkpoint's own.
     """
     _check_folder(path)
     configs = {network: read_config(path / network) for network in NETWORKS}
@@ -244,7 +245,7 @@ def _image_encoder(folder: Path, dtype: Any, read: _Read) -> Component:
 
 
 def _vision_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the vision tower's own configuration of a whole CLIP model's."""
+    """Take the vision tower's configuration out of a complete CLIP model's."""
     older = config.get("vision_config_dict") or {}  # overrides the other where both are written
     return {
         **(config.get("vision_config") or {}),

@@ -1,7 +1,7 @@
-"""Refuse a `config.json` that asks for what a network here does not have.
+"""Refuse a `config.json` that asks for something that a network here does not have.
 
-A configuration file lists every option of diffusers or transformers. Each is either read by the
-network, or must hold one of the values that the network implements, or must be switched off.
+A configuration file lists every option of diffusers or transformers. Either the network reads an
+option, or it must hold one of the values that the network implements, or it must be switched off.
 """
 
 from collections.abc import Collection, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 from moa_jax.errors import InputError
 
-# Which kind of Stable Diffusion attends to a context (text) of this width.
+# The kind of Stable Diffusion that attends to a context (text) of this width.
 STABLE_DIFFUSION_OF_WIDTH = {768: "1.x", 1024: "2.x", 2048: "XL"}
 
 
@@ -24,15 +24,16 @@ def require_supported(
 
     Args:
         network: its name in the message.
-        read: keys that the network reads, so that any value may stand there.
-        fixed: the supported values of keys that change what is computed; absent means supported.
+        read: keys that the network reads; they may have any value.
+        fixed: the supported values of keys that change what is computed; they may be absent.
         required: keys without which the network cannot be built.
 
     Raises:
-        InputError: lists every key at fault with its value and what is supported.
+        InputError: a key is at fault; the message lists each with its value and what is supported.
     """
     faults = [f"{key} is missing" for key in required if key not in config]
     for key, value in config.items():
+        # diffusers marks its own notes, such as _class_name, by an underscore.
         if key.startswith("_") or key in read:
             continue
         if key in fixed:

@@ -1,7 +1,7 @@
 """CLIP's tokenizer: read from a checkpoint's `tokenizer/` folder, or written with few words.
 
-Reading goes through transformers, without PyTorch and without its advice to install it. A written
-tokenizer has CLIP's byte-level BPE: every listed word is one token, and any other text falls apart
+transformers does the reading, without PyTorch and without its advice to install PyTorch. A written
+tokenizer uses CLIP's byte-level BPE: every listed word is one token, and any other text is split
 into bytes and pieces. The ids of the bytes are CLIP's own; the merges are learned from the words.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from moa_jax.errors import InputError
 
-# Articles and joints, people, looks, deeds, places: enough for captions like "a man reading".
+# Articles, prepositions, people, looks, actions, places: enough for captions like "a man reading".
 WORDS: tuple[str, ...] = tuple(
     """
     a an the and of in on at by with near under to from is
@@ -85,12 +85,14 @@ def _no_advice() -> Iterator[None]:
 def write_tokenizer(
     folder: Path, words: Sequence[str] = WORDS, max_length: int = MAX_LENGTH
 ) -> None:
-    """Write the tokenizer folder (vocab.json, merges.txt and two configs); same words, same bytes.
+    """Write a tokenizer folder: vocab.json, merges.txt and two configs.
+
+    The same words always give the same bytes.
 
     Args:
         folder: made if absent; becomes the `tokenizer/` of a diffusers folder.
-        words: lower-case letters a-z, each to be one token.
-        max_length: positions of a caption, begin and end included.
+        words: each becomes one token; lower-case letters a-z only.
+        max_length: the most tokens of a caption, its start and end included.
 
     Raises:
         InputError: a word that CLIP's tokenizer would change or cut before BPE sees it.
@@ -123,6 +125,7 @@ def _learn_merges(words: Sequence[str]) -> list[Pair]:
     pieces = [(*word[:-1], word[-1] + WORD_END) for word in sorted(set(words))]
     merges: list[Pair] = []
     while counts := Counter(pair for word in pieces for pair in pairwise(word)):
+        # A tie goes to the pair that sorts first, so the same words give the same file.
         best = min(counts, key=lambda pair: (-counts[pair], pair))
         merges.append(best)
         pieces = [_merge(word, best) for word in pieces]

@@ -1,6 +1,6 @@
-"""The U-Net's transformer: attention to itself, attention to the context, a feed-forward network.
+"""The U-Net's transformer: self-attention, cross-attention and a feed-forward network.
 
-The classes of its layers are arguments; the context is passed to them untouched.
+The classes of its layers are arguments. The context is passed to the layers unchanged.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,10 @@ class FeedForward(nn.Module):
         """Transform every pixel by itself.
 
         Args:
-            context: not read; others that take this one's place may.
+            context: not read here; a network that takes this one's place may read it.
         """
         width = hidden.shape[-1]
+        # Four times the width, once for the value and once for the gate.
         projected = nn.Dense(8 * width, dtype=self.dtype, name="net.0.proj")(hidden)
         value, gate = jnp.split(projected, 2, axis=-1)
         gated = value * jax.nn.gelu(gate, approximate=False)
@@ -36,12 +37,12 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and feed-forward, each normalised first and residual.
+    """Self-attention, cross-attention and feed-forward network, each with norm and residual.
 
     Attributes:
-        attention: builds an attention layer; called with what `Attention` has for attributes.
+        attention: builds an attention layer; called with attributes of `Attention`, as keywords.
         block: this block's place in the U-Net, counted from the input.
-        feed_forward: builds the feed-forward network; called with dtype and name.
+        feed_forward: builds the feed-forward network; called with `dtype` and `name`.
     """
 
     attention: Callable[..., nn.Module]
@@ -69,7 +70,7 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks between two projections, residual as a whole.
+    """Transformer blocks between two projections, with one residual around them all.
 
     Attributes:
         blocks: the place in the U-Net of each transformer block, counted from the input.
@@ -89,6 +90,7 @@ class SpatialTransformer(nn.Module):
     def __call__(self, hidden: Float[Array, "B H W D"], context: Any) -> Float[Array, "B H W D"]:
         """Transform the feature map under the context."""
         residual = hidden
+        # The epsilon is fixed in diffusers too: the setting norm_eps is for the residual blocks.
         hidden = GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(hidden)
         hidden = self._project(hidden, "proj_in")
         for index, block in enumerate(self.blocks):

@@ -1,7 +1,7 @@
-"""The U-Net of Stable Diffusion 1.x and 2.x: noise, or velocity, from noisy latents.
+"""The U-Net of Stable Diffusion 1.x and 2.x: it predicts noise or velocity from noisy latents.
 
-The down half and the middle are `Encoder`'s; here is the way up. What a ControlNet found may be
-added on the way, whatever the attention layers are.
+`Encoder` is the down half and the middle; this module adds the up half. Residuals of ControlNets
+may be added, whatever the attention layers are.
 """
 
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ UP_BLOCKS = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
 
 @dataclass(frozen=True)
 class UNetConfig(EncoderConfig):
-    """What of `unet/config.json` changes the network.
+    """The settings in `unet/config.json` that change the network.
 
     Attributes:
-        up_attention: per level, from coarse to fine: does it attend on the way up?
+        up_attention: whether each level attends in the up half, from coarse to fine.
     """
 
     out_channels: int
@@ -47,7 +47,7 @@ class UNetConfig(EncoderConfig):
         """Read a `config.json`.
 
         Raises:
-            InputError: a value that is not supported, named with what is.
+            InputError: a value is not supported; the message says which values are.
         """
         read = (*READ, "out_channels", "up_block_types")
         fixed = {**FIXED, "conv_out_kernel": (3,)}
@@ -73,8 +73,9 @@ class Residuals(NamedTuple):
     """What a ControlNet adds to a U-Net's feature maps, each "B h w D" or "B 1 1 D".
 
     Attributes:
-        skips: to each that the down half hands to the way up, in the order of the computation.
-        middle: to what the middle block gives.
+        skips: one for each feature map that the down half hands to the up half, in the order of
+            the computation.
+        middle: for the output of the middle block.
     """
 
     skips: tuple[Array, ...]
@@ -95,10 +96,10 @@ class UNet(Encoder):
         """Predict.
 
         Args:
-            latents: at least one pixel at the coarsest level; rows and columns are free.
+            latents: any rows and columns, with at least one pixel at the coarsest level.
             timesteps: of the noise schedule, 0 to T-1; may be fractional.
             context: what cross-attention attends to; `Float[Array, "B S D"]` for `Attention`.
-            residuals: what ControlNets add; none of them by default.
+            residuals: what ControlNets add; None means there is no ControlNet.
         """
         config = self.config
         hidden, skips, time = self._encode(latents, timesteps, context)
@@ -115,6 +116,7 @@ class UNet(Encoder):
         config = self.config
         for number, level in enumerate(reversed(range(len(config.channels)))):
             stage = f"up_blocks.{number}"
+            # One layer more than on the way down: conv_in and each downsampler left a skip too.
             for layer in range(config.layers[level] + 1):
                 hidden = jnp.concatenate([hidden, skips.pop()], axis=-1)
                 hidden = self._resnet(stage, layer, level)(hidden, time)
@@ -122,6 +124,7 @@ class UNet(Encoder):
                     hidden = self._transformer(stage, layer, level)(hidden, context)
             if level > 0:
                 upsample = Upsample(hidden.shape[-1], self.dtype, name=f"{stage}.upsamplers.0")
+                # To the size of the next skip, because an odd side was rounded up when halved.
                 hidden = upsample(hidden, skips[-1].shape[1:3])
         return hidden
 

@@ -1,7 +1,7 @@
-"""The down half and the middle of the U-Net, which a ControlNet is a copy of.
+"""The down half and the middle of the U-Net; a ControlNet is a copy of these.
 
-Module names carry diffusers' key parts, so the parameter tree joined by dots is the checkpoint's
-list of keys. The class of the attention layers is an argument; the context is passed to them as is.
+Modules are named by diffusers' keys, so a parameter's path, joined by dots, is its key in the
+checkpoint. The class of the attention layers is an argument; they get the context unchanged.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ from moa_jax.errors import InputError
 
 DOWN_BLOCKS = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
 
-# What `EncoderConfig` reads, and the supported values of what it does not.
+# The keys that `EncoderConfig` reads, and the supported values of those that it does not.
 READ = (
     *("in_channels", "block_out_channels", "layers_per_block", "down_block_types"),
     *("attention_head_dim", "num_attention_heads", "transformer_layers_per_block"),
     *("cross_attention_dim", "norm_num_groups", "norm_eps", "freq_shift", "use_linear_projection"),
-    # Sizes of options that are off, and how to compute rather than what: no change to the network.
+    # Sizes of options that are off, and ways to compute the same: no change to the network.
     *("sample_size", "addition_embed_type_num_heads", "upcast_attention"),
 )
 FIXED = {
@@ -45,7 +45,13 @@ FIXED = {
 
 
 class Stage(NamedTuple):
-    """Some transformer blocks that follow each other: a block of diffusers that attends."""
+    """One of diffusers' blocks that attend: transformer blocks that follow each other.
+
+    Attributes:
+        name: its path in the tree.
+        layers: how many spatial transformers it has.
+        depth: how many transformer blocks each of these has.
+    """
 
     name: str
     layers: int
@@ -54,12 +60,12 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What of a `config.json` changes the down half and the middle.
+    """The settings in a `config.json` that change the down half and the middle.
 
     Attributes:
-        down_attention: per level, from fine to coarse: does it attend?
+        down_attention: whether each level attends, from fine to coarse.
         heads: attention heads per level, from fine to coarse.
-        depths: transformer blocks in each attention of a level, from fine to coarse.
+        depths: transformer blocks in each spatial transformer of a level, from fine to coarse.
     """
 
     in_channels: int
@@ -85,16 +91,16 @@ class EncoderConfig:
 
 
 def read_encoder(network: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the fields of `EncoderConfig` from a `config.json`, its options known to be supported.
+    """Read the fields of `EncoderConfig` from a `config.json` that passed `require_supported`.
 
     Args:
         network: its name in messages.
 
     Raises:
-        InputError: a value that is not one for each level, or not of its kind.
+        InputError: a value is of the wrong kind, or there is not one for each level.
     """
     levels = len(config["block_out_channels"])
-    # diffusers' attention_head_dim is, by an old mistake, the number of heads.
+    # By an old mistake of diffusers, attention_head_dim is the number of heads.
     heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
     width = config.get("cross_attention_dim", 1280)
     if not isinstance(width, int):
@@ -126,10 +132,10 @@ def read_encoder(network: str, config: Mapping[str, Any]) -> dict[str, Any]:
 def which_attend(
     network: str, config: Mapping[str, Any], key: str, kinds: Mapping[str, bool]
 ) -> tuple[bool, ...]:
-    """Say of each of the blocks that `config[key]` names whether it attends.
+    """Say for each block that `config[key]` names whether it attends.
 
     Raises:
-        InputError: one is not of `kinds`, or there is not one for each level.
+        InputError: a name is not in `kinds`, or there is not one for each level.
     """
     names, levels = config[key], len(config["block_out_channels"])
     if len(names) != levels or any(name not in kinds for name in names):
@@ -154,6 +160,7 @@ def timestep_embedding(
     half = width // 2
     exponents = jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
     angles = timesteps.astype(jnp.float32)[:, None] * jnp.exp(-jnp.log(1e4) * exponents)[None, :]
+    # The order that diffusers calls flip_sin_to_cos.
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
@@ -171,13 +178,13 @@ class TimestepMLP(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Everything up to the U-Net's middle; a base class, whose subclasses call its parts.
+    """The base class of U-Net and ControlNet: everything up to the middle.
 
     Attributes:
-        attention: builds an attention layer (see `Attention`); the context goes there unread.
+        attention: builds an attention layer (see `Attention`), which gets the context unchanged.
         dtype: of the computation.
-        remat: recompute each residual and transformer block in the backward pass.
-        feed_forward: builds the network after each pair of attention layers, see
+        remat: whether to recompute each residual and transformer block in the backward pass.
+        feed_forward: builds the network after each pair of attention layers; see
             `TransformerBlock`.
     """
 
@@ -190,13 +197,14 @@ class Encoder(nn.Module):
     def _encode(
         self, latents: Array, timesteps: Array, context: Any, hint: Array | None = None
     ) -> tuple[Array, list[Array], Array]:
-        """Compute what the middle gives, what the levels hand to the way up, and the embedded time.
+        """Compute the output of the middle, the skips for the up half, and the embedded time.
 
         Args:
-            hint: is added to the latents once they have the network's width.
+            hint: added to the latents once they have the network's width; None means nothing.
         """
         width = self.config.channels[0]
         sinusoids = timestep_embedding(timesteps, width, self.config.freq_shift)
+        # Four times the first width, as in diffusers.
         time = TimestepMLP(4 * width, self.dtype, name="time_embedding")(sinusoids)
         hidden = conv3(width, self.dtype, "conv_in")(latents)
         if hint is not None:
@@ -237,7 +245,7 @@ class Encoder(nn.Module):
             blocks=tuple(
                 place
                 for place, path in enumerate(transformer_blocks(config))
-                if path.startswith(f"{name}.")
+                if path.startswith(f"{name}.")  # the dot: attentions.1 is not attentions.10
             ),
             groups=config.groups,
             linear_projection=config.linear_projection,

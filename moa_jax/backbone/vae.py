@@ -1,8 +1,8 @@
 """The autoencoder of Stable Diffusion: pictures to latents and back (diffusers' AutoencoderKL).
 
-Module names carry diffusers' key parts, so the parameter tree joined by dots is the checkpoint's
-list of keys. Latents here are as the network gives them: callers multiply by `scaling_factor`
-before diffusion and divide by it before decoding.
+Modules are named by diffusers' keys, so a parameter's path, joined by dots, is its key in the
+checkpoint. Latents here are as the network gives them: callers multiply by `scaling_factor` before
+diffusion and divide by it before decoding.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,10 @@ UNREAD = ("sample_size", "force_upcast")
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """What of `vae/config.json` changes the network; diffusers' names and defaults."""
+    """The settings in `vae/config.json` that change the network.
+
+    Names and defaults are diffusers'.
+    """
 
     block_out_channels: tuple[int, ...] = (64,)
     layers_per_block: int = 1
@@ -49,7 +52,7 @@ class VAEConfig:
         """Read a `config.json`.
 
         Raises:
-            InputError: a value that is not supported, named with what is.
+            InputError: a value is not supported; the message says which values are.
         """
         read = [field.name for field in fields(cls)]
         require_supported(
@@ -74,7 +77,7 @@ class VAEConfig:
 
 
 class MidAttention(nn.Module):
-    """Attention of all pixels to each other, single head, residual."""
+    """Attention of all pixels to each other, with one head and a residual."""
 
     groups: int
     dtype: Any = jnp.float32
@@ -97,7 +100,7 @@ class MidAttention(nn.Module):
 
 
 class Half(nn.Module):
-    """What encoder and decoder share: the middle of the network and its way out."""
+    """The parts that encoder and decoder share: the middle of the network and its last layers."""
 
     config: VAEConfig
     dtype: Any = jnp.float32
@@ -121,7 +124,7 @@ class Half(nn.Module):
 
 
 class Encoder(Half):
-    """Pixels to the moments of the latents."""
+    """The encoder: from pixels to the mean and log-variance of latents."""
 
     @nn.compact
     def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w M"]:
@@ -136,11 +139,12 @@ class Encoder(Half):
                 name = f"{block}.downsamplers.0"
                 # The encoder pads only below and on the right, unlike the U-Net.
                 hidden = Downsample(width, (0, 1), self.dtype, name=name)(hidden)
+        # Twice the channels: mean and log-variance.
         return self._out(self._middle(hidden), 2 * self.config.latent_channels)
 
 
 class Decoder(Half):
-    """Latents to pixels."""
+    """The decoder: from latents to pixels."""
 
     @nn.compact
     def __call__(self, latents: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
@@ -149,6 +153,7 @@ class Decoder(Half):
         hidden = self._middle(conv3(channels[0], self.dtype, "conv_in")(latents))
         for level, width in enumerate(channels):
             block = f"up_blocks.{level}"
+            # AutoencoderKL's decoder has one block more a level than its encoder.
             for index in range(self.config.layers_per_block + 1):
                 hidden = self._resnet(width, f"{block}.resnets.{index}")(hidden)
             if level < len(channels) - 1:
@@ -176,7 +181,7 @@ class VAE(nn.Module):
     def encode(
         self, pixels: Float[Array, "B H W 3"]
     ) -> tuple[Float[Array, "B h w C"], Float[Array, "B h w C"]]:
-        """Give mean and log-variance of the latents, not scaled.
+        """Encode pixels as the mean and log-variance of latents that are not scaled.
 
         Args:
             pixels: in [-1, 1].
@@ -188,12 +193,12 @@ class VAE(nn.Module):
         return mean, jnp.clip(logvar, -30.0, 20.0)  # the limits are AutoencoderKL's
 
     def decode(self, latents: Float[Array, "B h w C"]) -> Float[Array, "B H W 3"]:
-        """Give pixels in about [-1, 1] of latents that are not scaled."""
+        """Decode latents that are not scaled into pixels in about [-1, 1]."""
         if self.config.use_post_quant_conv:
             latents = self.post_quant_conv(latents)
         return self.decoder(latents)
 
     def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-        """Reconstruct pixels from the mean of their latents (also what initialises every part)."""
+        """Reconstruct pixels from the mean of their latents; `init` through this makes every part."""
         mean, _ = self.encode(pixels)
         return self.decode(mean)

@@ -1,9 +1,9 @@
 """Weights on disk: one network's safetensors files, read into its parameter tree and written back.
 
-A parameter's path in the Flax tree, joined by ".", is its diffusers or transformers key up to the
-last part and the order of the axes; `to_checkpoint` and `from_checkpoint` are the whole difference.
-Loading is strict and streams: one tensor at a time goes from the file to the device. Nothing
-here depends on a network or on what the files are for.
+A parameter's path in the Flax tree, joined by ".", is its key in diffusers or transformers, except
+for the last part. The order of the axes differs too. `to_checkpoint` and `from_checkpoint` bridge
+both differences, and there are no others. Loading is strict and streams: one tensor at a time goes
+from the file to the device. Nothing here depends on a network or on what the files are for.
 """
 
 import hashlib
@@ -31,7 +31,8 @@ from moa_jax.errors import InputError
 Place = Callable[[str, np.ndarray], Any]
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-_KERNEL_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}  # (out, in) of (in, out); OIHW of HWIO
+_KERNEL_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}  # (in, out) to (out, in); HWIO to OIHW
+# Older VAE checkpoints name the parts of their attention layers so.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_ATTENTION = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
 _BUFFER = re.compile(r"(^|\.)position_ids$")  # 0, 1, 2, …: older transformers saved them
@@ -39,7 +40,7 @@ _FINGERPRINT_VALUES = 256  # of each tensor: enough to tell models apart, cheap 
 
 
 def to_checkpoint(path: Sequence[str], array: Any) -> tuple[str, Any]:
-    """Give a Flax parameter its key and its order of axes in a checkpoint.
+    """Turn a Flax parameter into its key and its array in a checkpoint.
 
     Args:
         path: names from the root of one network's tree to the leaf.
@@ -66,19 +67,20 @@ def load_params(
 
     Args:
         folder: holds one safetensors file, or several and their index.
-        shapes: the tree to fill, of anything with a `shape`.
+        shapes: the tree to fill; its leaves need only a `shape`.
         dtype: of the arrays; not used when `place` is given.
         variant: "fp16" reads `*.fp16.safetensors`.
-        place: puts a leaf where it belongs, `place("conv_in.kernel", array)`; the array has the
-            file's dtype. By default it goes to the default device.
-        ignore: prefixes of keys that are another network's.
+        place: puts a leaf where it belongs. It is called as `place("conv_in.kernel", array)`, with
+            an array of the file's dtype. None means the default device.
+        ignore: prefixes of keys that belong to another network.
 
     Returns:
-        The tree; a hash of keys, shapes and the first values of each tensor at half precision,
-        which is the same for the float32 and the float16 files of one model.
+        The tree, and the fingerprint: a hash of the keys, the shapes and the first values of each
+        tensor at half precision. It is the same for the float32 and float16 files of one model.
 
     Raises:
-        InputError: no safetensors file, a damaged one, or keys and shapes other than expected.
+        InputError: there is no safetensors file, it is damaged, or its keys or shapes are not the
+            expected ones.
     """
     place = place or (lambda path, array: jax.device_put(array.astype(dtype)))
     paths, expected = _expected(shapes)
@@ -91,7 +93,7 @@ def load_params(
             path, tensor = paths[key], files[file].get_tensor(name)
             _update(digest, key, tensor)
             placed = place(".".join(path), from_checkpoint(path, tensor))
-            # A transfer still under way would keep this tensor on the host behind the next ones.
+            # Wait, or the host would keep this tensor while it reads the next ones.
             leaves[path] = jax.block_until_ready(placed)
     return flax.traverse_util.unflatten_dict(leaves), digest.hexdigest()
 
@@ -102,7 +104,8 @@ def save_params(folder: Path, params: Mapping[str, Any], config: Mapping[str, An
     Args:
         folder: made if need be.
         params: the tree; each array keeps its dtype. The host holds a copy while it is written.
-        config: with `_class_name` it is diffusers' kind, else transformers'.
+        config: written as `config.json`. If it has a `_class_name`, files are named as diffusers
+            names them, else as transformers does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
@@ -133,9 +136,10 @@ def _open(file: Path) -> Any:
 
 
 def _expected(shapes: Mapping[str, Any]) -> tuple[dict[str, tuple], dict[str, tuple[int, ...]]]:
-    """List the path in the tree and the shape in the file of every key."""
+    """List two things for every key: its path in the tree and its shape in the file."""
     paths, expected = {}, {}
     for path, leaf in flax.traverse_util.flatten_dict(shapes).items():
+        # A stand-in of one byte, whatever its shape.
         key, stand_in = to_checkpoint(path, np.broadcast_to(np.int8(0), leaf.shape))
         paths[key], expected[key] = path, stand_in.shape
     return paths, expected
@@ -144,7 +148,7 @@ def _expected(shapes: Mapping[str, Any]) -> tuple[dict[str, tuple], dict[str, tu
 def _match(
     folder: Path, files: Mapping[Path, Any], expected: Mapping[str, tuple], ignore: tuple[str, ...]
 ) -> dict[str, tuple[Path, str]]:
-    """Find the file, and the name in it, of every expected key; or list all that does not fit."""
+    """Find every expected key's file and name in that file, or list all that does not fit."""
     sources, faults = {}, []
     for file, handle in files.items():
         names = handle.keys()
@@ -164,7 +168,7 @@ def _match(
 
 
 def _present_name(name: str, expected: Mapping[str, tuple]) -> str:
-    """Rename a key that an older, or a newer, version of the libraries wrote."""
+    """Give the present name of a key that an older or newer version of the libraries wrote."""
     if name in expected:
         return name
     if (prefixed := f"text_model.{name}") in expected:

@@ -1,7 +1,7 @@
 """Look after a data set: `python -m moa_jax.data check|pack|bench DIR`.
 
-Exit code 0: done, and no fault; 1: faults, listed on the standard output; 2: it could not be done
-so; 130: stopped by Ctrl-C.
+Exit codes: 0, done and no fault found; 1, `check` found faults, which standard output lists, or no
+subject at all; 2, the arguments or the files must be changed; 130, stopped by Ctrl-C.
 """
 
 import argparse
@@ -30,7 +30,7 @@ EXAMPLES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     options = _parse(arguments)
     commands = {"check": _check, "pack": _pack, "bench": _bench}
     again = {"pack": "stopped: the same command makes the shards that are missing"}
@@ -70,7 +70,7 @@ def _pack(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     data = _data(options, resolution=options.resolution)
     with tempfile.TemporaryDirectory() as folder:
-        if not options.base:
+        if not options.base:  # a small tokenizer written here needs no download
             write_tokenizer(Path(folder) / "tokenizer")
         tokenizer = _load_tokenizer(options.base or folder)
     with Bar("measuring (seconds)") as bar:
@@ -82,6 +82,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        # One line, without the usage that argparse would print first.
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
@@ -119,7 +120,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _add(commands: argparse._SubParsersAction, name: str, purpose: str) -> _Parser:
-    """Add a command, with what all of them have: which pictures, and how many threads."""
+    """Add a command with the options that all commands share: the data set and the threads."""
     data = DataConfig()
     command = commands.add_parser(name, help=purpose, epilog=f"example: {EXAMPLES[name]}")
     command.add_argument("path", metavar="DIR", help="the folder of the data set, or gs://...")
@@ -136,7 +137,7 @@ def _add(commands: argparse._SubParsersAction, name: str, purpose: str) -> _Pars
 
 
 def _above_0(kind: type) -> Callable[[str], int | float]:
-    """Read an option as an int or a float, above 0."""
+    """Make the parser of an option that is an int or a float above 0."""
 
     def parse(text: str) -> int | float:
         try:
@@ -152,7 +153,7 @@ def _above_0(kind: type) -> Callable[[str], int | float]:
 
 
 def _data(options: argparse.Namespace, **more: int) -> DataConfig:
-    """Gather the options that say which pictures."""
+    """Gather the options that describe the data set."""
     label = None if options.subject_label == "none" else options.subject_label
     given = {"layout": options.layout, "split": options.split, "workers": options.workers}
     if options.command == "pack":

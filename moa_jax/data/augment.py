@@ -1,9 +1,8 @@
-"""What is done to pixels: the target picture and its masks together, and the subject pictures.
+"""Crop and augment pixels: the target picture together with its masks, and the subject pictures.
 
 Source: FastComposer's released transforms [FC], with Pillow; two differences are ours: a portrait
 target is cropped to its centre as a landscape one is (FC pads its sides), and there is no elastic
-distortion. Every random number comes from the generator passed in. Captions make no difference
-here.
+distortion. Every random number comes from the generator passed in. Nothing here reads captions.
 """
 
 from collections.abc import Sequence
@@ -22,8 +21,9 @@ def crop_target(
 ) -> tuple[UInt8[np.ndarray, "size size 3"], list[Bool[np.ndarray, "size size"]]]:
     """Take the centre square of a picture and of its masks, at `size` pixels.
 
-    Resizing the short side and cropping the centre is one resampling of the centre square, so that
-    picture and masks share the very same box. Masks stay hard: nearest neighbour.
+    Resizing the short side and then cropping the centre amounts to one resampling of the centre
+    square. Doing it as one, the picture and its masks share exactly the same box. Masks are resized
+    by nearest neighbour, so their edges stay hard.
     """
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -40,7 +40,7 @@ def crop_target(
 def cut_out(
     image: Image.Image, mask: Bool[np.ndarray, "H W"], box: Box, random: np.random.Generator
 ) -> Image.Image:
-    """Crop a subject to its box, with uniform noise in place of what is not the subject."""
+    """Crop a subject to its box and replace its background by uniform noise."""
     left, top, right, bottom = box
     subject = np.asarray(image.crop(box))
     noise = random.integers(0, 256, subject.shape, np.uint8)
@@ -49,14 +49,14 @@ def cut_out(
 
 
 def prepare_subject(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """Bring a subject's picture to what the image encoder takes: padded square, then resized."""
+    """Pad a subject's picture to a square and resize it to the image encoder's input."""
     return np.asarray(_pad_and_resize(image, size))
 
 
 def augment_subject(
     image: Image.Image, size: int, random: np.random.Generator
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Prepare a subject's picture with random changes, so that identity and not pixels is learnt.
+    """Prepare a subject's picture with random changes, so that identity is learnt, not pixels.
 
     Source: FastComposer's released transforms; the probabilities and strengths are its.
     """
@@ -77,16 +77,16 @@ def augment_subject(
 
 
 def _zoom_in(image: Image.Image) -> Image.Image:
-    """Keep the top square of a subject higher than wide: of a person, the head and shoulders.
+    """Keep the top square of a tall subject; of a person this is the head and shoulders.
 
     FC first enlarges by a random factor of 1 to 2 and then keeps the top square of the enlarged
-    picture; as the result is resized to one size anyway, the factor cancels out.
+    picture. The factor cancels out, because the result is resized to one size anyway.
     """
     return image.crop((0, 0, image.width, min(image.width, image.height)))
 
 
 def _pad_and_resize(image: Image.Image, size: int) -> Image.Image:
-    """Pad to a square with black, the picture in its middle, and resize."""
+    """Centre a picture on a black square and resize the square."""
     side = max(image.size)
     square = Image.new("RGB", (side, side))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -99,6 +99,7 @@ def _jitter_colour(image: Image.Image, strength: float, random: np.random.Genera
     Args:
         strength: factors are drawn from 1 ± strength, the hue's turn from ± strength of a circle.
     """
+    # None stands for the hue, for which Pillow has no enhancer.
     enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color, None)
     for change in random.permutation(len(enhancers)):
         amount = random.uniform(-strength, strength)
@@ -111,5 +112,6 @@ def _jitter_colour(image: Image.Image, strength: float, random: np.random.Genera
 
 def _turn_hue(image: Image.Image, turn: float) -> Image.Image:
     hue, saturation, value = image.convert("HSV").split()
+    # Pillow divides the circle of hues into 256 levels.
     turned = hue.point([(level + round(turn * 256)) % 256 for level in range(256)])
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")

@@ -1,8 +1,8 @@
 """How fast a host makes training examples, and how many cores keep the chips from waiting.
 
-Three measurements of the same shuffled records, by the threads and the code that train: reading and
-decoding alone, whole examples, and examples with augmentation. Of the
-chips, the time of a step is all that counts.
+The same shuffled records are measured three times, with the threads and the code of training:
+reading and decoding alone, complete examples, and complete examples with augmentation. Of the
+chips, only the time that a step takes counts.
 """
 
 import math
@@ -20,7 +20,7 @@ from moa_jax.data.examples import read_record
 from moa_jax.data.loader import make_loader
 from moa_jax.data.records import open_records
 
-SUBJECT_RESOLUTION = 224  # pixels; of FastComposer's image encoder, CLIP ViT-L/14
+SUBJECT_RESOLUTION = 224  # pixels; the input of FastComposer's image encoder, CLIP ViT-L/14
 BATCH = 4  # examples between two looks at the clock
 
 READ = "read + decode"
@@ -33,8 +33,8 @@ class Rate:
     """What a measurement counted.
 
     Attributes:
-        seconds: that passed.
-        core_seconds: of work, over all cores.
+        seconds: time that passed.
+        core_seconds: processor time, summed over all cores.
     """
 
     images: int
@@ -63,15 +63,15 @@ def measure(
 
     Args:
         data: the data set, its resolution and workers.
-        seconds: for each kind.
-        on_start: called with the seconds that all will take.
-        on_second: called as each of them has passed.
+        seconds: duration of each measurement.
+        on_start: called once with the seconds that all measurements take together.
+        on_second: called after each of these seconds.
 
     Returns:
-        The rate of READ, of PLAIN and of AUGMENTED.
+        The rates, by READ, PLAIN and AUGMENTED.
 
     Raises:
-        InputError: what `open_records` raises; too many bad records.
+        InputError: as `open_records`, or too many records are bad.
     """
     sources = {
         READ: lambda: _read(data),
@@ -83,11 +83,12 @@ def measure(
 
 
 def report(data: DataConfig, rates: dict[str, Rate], need: float) -> list[str]:
-    """Say what was measured and what it means for training, in lines.
+    """Report in lines what was measured and what it means for training.
 
     Args:
         need: images a second that all chips together take.
     """
+    # The cores that this process may use can be fewer than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     title = f"{data.path} at {data.resolution} pixels, {data.workers} threads, {cores} cores"
     lines = [title, f"{'':28}{'images/s':>10}{'images/s/core':>15}"]
@@ -106,8 +107,8 @@ def report(data: DataConfig, rates: dict[str, Rate], need: float) -> list[str]:
 
 
 def _time(stream: Any, seconds: float, on_second: Callable[[], None]) -> Rate:
-    """Count what a stream of batches gives in a time; the first, which starts it, apart."""
-    next(stream)
+    """Count the images that a stream of batches gives in `seconds`, after its first batch."""
+    next(stream)  # starts the threads, which is no part of the rate
     start, work, images, shown = time.perf_counter(), time.process_time(), 0, 0
     while (passed := time.perf_counter() - start) < seconds:
         images += next(stream)
@@ -115,14 +116,14 @@ def _time(stream: Any, seconds: float, on_second: Callable[[], None]) -> Rate:
             shown += 1
             on_second()
     passed, work = time.perf_counter() - start, time.process_time() - work
-    for _ in range(math.floor(seconds) - shown):
+    for _ in range(math.floor(seconds) - shown):  # so that a progress bar reaches its end
         on_second()
     stream.close()
     return Rate(images, passed, work)
 
 
 def _read(data: DataConfig) -> Iterator[int]:
-    """Read and decode records in a random order; bad ones count as read."""
+    """Read and decode records in random order; bad records count too."""
     records, limit = open_records(*data.source()), MethodConfig().max_subjects
     stream = grain.MapDataset.range(len(records)).shuffle(0).repeat()
     stream = stream.map(lambda index: len(read_record(records[int(index)], limit)))

@@ -1,11 +1,11 @@
-"""Captions to token ids, and the place of each subject's word among them.
+"""Turn captions into token ids and find each subject's word among them.
 
 Source: FastComposer (arXiv 2305.10431): a marker follows the word that it personalizes, as in "a
 man <|image|> and a woman <|image|>", and the last token of that word is the subject's. The marker
 itself is taken out: the text encoder sees the plain caption. Nothing here depends on pictures.
 
-What ends in punctuation is no word [ours]: in "a man, <|image|>" and "a (tall) man! <|image|>" the
-subject's word is "man". Neither is the ending of "man's", which CLIP makes a token of its own.
+Punctuation is not part of a word [ours]: in "a man, <|image|>" and "a (tall) man! <|image|>" the
+subject's word is "man". Nor is the ending of "man's", which CLIP makes a token of its own.
 """
 
 import re
@@ -32,9 +32,9 @@ class EncodedCaption:
     """A caption as the text encoder takes it.
 
     Attributes:
-        input_ids: begin, the words, end, padding.
-        subject_tokens: for each marker in turn, the position in `input_ids` of its word.
-        truncated: the text that had no room, "" if none.
+        input_ids: the begin token, the words, the end token, then padding.
+        subject_tokens: position in `input_ids` of each marker's word, in the order of the markers.
+        truncated: the text that did not fit; "" if all of it did.
     """
 
     input_ids: Int32[np.ndarray, " S"]
@@ -45,11 +45,12 @@ class EncodedCaption:
 def encode_caption(tokenizer: Tokenizer, text: str) -> EncodedCaption:
     """Tokenize a caption with markers.
 
-    The ids are those of `tokenizer(text, padding="max_length", truncation=True)` without them.
+    The ids are those that `tokenizer(text, padding="max_length", truncation=True)` gives for the
+    text without its markers.
 
     Raises:
-        InputError: a marker has no word before it, or none of its own, or is inside a word; or its
-            word is past the last position.
+        InputError: a marker has no word before it, shares its word with the marker before it, or
+            is inside a word; or its word is past the last position.
     """
     *marked, _ = pieces = text.split(IMAGE_MARKER)
     caption, places = "".join(pieces), list(accumulate(map(len, marked)))
@@ -66,7 +67,8 @@ def encode_words(tokenizer: Tokenizer, caption: str, ends: Sequence[int]) -> Enc
     """Tokenize a caption without markers, given where the subjects' words end.
 
     Args:
-        ends: characters before the end of each word, or of what follows it; ascending.
+        ends: number of characters before the end of each word, in ascending order; it may include
+            spaces and punctuation after the word.
 
     Raises:
         InputError: as `encode_caption`.
@@ -89,7 +91,7 @@ def encode_words(tokenizer: Tokenizer, caption: str, ends: Sequence[int]) -> Enc
                 f"{caption[:end].split()[-1]!r}, a subject's word, is token {count} of the "
                 f"caption, but {room} fit; shorten the text before it"
             )
-        subject_tokens.append(count)  # the begin token moves all by one
+        subject_tokens.append(count)  # the begin token shifts every position by one
     ids = [tokenizer.bos_token_id, *tokens[:room], tokenizer.eos_token_id]
     ids += [tokenizer.pad_token_id] * (length - len(ids))
     truncated = tokenizer.decode(tokens[room:]) if len(tokens) > room else ""
@@ -97,10 +99,10 @@ def encode_words(tokenizer: Tokenizer, caption: str, ends: Sequence[int]) -> Enc
 
 
 def caption_length(tokenizer: Tokenizer) -> int:
-    """Count the positions of a caption: 77 for every CLIP.
+    """Give the number of positions of a caption: 77 for every CLIP.
 
     Raises:
-        InputError: the tokenizer's folder does not say.
+        InputError: the tokenizer's folder does not state the number.
     """
     length = tokenizer.model_max_length
     if not 2 < length <= 10_000:  # transformers puts 1e30 where the folder says nothing
@@ -115,13 +117,13 @@ def word_end(text: str, place: int) -> int | None:
     """Find where the last word before a place ends: after its last letter or digit.
 
     Args:
-        place: characters before it.
+        place: number of characters before it.
 
     Returns:
-        Characters before that end; None if there is no word.
+        Number of characters before that end; None if there is no word.
     """
     end = place
-    # What stands for a special token is as good as blank, and keeps its length.
+    # A special token is no word: blanks of the same length take its place.
     head = _SPECIAL.sub(lambda found: " " * len(found[0]), text[:place])
     while end:
         if ending := _ENDING.search(head, max(end - 3, 0), end):  # the longest has 3
@@ -139,10 +141,10 @@ def is_inside_word(text: str, place: int) -> bool:
 
 
 def end_fault(caption: str, end: int) -> str | None:
-    """Say what is wrong with the end of a subject's word; None: nothing.
+    """Say what is wrong with the end of a subject's word; None if nothing is.
 
     Args:
-        end: characters of the caption before it.
+        end: number of characters of the caption before it.
     """
     if not 0 < end <= len(caption):
         return f"end {end} is outside the caption {caption!r} of {len(caption)} characters"
@@ -154,10 +156,10 @@ def end_fault(caption: str, end: int) -> str | None:
 
 
 def count_tokens(tokenizer: Tokenizer, text: str, place: int) -> int:
-    """Count the tokens that begin before a place of a text, whose markers are none.
+    """Count the tokens that begin before a place of a text, leaving markers out.
 
     Args:
-        place: characters before it.
+        place: number of characters before it, markers included.
     """
     before = len(text[:place].replace(IMAGE_MARKER, ""))
     _, spans = _tokenize(tokenizer, text.replace(IMAGE_MARKER, ""))
@@ -165,20 +167,20 @@ def count_tokens(tokenizer: Tokenizer, text: str, place: int) -> int:
 
 
 def find_word(caption: str, word: str, occurrence: int = 1) -> int | None:
-    """Find where a word (or phrase) ends in a caption, whatever the case of its letters.
+    """Find where a word (or phrase) ends in a caption, in upper or lower case.
 
     Args:
-        occurrence: which of several, counted from 1.
+        occurrence: which of several occurrences, counted from 1.
 
     Returns:
-        Characters before its end; None if the caption has it fewer times.
+        Number of characters before its end; None if the caption has fewer occurrences.
     """
     matches = list(re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", caption, re.IGNORECASE))
     return matches[occurrence - 1].end() if len(matches) >= occurrence else None
 
 
 def _tokenize(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Give the tokens, and of each the characters that it covers, which may be parts of one."""
+    """Give the tokens and the range of characters of each; several tokens may share a character."""
     # verbose=False: past 77 tokens transformers warns on its own, and says less than `truncated`.
     options = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
     found = tokenizer(text, **options)

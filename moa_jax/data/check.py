@@ -1,4 +1,4 @@
-"""Look at every record of a data set and gather all that is wrong with it.
+"""Check every record of a data set and gather all faults.
 
 `python -m moa_jax.data check DIR` prints what this finds.
 """
@@ -17,9 +17,9 @@ class Report:
     """What a check found.
 
     Attributes:
-        records: how many there are.
-        subjects: in all records together.
-        faults: what is wrong, by the record's name.
+        records: number of records.
+        subjects: number of subjects in all records together.
+        faults: what is wrong with each bad record, by its name.
     """
 
     records: int
@@ -37,8 +37,8 @@ def check_records(
     """Find every fault of every record.
 
     Args:
-        tokenizer: None leaves out whether each word is among the tokens that fit.
-        workers: threads.
+        tokenizer: None means no check whether each subject's word is among the tokens that fit.
+        workers: number of threads.
         on_record: called after each record, to show progress.
     """
 

@@ -1,8 +1,9 @@
-"""Pictures that went through the frozen encoders once, on disk in place of the pictures.
+"""Encoded data sets: what the frozen encoders make of each picture, computed once and kept on disk.
 
-A folder of arrays, read by memory mapping: `latents.npy`, a row a record; `masks.npy` (bits) and
-`features.npy`, a row a subject; and `index.json`: what they were made of, captions and words. What
-is written here is made by `moa_jax.training.encoding`; nothing of it can be augmented any more.
+The folder holds arrays, which are read by memory mapping: `latents.npy` has a row for each record,
+`masks.npy` (bits) and `features.npy` have a row for each subject. `index.json` says what they were
+made of, and holds captions and words. `moa_jax.training.encoding` makes what is written here.
+Encoded pictures can no longer be augmented.
 """
 
 import json
@@ -29,8 +30,8 @@ class EncodedSubject:
     """A subject in memory.
 
     Attributes:
-        mask: as the picture's crop shows it.
-        end: characters of the caption up to the end of its word.
+        mask: the subject's mask on the cropped picture.
+        end: number of characters of the caption up to the end of its word.
     """
 
     mask: Bool[np.ndarray, "size size"]
@@ -43,7 +44,7 @@ class EncodedRecord:
 
     Attributes:
         latents: mean, then standard deviation, at the U-Net's scale.
-        features: of the image encoder, for each subject.
+        features: the image encoder's output for each subject.
         sample_subjects: see `moa_jax.data.records.Record`.
     """
 
@@ -58,14 +59,14 @@ class EncodedRecords(Sequence[EncodedRecord]):
     """The records of a folder that `write_encoded` wrote.
 
     Attributes:
-        source: what they were made of.
+        source: what they were made of, as `write_encoded` got it.
     """
 
     def __init__(self, folder: str | Path):
         """Open the folder.
 
         Raises:
-            InputError: it is not there, or not whole.
+            InputError: the folder is missing or not intact.
         """
         folder = Path(folder)
         try:
@@ -106,19 +107,19 @@ def write_encoded(
     latents: tuple[int, int, int],
     features: int,
 ) -> None:
-    """Write records one after the other; the folder is there once it is whole.
+    """Write records one after the other; the folder appears once it is complete.
 
     Args:
         source: what the records are made of, as JSON can hold it; its "resolution" is that of the
             masks.
-        rows: records and subjects at most.
+        rows: largest possible numbers of records and of subjects.
         latents: shape of a record's latents.
         features: width of a subject's features.
     """
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    bits = (source["resolution"] ** 2 + 7) // 8
+    bits = (source["resolution"] ** 2 + 7) // 8  # bytes of a mask's row
     subjects = max(1, rows[1])  # no empty file can be mapped
     shapes = ((rows[0], *latents), (subjects, bits), (subjects, features))
     kinds = (np.float16, np.uint8, np.float16)
@@ -138,7 +139,7 @@ def write_encoded(
     for array in arrays:
         array.flush()
     (unfinished / INDEX).write_text(json.dumps({"source": source, "records": listed}))
-    unfinished.rename(folder)
+    unfinished.rename(folder)  # last, so that a run cut short leaves no such folder
 
 
 def make_encoded_example(
@@ -151,7 +152,7 @@ def make_encoded_example(
     """Make a training example.
 
     Args:
-        config: its resolution, condition_dropout and subject_dropout.
+        config: its resolution, condition_dropout and subject_dropout are used.
 
     Returns:
         One row of a batch: latents and features in place of the image and subject_images of

@@ -1,8 +1,8 @@
-"""From a record to a training example: read it, check it, crop, augment and drop.
+"""Make a training example of a record: read, check, crop, augment and drop.
 
-`read_record` is the one place that says what is wrong with a record: training and the check of a
-data set both go through it. `make_example` is a pure function of what was read and of a random
-generator. Source: FastComposer's released code [FC]; what is our choice is marked [ours].
+Only `read_record` says what is wrong with a record; training and the check of a data set both call
+it. `make_example` is a pure function of the record in memory and of a random generator.
+Source: FastComposer's released code [FC]; what is our choice is marked [ours].
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ class LoadedSubject:
     """A subject in memory.
 
     Attributes:
-        end: characters of the caption up to the end of its word.
-        box: x1, y1, x2, y2, inside the picture.
+        end: number of characters of the caption up to the end of its word.
+        box: x1, y1, x2, y2 in pixels, inside the picture.
     """
 
     mask: Bool[np.ndarray, "H W"]
@@ -42,7 +42,7 @@ class LoadedSubject:
 
 @dataclass(frozen=True, eq=False)
 class LoadedRecord:
-    """A record in memory, found to be without fault."""
+    """A record in memory that was checked and has no fault."""
 
     image: Image.Image
     caption: str
@@ -52,7 +52,7 @@ class LoadedRecord:
 
 @runtime_checkable
 class Captioned(Protocol):
-    """What `teach` asks of a record; its subjects have an `end`, as `LoadedSubject` has it."""
+    """What `teach` needs of a record; each subject has an `end` like that of `LoadedSubject`."""
 
     caption: str
     subjects: Sequence[Any]
@@ -60,7 +60,7 @@ class Captioned(Protocol):
 
 
 def faults(record: Record, max_subjects: int, tokenizer: Tokenizer | None = None) -> list[str]:
-    """Say everything that is wrong with a record; without a tokenizer, all but a late word."""
+    """List every fault of a record; only a tokenizer finds a word past the last token that fits."""
     return read_record(record, max_subjects, tokenizer)[1]
 
 
@@ -70,7 +70,7 @@ def read_record(
     """Read a record's files and find its faults.
 
     Returns:
-        The record in memory, or None if it has a fault; the faults.
+        The record in memory (None if it has a fault), and its faults.
     """
     found = list(record.faults)
     if len(record.subjects) > max_subjects and not record.sample_subjects:
@@ -100,16 +100,16 @@ def make_example(
 ) -> Example:
     """Make a training example.
 
-    A subject outside the centre crop counts as dropped, for there is no mask to learn it from
+    A subject outside the centre crop counts as dropped, because there is no mask to learn it from
     [ours]. The word of a dropped subject stays in the caption.
 
     Args:
-        config: its resolution, augment, condition_dropout and subject_dropout.
-        subject_resolution: pixels of a subject's picture.
+        config: its resolution, augment, condition_dropout and subject_dropout are used.
+        subject_resolution: side of a subject's picture, in pixels.
 
     Returns:
-        One row of a batch: image, masks, subject_images,
-        subject_tokens, subject_present, input_ids.
+        One row of a batch: image, masks, subject_images, subject_tokens, subject_present,
+        input_ids.
     """
     flip = config.augment and random.random() < 0.5
     masks = [subject.mask for subject in record.subjects]
@@ -124,6 +124,7 @@ def make_example(
     ]
     small = (max_subjects, subject_resolution, subject_resolution, 3)
     subject_images = _fill(small, np.uint8, 0, pictures)
+    # A flipped picture is a view with a negative stride.
     return {"image": np.ascontiguousarray(image), "subject_images": subject_images, **taught}
 
 
@@ -135,14 +136,14 @@ def teach(
     tokenizer: Tokenizer,
     max_subjects: int,
 ) -> tuple[list[int], Example]:
-    """Choose what an example says and of whom.
+    """Choose an example's caption and its subjects.
 
     Args:
-        masks: of the record's subjects, as the example shows them.
+        masks: the masks of the record's subjects on the cropped picture.
 
     Returns:
-        Which subjects are kept, and their part of the example: masks, subject_tokens,
-        subject_present, input_ids.
+        Indices of the subjects that are kept, and their part of the example: masks,
+        subject_tokens, subject_present, input_ids.
     """
     caption, kept = record.caption, []
     if random.random() < config.condition_dropout:
@@ -168,9 +169,10 @@ def _choose(
     max_subjects: int,
     random: np.random.Generator,
 ) -> list[int]:
-    """Leave `max_subjects` subjects, each with a word of its own, in the caption's order."""
+    """Keep at most `max_subjects` subjects, each with its own word, in the caption's order."""
     if record.sample_subjects:
         kept = [kept[place] for place in random.permutation(len(kept))]
+    # One subject a word: of several, the last in this order stays.
     by_word = {record.subjects[index].end: index for index in kept}
     chosen = list(by_word.values())[:max_subjects]
     return sorted(chosen, key=lambda index: record.subjects[index].end)
@@ -190,7 +192,7 @@ def _fill(shape: tuple[int, ...], dtype: Any, empty: int, values: Sequence[Any])
 
 
 def _attempt(found: list[str], function: Callable[..., T], *args: Any) -> T | None:
-    """Call a function; what is wrong with its input joins the faults found."""
+    """Call a function; if it raises an InputError, add that to the faults found."""
     try:
         return function(*args)
     except InputError as error:
@@ -203,7 +205,7 @@ def _load_instances(file: File | None) -> Int[np.ndarray, "H W"] | None:
         return None
     try:
         with file.open("rb") as opened:
-            instances = np.load(opened, allow_pickle=False)
+            instances = np.load(opened, allow_pickle=False)  # a pickle could run code
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
     except (OSError, ValueError, EOFError) as error:
@@ -221,7 +223,7 @@ def _load_subject(
     image: Image.Image | None,
     instances: Int[np.ndarray, "H W"] | None,
 ) -> LoadedSubject | None:
-    """Load a subject; None if a fault found before leaves nothing to check it against."""
+    """Load a subject; None if an earlier fault leaves nothing to check it against."""
     if not isinstance(subject.mask, int):
         what = f"{subject.mask} (the mask of subject {count})"
         mask = load_mask(subject.mask)
@@ -246,6 +248,6 @@ def _load_subject(
 
 
 def bounds(mask: Bool[np.ndarray, "H W"]) -> Box:
-    """Find the smallest box that holds a mask, which is not empty."""
+    """Find the smallest box around a mask, which must not be empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -1,7 +1,6 @@
-"""What is opened: a file on disk or in a bucket (gs://, s3://), or bytes in memory under a name.
+"""The files that are read: on disk, in a bucket (gs://, s3://), or bytes in memory with a name.
 
-Buckets are read by etils.epath, as orbax and grain read them. What files hold makes no difference
-here.
+etils.epath reads buckets, as it does in orbax and grain. Nothing here depends on what files hold.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ class Blob:
     """Bytes in memory, opened like a file.
 
     Attributes:
-        name: what messages call it.
+        name: the name that messages use.
     """
 
     name: str
@@ -38,7 +37,7 @@ File = Location | Blob
 
 
 def is_remote(path: str | Location) -> bool:
-    """Whether a path is in a bucket, as gs://bucket/folder is."""
+    """Tell whether a path is in a bucket, such as gs://bucket/folder."""
     return "://" in str(path)
 
 
@@ -46,7 +45,7 @@ def find_folder(path: str | Location) -> Location:
     """Find a folder, on disk or in a bucket.
 
     Raises:
-        InputError: it is no folder, or the bucket cannot be reached.
+        InputError: the path is not a folder, or the bucket cannot be reached.
     """
     if not is_remote(path):
         folder, found = Path(path), Path(path).is_dir()
@@ -54,7 +53,7 @@ def find_folder(path: str | Location) -> Location:
         try:
             folder = epath.Path(path)
             found = folder.is_dir()
-        except Exception as error:  # a library that is not there, credentials, network, a scheme
+        except Exception as error:  # a missing library, credentials, the network, the scheme
             raise InputError(unreachable(path, error)) from error
     if not found:
         raise InputError(f"data set {str(path)!r} is not a folder")
@@ -75,6 +74,6 @@ def unreachable(path: str | Location, error: Exception) -> str:
 
 
 def copy_of(path: str | Location) -> str:
-    """Say how a folder of a bucket is copied to the local disk."""
+    """Say how to copy a folder from a bucket to the local disk."""
     tool = "gcloud storage rsync -r" if str(path).startswith("gs://") else "aws s3 sync"
     return f"copy it to the local disk ({tool} {path} {str(path).rstrip('/').split('/')[-1]})"

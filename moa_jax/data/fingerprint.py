@@ -1,8 +1,8 @@
-"""What tells one state of a data set from another, without reading a picture.
+"""Digests that tell one state of a data set from another, without reading a picture.
 
-The listing counts by its content; a record by what is said of it and by the size and the time of
-its files. Where each file would be a request (in a bucket), or where the listing holds the hash of
-every shard (packed), the listing alone counts.
+The listing's digest is that of its content. A record's digest depends on its caption and subjects,
+and on the size and time of change of its files. Records have none in a bucket, where each file
+would cost a request, and in a packed data set, whose listing holds the hash of every shard.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ def listing_digest(records: Records) -> str:
 
 
 def record_digests(records: Records, workers: int) -> list[str]:
-    """Digest each record, by threads; none where the listing alone counts.
+    """Digest each record, in threads; give none for a packed data set or one in a bucket.
 
     Args:
-        workers: threads; 0 is taken for 1.
+        workers: number of threads; 0 is taken for 1.
     """
     if is_remote(records.listing) or records.listing.name == INDEX:
         return []
@@ -39,11 +39,12 @@ def _digest(record: Record) -> str:
     said += [subject.mask for subject in subjects if isinstance(subject.mask, int)]
     stamps = [_stamp(file) for file in (record.image, record.instance_map, *masks)]
     parts = (record.name, record.caption, record.faults, said, stamps)
+    # JSON can put lone surrogates into a caption, which plain UTF-8 refuses.
     return f"{zlib.crc32(repr(parts).encode(errors='surrogatepass')):08x}"
 
 
 def _stamp(file: File | None) -> Any:
-    """Give a file's size and time of change; None: it is not there."""
+    """Give a file's size and time of change, in nanoseconds; None if no such file is on disk."""
     if file is None or isinstance(file, Blob):
         return None
     try:

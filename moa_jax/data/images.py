@@ -1,7 +1,8 @@
 """Read pictures and masks, whatever way they were saved.
 
 A picture is 8-bit RGB as a viewer shows it: EXIF rotation applied, transparency on white, CMYK,
-palette, grey and 16-bit files converted. What cannot be read is an InputError that names the file.
+palette, grey and 16-bit files converted. A file that cannot be read raises an InputError that
+names it.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from moa_jax.data.files import File
 from moa_jax.errors import InputError
 
-# Pixels. Below the size at which Pillow begins to warn of decompression bombs (89 million), so that
-# what is let through is let through in silence; a phone's largest picture has 50 million or 108.
+# Pixels. Pillow warns of decompression bombs from 89 million on; the limit is lower, so an accepted
+# picture never gives the warning. A phone's largest picture has 50 million or 108.
 MAX_PIXELS = 80_000_000
 
 T = TypeVar("T")
@@ -26,13 +27,13 @@ def load_image(file: str | File) -> Image.Image:
     """Read a picture as 8-bit RGB.
 
     Raises:
-        InputError: the file is missing, no picture, damaged, or has more than MAX_PIXELS pixels.
+        InputError: the file is missing, is no picture, is damaged, or has over MAX_PIXELS pixels.
     """
     return _read(file, to_rgb)
 
 
 def open_image(image: Image.Image | str | File) -> Image.Image:
-    """Give a picture as 8-bit RGB, be it a file or opened already.
+    """Give a picture as 8-bit RGB, from a file or from an opened picture.
 
     Raises:
         InputError: as `load_image` and `to_rgb`.
@@ -41,7 +42,7 @@ def open_image(image: Image.Image | str | File) -> Image.Image:
 
 
 def load_mask(file: str | File) -> Bool[np.ndarray, "H W"]:
-    """Read a mask: which pixels are bright, see `to_mask`.
+    """Read a mask; `to_mask` says which pixels it marks.
 
     Raises:
         InputError: as `load_image`.
@@ -52,13 +53,14 @@ def load_mask(file: str | File) -> Bool[np.ndarray, "H W"]:
 def prepare_control_image(
     image: Image.Image | str | File, width: int, height: int
 ) -> Float[np.ndarray, "H W 3"]:
-    """Make of a picture of edges, depth or a pose what a ControlNet reads, in [0, 1].
+    """Turn a picture of edges, depth or a pose into a ControlNet's input, in [0, 1].
 
     Source: diffusers' VaeImageProcessor without normalisation: stretched, by Lanczos.
 
     Args:
         image: an opened picture of any mode, or its file.
-        width: of the picture to draw, in pixels; likewise height.
+        width: width of the picture to draw, in pixels.
+        height: height of the picture to draw, in pixels.
 
     Raises:
         InputError: as `load_image`.
@@ -69,10 +71,10 @@ def prepare_control_image(
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an opened picture of any mode to RGB, upright, on white.
+    """Convert an opened picture of any mode to RGB, upright and on a white background.
 
     Raises:
-        InputError: its pixels are 32-bit floats, whose range nobody knows.
+        InputError: its pixels are 32-bit floats, whose range is unknown.
     """
     image = _to_8_bit(ImageOps.exif_transpose(image))
     if image.has_transparency_data:
@@ -81,11 +83,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_mask(image: Image.Image) -> Bool[np.ndarray, "H W"]:
-    """Say of each pixel of an opened picture whether a mask marks it.
+    """Give the mask that an opened picture shows: true where a pixel is marked.
 
     A pixel is marked if its brightest channel is at least 128. In a palette picture, and in one
-    that holds only the values 0 and 1 (as labelling tools write them), every value but 0 is. What
-    is transparent is not.
+    that holds only the values 0 and 1 (as labelling tools write them), every pixel but 0 is marked.
+    Transparent pixels are not marked.
 
     Raises:
         InputError: as `to_rgb`.

@@ -1,8 +1,8 @@
 """Shuffled, endless batches of a data set, read ahead by threads.
 
-The example at place i of the stream depends on the seed and on i alone: not on the number of
-threads, of hosts, or on where a run was resumed. A bad record is replaced by the next good one.
-Built on grain; devices come later.
+Example i of the stream depends on the seed and on i alone, not on the number of threads or hosts,
+nor on where a run was resumed. The next good record takes the place of a bad one. The loader is
+built on grain and knows no devices.
 """
 
 import copy
@@ -29,7 +29,7 @@ class Ledger:
     """The bad records that a run has met, each logged once.
 
     Attributes:
-        faults: what is wrong, by the record's name.
+        faults: what is wrong with each bad record, by its name.
     """
 
     def __init__(self, path: str, records: int, max_bad_fraction: float):
@@ -41,9 +41,9 @@ class Ledger:
         """Note a bad record.
 
         Raises:
-            InputError: more of the data set's records are bad than allowed.
+            InputError: a larger share of the records is bad than allowed.
         """
-        with self._lock:
+        with self._lock:  # several threads read records
             if name not in self.faults:
                 logger.warning("bad record %s is skipped: %s", name, "; ".join(faults))
             self.faults[name] = faults
@@ -61,8 +61,8 @@ class Loader(Iterator[Example]):
     """An endless iterator of batches whose place can be saved and restored.
 
     Attributes:
-        records: pictures in the data set.
-        ledger: the bad ones met so far.
+        records: number of records in the data set.
+        ledger: the bad records met so far.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Loader(Iterator[Example]):
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """Say where the stream stands: JSON, and the same on every host."""
+        """Give the place in the stream, as JSON can hold it; it is the same on every host."""
         return {"examples": self._examples, "records": self.records}
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        """Go to where `get_state` stood; the next batch is the one that came next then."""
+        """Go to a place that `get_state` gave; the next batch is the one that followed it."""
         if state["records"] != self.records:
             logger.warning(
                 "the data set had %d records at the checkpoint and has %d now: "
@@ -110,13 +110,14 @@ class Loader(Iterator[Example]):
             self._batches = None
 
     def _read_ahead(self) -> Any:
-        """Start the threads, at the present place; two batches are kept ready."""
+        """Start the threads at the present place; they keep two batches ready."""
         start, local = self._examples, len(self._rows)
 
         def example(index: int) -> Example:
             batch, row = divmod(index, local)
             return self._stream[start + batch * self._batch_size + self._rows[row]]
 
+        # A buffer smaller than the number of threads would leave some of them idle.
         ahead = max(2 * local, self._workers) if self._workers else 0
         options = grain.ReadOptions(num_threads=self._workers, prefetch_buffer_size=ahead)
         mine = grain.MapDataset.range(sys.maxsize).map(example)
@@ -137,12 +138,12 @@ def make_loader(
 
     Args:
         batch_size: pictures a step, over all hosts.
-        rows: the places in each batch that this host reads, in their order; None: all. A row's
-            picture is the same whoever reads it.
+        rows: the rows of each batch that this host reads, in their order; None means all rows. A
+            row has the same picture, whichever host reads it.
 
     Raises:
-        InputError: what `open_records` raises; a batch size or rows that are none; when batches are
-            drawn, too many bad records.
+        InputError: as `open_records`; the batch size, the rows or the seed are not usable; or, when
+            batches are drawn, too many records are bad.
     """
     rows = range(batch_size) if rows is None else rows
     if not rows or not set(rows) <= set(range(batch_size)):
@@ -154,8 +155,8 @@ def make_loader(
         raise InputError(f"seed={seed} may not be negative")
     encoded = EncodedRecords(config.encoded) if config.encoded else None
     records = open_records(*config.source()) if encoded is None else encoded
-    # The loader's own tokenizer: padding, as a caller's may do, changes it under the threads. Only
-    # its ids are read; a copy's decode() is wrong in transformers 5 (seen in 5.0 to 5.23).
+    # The loader has its own copy: a caller that pads changes the tokenizer while the threads use
+    # it. Only ids are read from the copy: its decode() is wrong in transformers 5 (5.0 to 5.23).
     tokenizer = copy.deepcopy(tokenizer)
     encode_caption(tokenizer, "")
     ledger = Ledger(config.path, len(records), config.max_bad_fraction)
@@ -178,6 +179,7 @@ def make_loader(
                 return make_example(loaded, random, config, tokenizer, **size)
         raise InputError(f"every record of {config.path} is bad")
 
+    # Two seeds, so that the order does not depend on what the examples draw.
     order, draws = (int(part) for part in np.random.SeedSequence(seed).generate_state(2))
     stream = grain.MapDataset.range(len(records)).shuffle(order).repeat()
     stream = stream.random_map(example, seed=draws)

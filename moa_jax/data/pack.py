@@ -1,8 +1,8 @@
-"""Write a data set as a packed folder, `moa_jax.data.packed`: parallel, resumable, verified.
+"""Write a data set as a packed folder (`moa_jax.data.packed`): parallel, resumable, verified.
 
-A record is read and checked as training reads it, by threads; what is bad is listed and left out. A
-shard is written under another name, read back, compared, and only then there. Shards depend on the
-source and the options alone, so that a second run makes exactly those that the first left out.
+Threads read and check each record as training does; bad records are listed and left out. A shard is
+written under another name, read back and compared, and only then gets its own name. Shards depend
+on the source and the options alone, so a second run makes exactly those that the first left out.
 """
 
 import hashlib
@@ -44,8 +44,8 @@ class Packed:
     """What a run of `pack` did.
 
     Attributes:
-        index: of the folder, as `index.json` holds it.
-        made: shards that this run wrote.
+        index: the folder's index, as `index.json` holds it.
+        made: number of shards that this run wrote.
     """
 
     index: dict[str, Any]
@@ -54,7 +54,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class _Made:
-    """A record's bytes, or None and why it is left out."""
+    """A record's bytes; or None, and the faults for which the record is left out."""
 
     name: str
     data: bytes | None
@@ -71,20 +71,20 @@ def pack(
     on_start: Callable[[int], None] = lambda records: None,
     on_record: Callable[[], None] = lambda: None,
 ) -> Packed:
-    """Pack a data set; what an earlier run with the same options finished is kept.
+    """Pack a data set; keep the shards that an earlier run with the same options finished.
 
     Args:
-        data: its path, layout, split, subject_label, workers and max_bad_fraction.
+        data: its path, layout, split, subject_label, workers and max_bad_fraction are used.
         destination: the packed folder, on a local disk.
-        resolution: pixels of the short side, to which larger pictures are resized once; None keeps
+        resolution: short side in pixels, to which larger pictures are resized once; None keeps
             every picture file as it is.
-        shard_size: pictures of the source in a shard.
+        shard_size: number of the source's pictures that a shard is made of.
         on_start: called with the number of records to be packed now.
         on_record: called after each of them, to show progress.
 
     Raises:
-        InputError: what `open_records` raises; the folder was packed from another source or with
-            other options, holds something else, or cannot be written; too many bad records.
+        InputError: as `open_records`; the folder was packed from another source or with other
+            options, holds something else, or cannot be written; or too many records are bad.
     """
     if is_remote(destination):
         raise InputError(
@@ -104,13 +104,14 @@ def pack(
     on_start(sum(map(len, parts)))
     ledger = _open_ledger(data, records, index, {names[number] for number in missing})
     places = [place for part in parts for place in part]
+    # One stream for all shards: the threads go on reading while a shard is finished.
     stream = _read_ahead(lambda place: _make(records[int(place)], resolution), places, data.workers)
     try:
         for number, part in zip(missing, parts, strict=True):
             shard = (next(stream) for _ in part)
             shard = _watched(shard, ledger, on_record)
             index["shards"][names[number]] = _write_shard(folder / names[number], shard)
-            write_index(folder, index)
+            write_index(folder, index)  # after each shard, so that a run cut short keeps it
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}") from error
     finally:
@@ -123,7 +124,7 @@ def pack(
 def _describe(
     data: DataConfig, records: Records, resolution: int | None, shard_size: int
 ) -> dict[str, Any]:
-    """Say what is packed: all that decides which records are in which shard, and how."""
+    """Describe the source and the options: all that decides what each shard holds."""
     if records.listing.name == INDEX:
         raise InputError(f"{data.path} is packed already; pack what it was made from")
     if shard_size < 1 or (resolution is not None and resolution < 1):
@@ -172,7 +173,7 @@ def _start(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
 def _open_ledger(
     data: DataConfig, records: Records, index: dict[str, Any], missing: set[str]
 ) -> Ledger:
-    """Count the bad records, from those that earlier runs left out."""
+    """Start to count bad records with those that earlier runs left out."""
     ledger = Ledger(data.path, len(records), data.max_bad_fraction)
     for name, shard in index["shards"].items():
         if name not in missing:
@@ -183,7 +184,7 @@ def _open_ledger(
 def _read_ahead(
     make: Callable[[Any], _Made], places: list[int], workers: int
 ) -> "grain.DatasetIterator[_Made]":
-    """Make records by threads, in their order."""
+    """Make records in threads and give them in order."""
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     return iter(grain.MapDataset.source(places).map(make).to_iter_dataset(options))
 
@@ -199,7 +200,7 @@ def _watched(
 
 
 def _make(record: Record, resolution: int | None) -> _Made:
-    """Read, check and encode a record; any number of subjects is for training to judge."""
+    """Read, check and encode a record; training judges whether it has too many subjects."""
     loaded, faults = read_record(record, sys.maxsize)
     if loaded is None or record.image is None:
         return _Made(record.name, None, 0, faults)
@@ -225,7 +226,7 @@ def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
         Its entry in the index.
 
     Raises:
-        OSError: it cannot be written, or what was read back is not what was written.
+        OSError: the shard cannot be written, or does not read back as it was written.
     """
     unfinished = file.with_name(f"{file.name}.unfinished")
     digests, subjects, skipped = [], 0, {}

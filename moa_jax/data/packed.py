@@ -1,10 +1,10 @@
 """Packed data sets: a few large ArrayRecord files ("shards") in place of many small ones.
 
-`index.json` says what the folder was made from and lists its shards, with how many records and
-bytes each has: ArrayRecord itself takes a truncated file for an empty one. A record is a msgpack
-map: name, caption, image (the bytes of a picture file), sample_subjects, and subjects, each with
-mask (a PNG of one bit a pixel), end and box. Read at random, by many threads at once, from a disk
-or a bucket. No pixel is read here; `pack` writes what is read.
+`index.json` says what the folder was made from and lists its shards, with the number of records and
+bytes of each, because ArrayRecord itself takes a truncated file for an empty one. A record is a
+msgpack map: name, caption, image (the bytes of a picture file), sample_subjects, and subjects, each
+with mask (a PNG of one bit a pixel), end and box. Many threads can read records at random, from a
+disk or a bucket. No pixel is read here; `pack` writes the folder.
 """
 
 import json
@@ -24,17 +24,18 @@ FORMAT = "moa_jax packed pictures, version 1"
 
 
 class Shards(Sequence[bytes]):
-    """The records of a packed folder, in their order, each read when it is asked for.
+    """The records of a packed folder, in order; each is read when it is asked for.
 
     Attributes:
-        index: what `index.json` holds.
+        index: content of `index.json`.
     """
 
     def __init__(self, folder: Location):
         """Open the folder.
 
         Raises:
-            InputError: it is unfinished, a shard is missing or truncated, or it cannot be read.
+            InputError: the folder is unfinished or cannot be read, or a shard is missing or
+                truncated.
         """
         if is_remote(folder) and not str(folder).startswith("gs://"):
             raise InputError(
@@ -51,7 +52,7 @@ class Shards(Sequence[bytes]):
         for name in shards:
             if fault := shard_fault(folder, self.index, name):
                 raise InputError(f"{folder / name} {fault}; {remedy(folder, self.index)}")
-        # The numbers of records, from the index, spare opening every shard at the start.
+        # The index gives the numbers of records, so that no shard has to be opened at the start.
         self._names = [name for name, shard in shards.items() for _ in range(shard["records"])]
         paths = [f"{folder / n}[0:{s['records']}]" for n, s in shards.items() if s["records"]]
         self._records = grain.sources.ArrayRecordDataSource(paths) if paths else []
@@ -79,7 +80,7 @@ def read_index(folder: Location) -> dict[str, Any]:
     """Read the index of a packed folder, finished or not.
 
     Raises:
-        InputError: it cannot be read, or another version wrote it.
+        InputError: the index cannot be read, or another version wrote it.
     """
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -99,9 +100,9 @@ def read_index(folder: Location) -> dict[str, Any]:
 
 
 def shard_fault(folder: Location, index: Mapping[str, Any], name: str) -> str | None:
-    """Say what is wrong with a shard's file; None: it has the size it was written with."""
+    """Say what is wrong with a shard's file; None if it has the size with which it was written."""
     try:
-        # An object in a bucket is whole or not there; only a local file can be cut off.
+        # An object in a bucket is complete or not there; only a local file can be cut off.
         size = None if is_remote(folder) else (folder / name).stat().st_size
     except OSError:
         return "is missing"
@@ -124,7 +125,7 @@ def command(folder: Location, index: Mapping[str, Any]) -> str:
 
 
 def remedy(folder: Location, index: Mapping[str, Any]) -> str:
-    """Say how a shard is made again, or copied again where the source is not at hand."""
+    """Say how to make a shard again, or to copy it again where the source is not at hand."""
     return (
         f"to make it again and nothing else: {command(folder, index)} (of a copied folder: copy "
         "this file again)"
@@ -133,6 +134,7 @@ def remedy(folder: Location, index: Mapping[str, Any]) -> str:
 
 def encode_record(record: Mapping[str, Any]) -> bytes:
     """Write a record as bytes."""
+    # JSON can put lone surrogates into a caption, which plain UTF-8 refuses.
     return msgpack.packb(record, unicode_errors="surrogatepass")
 
 
@@ -142,7 +144,7 @@ def decode_record(data: bytes) -> dict[str, Any]:
 
 
 def write_index(folder: Path, index: Mapping[str, Any]) -> None:
-    """Replace the index at once: a reader sees the old one or the new one."""
+    """Replace the index in one step: a reader sees either the old one or the new one."""
     unfinished = folder / f"{INDEX}.unfinished"
     unfinished.write_text(json.dumps(index, indent=1), encoding="utf-8")
     unfinished.replace(folder / INDEX)

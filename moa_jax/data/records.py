@@ -6,17 +6,14 @@
 caption's characters before the end of the subject's word. The npy holds each pixel's segment id.
 
 `imagefolder`, the convention of Hugging Face datasets: `<root>/metadata.jsonl`, a line a picture:
-    {"file_name": "0001.jpg", "text": "a man and a dog in the snow",
-     "subjects": [{"mask": "masks/0001_0.png", "word": "man"},
-                  {"mask": "masks/0001_1.png", "word": "dog"}]}
-Paths are relative to the root. `word` may be a phrase ("old man"). Where several subjects of a
-picture have the same word, the first takes its first occurrence, the next its second, and so on.
-`subjects` may be empty: such a picture teaches its text only.
+    {"file_name": "0001.jpg", "text": "a man and a dog in the snow", "subjects":
+     [{"mask": "masks/0001_0.png", "word": "man"}, {"mask": "masks/0001_1.png", "word": "dog"}]}
+Paths are relative to the root; `word` may be a phrase ("old man"). If subjects share a word, the
+n-th takes its n-th occurrence. `subjects` may be empty: such a picture teaches its text only.
 
-`packed`, either of them written by `python -m moa_jax.data pack`: see `moa_jax.data.packed`.
+`packed`: one of the other two, written by `python -m moa_jax.data pack`; see `moa_jax.data.packed`.
 
-What is wrong with one record is kept in it (`faults`); what is wrong with the folder is raised.
-Masks and pictures stay files: no pixel is read here.
+A record keeps its own faults; a fault of the folder is raised. No pixel is read here.
 """
 
 import json
@@ -45,10 +42,9 @@ class Subject:
     """A subject of a picture.
 
     Attributes:
-        mask: its mask picture, or its id in the record's instance map.
-        end: characters of the caption up to the end of its word, see `word_end`; None if that is
-            not to be found.
-        box: x1, y1, x2, y2 in pixels; None: the bounds of its mask.
+        mask: file of its mask, or its segment id in the record's instance map.
+        end: characters of the caption up to the end of its word (`word_end`); None if not found.
+        box: x1, y1, x2, y2 in pixels; None means the bounds of its mask.
     """
 
     mask: File | int
@@ -61,10 +57,10 @@ class Record:
     """A captioned picture and its subjects, still in their files.
 
     Attributes:
-        image: None if the record does not say.
-        instance_map: npy file with the segment id of each pixel, where the layout has one.
-        sample_subjects: subjects past the supported number are left out at random [FC], not faults.
-        faults: what was found wrong in the caption and the list of subjects.
+        image: the picture's file; None if the record names none.
+        instance_map: npy file with the segment id of each pixel; None if the layout has none.
+        sample_subjects: whether subjects past the limit are left out at random [FC] or a fault.
+        faults: what is wrong with the caption and the list of subjects.
     """
 
     name: str
@@ -110,15 +106,14 @@ def open_records(
 
     Args:
         path: on disk, or in a bucket (gs://bucket/folder).
-        layout: "auto", "imagefolder", "ffhq" or "packed"; or a function of one's own as
-            `package.module:name(option=1)`, called with path, split and subject label, that gives
-            `Records`.
+        layout: "auto", "imagefolder", "ffhq" or "packed"; or a function of your own, named as
+            `package.module:name(option=1)`, that makes `Records` of path, split and subject label.
         split: which list of ids to read (ffhq only).
-        subject_label: the `coco_label` of the segments that are subjects; None: all (ffhq only).
+        subject_label: `coco_label` of the segments that are subjects; None means all (ffhq only).
 
     Raises:
-        InputError: no such folder, no layout, several layouts, or no records; of a packed folder,
-            also another split or label than it was made with, or what `Shards` raises.
+        InputError: there is no such folder, or it has no layout, several layouts or no records; a
+            packed folder was made with another split or label, or `Shards` refuses it.
     """
     if not str(path):
         raise InputError("data.path is empty; give the folder of the data set")
@@ -136,7 +131,7 @@ def open_records(
 
 def _detect(root: Location) -> Literal["imagefolder", "ffhq", "packed"]:
     listings = {METADATA: "imagefolder", INDEX: "packed"} | dict.fromkeys(SPLITS.values(), "ffhq")
-    # Not is_file(): that of older etils is true of what is not in a bucket.
+    # Not is_file(): in older etils it is true of files that are not in the bucket.
     found = {layout for name, layout in listings.items() if (root / name).exists()}
     if len(found) > 1:
         raise InputError(
@@ -168,7 +163,7 @@ def _open_imagefolder(root: Location, split: str, _: Any) -> Records[tuple[int, 
         )
     listing = root / METADATA
     _require(listing, "layout imagefolder")
-    lines = listing.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = listing.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")  # UTF-8's BOM
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     return Records(numbered, partial(_parse_metadata, root), listing)
 
@@ -278,7 +273,7 @@ def _parse_metadata(root: Location, numbered_line: tuple[int, bytes]) -> Record:
 
 
 def _missing(row: Any, keys: dict[str, type]) -> list[str]:
-    """Say which keys a JSON object lacks, or has with another type."""
+    """List the keys that a JSON object lacks or has with another type."""
     if not isinstance(row, dict):
         return [f"is {json.dumps(row)[:40]}, not an object with {', '.join(keys)}"]
     names = {str: "a string", list: "a list", int: "a whole number"}
@@ -287,7 +282,7 @@ def _missing(row: Any, keys: dict[str, type]) -> list[str]:
         if key in row
         else f"no {key!r}"
         for key, kind in keys.items()
-        if not isinstance(row.get(key), kind) or isinstance(row[key], bool)
+        if not isinstance(row.get(key), kind) or isinstance(row[key], bool)  # a bool is an int
     ]
 
 

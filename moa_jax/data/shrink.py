@@ -1,6 +1,6 @@
-"""Make a record's picture smaller, once, and its masks and boxes with it.
+"""Shrink a record's picture once, and its masks and boxes with it.
 
-What `python -m moa_jax.data pack --resolution N` does to pictures larger than N pixels.
+`python -m moa_jax.data pack --resolution N` does this if the short side is over N pixels.
 """
 
 import math
@@ -23,7 +23,7 @@ def shrink(
     """Resize the short side of a picture to `resolution` pixels.
 
     Returns:
-        A JPEG file; each subject's mask, which keeps at least a pixel, and box.
+        The bytes of a JPEG file; and each subject's mask, which keeps at least a pixel, and box.
     """
     width, height = record.image.size
     scale = resolution / min(width, height)

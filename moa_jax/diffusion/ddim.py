@@ -1,8 +1,8 @@
 """DDIM (Song et al., 2010.02502): first-order steps, deterministic at eta 0, DDPM's noise at eta 1.
 
-Every quantity of Eq. 12 is linear in the latents, the prediction and fresh noise, whatever the
-network predicts; so a step is three coefficients, worked out in float64 beforehand. DDPM, Euler
-and ancestral Euler are the same formula between other levels: `steps_between`.
+Eq. 12 is linear in the latents, the prediction and fresh noise, whatever the network predicts. So
+a step is three coefficients, computed beforehand in float64. DDPM, Euler and ancestral Euler use
+the same formula between other levels; see `steps_between`.
 """
 
 import numpy as np
@@ -20,8 +20,8 @@ def ddim(
     """Lay out DDIM steps.
 
     Each step leads to the timestep that really comes next. diffusers' DDIMScheduler subtracts a
-    fixed stride instead, which is another place under linspace and, for most step counts, under
-    trailing spacing (its issues 11347, 12633).
+    fixed stride instead, which leads to other timesteps under linspace spacing and, for most step
+    counts, under trailing spacing (its issues 11347, 12633).
 
     Args:
         num_inference_steps: 1 to the schedule's length.
@@ -29,7 +29,7 @@ def ddim(
         skip: how many of the first steps to leave out.
 
     Raises:
-        InputError: an argument out of range.
+        InputError: an argument is out of range.
     """
     if not 0.0 <= eta <= 1.0:
         raise InputError(f"eta={eta} must lie between 0 (deterministic) and 1 (DDPM)")
@@ -49,6 +49,7 @@ def steps_between(
     following = levels.signals[1:] ** 2
     # Source: DDIM, Eq. 16 (sigma) and Eq. 12 (the step).
     variance = eta**2 * (1.0 - following) / (1.0 - alphas) * (1.0 - alphas / following)
+    # Rounding may leave slightly less than 0.
     direction = np.sqrt(np.maximum(1.0 - following - variance, 0.0))
     clean, noise = schedule.clean_and_noise(levels.timesteps, signals)
     latents, prediction = levels.signals[1:] * clean + direction * noise

@@ -1,4 +1,4 @@
-"""DDPM (Ho et al., 2006.11239): the ancestral process, over as many steps as are asked for."""
+"""DDPM (Ho et al., 2006.11239): the ancestral process, in any number of steps."""
 
 from moa_jax.diffusion.ddim import steps_between
 from moa_jax.diffusion.levels import ddim_levels
@@ -7,9 +7,10 @@ from moa_jax.diffusion.schedule import NoiseSchedule
 
 
 def ddpm(schedule: NoiseSchedule, num_inference_steps: int, *, skip: int = 0) -> Sampler:
-    """Lay out draws from the posterior of the next level given the predicted clean picture.
+    """Lay out DDPM's steps.
 
-    Mean and variance of DDPM's Eq. 7 are those of DDIM's Eq. 12 at eta 1 (there, Sec. 4.1); the
+    Each step draws the next level from its posterior, given the predicted clean picture. Mean and
+    variance are those of DDPM's Eq. 7, which DDIM's Eq. 12 gives at eta 1 (DDIM, Sec. 4.1). The
     variance is the smaller of DDPM's two. The last step ends at the clean picture, without noise.
 
     Args:
@@ -17,7 +18,7 @@ def ddpm(schedule: NoiseSchedule, num_inference_steps: int, *, skip: int = 0) ->
         skip: how many of the first steps to leave out.
 
     Raises:
-        InputError: an argument out of range.
+        InputError: an argument is out of range.
     """
     levels = ddim_levels(schedule, num_inference_steps, end=1.0)
     return steps_between(schedule, levels.without_first(skip), eta=1.0)

@@ -1,7 +1,7 @@
 """DPM-Solver++ 2M (Lu et al., 2211.01095, Algorithm 2): second order from one prediction a step.
 
-The linear part of the probability-flow ODE is solved exactly; the clean picture that the network
-predicts is extrapolated from this step's and the last one's over the half log signal-to-noise.
+The linear part of the probability-flow ODE is solved exactly. The predicted clean picture is
+extrapolated from this step's and the previous step's, over half the log signal-to-noise ratio.
 """
 
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ def dpm_solver_pp_2m(
 ) -> Sampler:
     """Lay out DPM-Solver++ 2M steps.
 
-    The first step is of first order, for want of an earlier prediction, and so is the last, which
-    leads to an infinite signal-to-noise.
+    The first step is of first order, because there is no earlier prediction. So is the last,
+    because it leads to an infinite signal-to-noise ratio.
 
     Args:
         num_inference_steps: 1 to the schedule's length.
@@ -27,13 +27,14 @@ def dpm_solver_pp_2m(
         karras: spread the noise levels as Karras et al. (2206.00364) do, Eq. 5.
 
     Raises:
-        InputError: an argument out of range.
+        InputError: an argument is out of range.
     """
     levels = solver_levels(schedule, num_inference_steps, karras).without_first(skip)
     (from_latents, from_prediction), _ = schedule.clean_and_noise(
         levels.timesteps, levels.signals[:-1]
     )
     ratio, clean, previous = multistep_weights(levels.signals)
+    # The clean picture is linear in latents and prediction, so its weight goes to both.
     coefficients = {
         "latents": ratio + clean * from_latents,
         "prediction": clean * from_prediction,
@@ -47,9 +48,10 @@ def dpm_solver_pp_2m(
 def multistep_weights(
     signals: Float[np.ndarray, " levels"],
 ) -> Float[np.ndarray, "3 levels-1"]:
-    """Compute the weights with which each step adds up three things.
+    """Compute the weights of the three terms that each step adds up.
 
-    They are the latents, the clean picture predicted from them, and the one of the step before.
+    The terms are the latents, the clean picture predicted from them, and the clean picture that the
+    step before predicted.
 
     Source: DPM-Solver++ (2211.01095), Algorithm 2.
     """
@@ -57,7 +59,7 @@ def multistep_weights(
     sigmas = noises / signals
     shrink = sigmas[1:] / sigmas[:-1]  # exp(-h), h the step in half log signal-to-noise
     first_order = signals[1:] * (1.0 - shrink)
-    steps = -np.log(shrink[:-1])  # the last is infinite, and not needed
+    steps = -np.log(shrink[:-1])  # the last step is infinite, and is not needed
     extrapolated = np.zeros_like(first_order)
     extrapolated[1:-1] = first_order[1:-1] * steps[1:] / (2.0 * steps[:-1])
     return np.stack([noises[1:] / noises[:-1], first_order + extrapolated, -extrapolated])

@@ -11,7 +11,7 @@ def euler(
 ) -> Sampler:
     """Lay out Euler steps along the probability-flow ODE.
 
-    In `x = x_0 + sigma * noise` a step to sigma' gives `x_0 + sigma' * noise`: in the network's own
+    A step from `x_0 + sigma * noise` to sigma' gives `x_0 + sigma' * noise`. In the network's own
     latents that is DDIM's step, so this sampler is DDIM between other levels.
 
     Args:
@@ -20,7 +20,7 @@ def euler(
         karras: spread the noise levels as Karras et al. do, Eq. 5.
 
     Raises:
-        InputError: an argument out of range.
+        InputError: an argument is out of range.
     """
     levels, first = euler_levels(schedule, num_inference_steps, karras)
     return steps_between(schedule, levels.without_first(skip), eta=0.0, init_noise_sigma=first)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans, 2207.12598), and values for a part of the steps."""
+"""Classifier-free guidance (Ho and Salimans, 2207.12598), and values for a range of steps."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +10,16 @@ from moa_jax.errors import InputError
 def over_steps(
     value: float, num_steps: int, start: float = 0.0, end: float = 1.0, outside: float = 0.0
 ) -> Float[np.ndarray, " n"]:
-    """Give `value` to the steps that lie in a part of the way, and `outside` to the others.
+    """Give `value` to the steps inside a range, and `outside` to the others.
 
     Args:
-        num_steps: the steps that are taken. Where a photo leaves out the first ones, these are the
-            rest, as in diffusers.
-        start: where the part begins: 0 is before the first step, 1 after the last.
-        end: where it ends; a step belongs to it that lies in it whole.
+        num_steps: how many steps are taken. When a start from a photo leaves out the first steps,
+            only the rest count, as in diffusers.
+        start: where the range begins: 0 is before the first step, 1 after the last.
+        end: where the range ends; it holds only the steps that lie in it from start to end.
 
     Raises:
-        InputError: not 0 <= start < end <= 1, or no step lies in it.
+        InputError: not 0 <= start < end <= 1, or no step lies in the range.
     """
     check_range(start, end)
     steps, slack = np.arange(num_steps), 1e-9  # 1/3 of 3 steps is one step, whatever it rounds to
@@ -57,11 +57,12 @@ def classifier_free_guidance(
     Args:
         guidance_scale: 1 is the conditional prediction alone, 0 the unconditional one.
         rescale: how far to bring the result's standard deviation back to the conditional
-            prediction's, 0 (not at all, exactly) to 1. Source: 2305.08891, Sec. 3.4.
+            prediction's, from 0 (not at all, exactly) to 1 (fully). Source: 2305.08891, Sec. 3.4.
     """
     unconditional, conditional = (each.astype(jnp.float32) for each in (unconditional, conditional))
     prediction = unconditional + guidance_scale * (conditional - unconditional)
     factor = 1.0 + rescale * (_deviation(conditional) / _deviation(prediction) - 1.0)
+    # Not a Python branch, because `rescale` may be traced.
     return jnp.where(rescale > 0.0, factor, 1.0) * prediction
 
 

@@ -1,9 +1,9 @@
-"""DDIM inversion: a clean picture's latents led back to the noise that DDIM draws them from.
+"""DDIM inversion: from a clean picture's latents back to the noise that DDIM draws them from.
 
-DDIM's deterministic steps read backwards (Song et al., 2010.02502, Sec. 4.3; Dhariwal and Nichol,
-2105.05233, Sec. F). A step `y = a x + b f(x, t)` asks the network at the very point x that is
-looked for, so `x = (y - b f(x, t)) / a` is solved by fixed-point iteration (AIDI, 2309.04907,
-Sec. 3; ReNoise, 2403.14602, Sec. 3).
+DDIM's deterministic steps are taken backwards (Song et al., 2010.02502, Sec. 4.3; Dhariwal and
+Nichol, 2105.05233, Sec. F). A step `y = a x + b f(x, t)` asks the network at x, the unknown point.
+So `x = (y - b f(x, t)) / a` is solved by fixed-point iteration (AIDI, 2309.04907, Sec. 3; ReNoise,
+2403.14602, Sec. 3).
 """
 
 import jax.numpy as jnp
@@ -21,14 +21,14 @@ def ddim_inversion(
 ) -> Sampler:
     """Lay out DDIM's steps backwards, from the picture to noise.
 
-    The steps are those of `ddim(schedule, num_inference_steps, skip=skip)`, and keep their numbers:
-    step 0 is the noisiest, which comes last here.
+    The steps are those of `ddim(schedule, num_inference_steps, skip=skip)` and keep their numbers:
+    step 0 is the noisiest and comes last here.
 
-    A step is `iterations` rows, all at the timestep it leads to; `ends_of_steps` tells which row is
-    a step's last. The first guess of a step is the point it starts from, so one iteration is what
-    is usually called DDIM inversion. Each further one multiplies what is left of the error by about
-    |b / a| times the network's slope in x: it shrinks with shorter steps, and does not converge
-    where that product is over 1, as strong guidance can make it.
+    A step takes `iterations` rows, all at the timestep that it leads to; `ends_of_steps` gives the
+    last row of each step. The first guess of a step is its starting point, so one iteration is what
+    is usually called DDIM inversion. Each further iteration multiplies the remaining error by about
+    |b / a| times the network's slope in x. Shorter steps make this product smaller. Where it is
+    over 1, as strong guidance can make it, the iteration does not converge.
 
     Args:
         num_inference_steps: 1 to the schedule's length.
@@ -36,7 +36,7 @@ def ddim_inversion(
         skip: how many of DDIM's first steps to leave out, at the noisy end.
 
     Raises:
-        InputError: an argument out of range, or a checkpoint whose steps have no way back.
+        InputError: an argument is out of range, or the checkpoint's steps cannot be inverted.
     """
     if iterations < 1:
         raise InputError(f"iterations={iterations}: each step asks the network once or more")
@@ -70,15 +70,15 @@ def ddim_inversion(
 
 
 def ends_of_steps(inversion: Sampler) -> Int[np.ndarray, " n"]:
-    """Give the rows of a `ddim_inversion` after which the latents are a finished step's.
+    """Give the last row of each step of a `ddim_inversion`.
 
-    They lie at the timesteps of these rows, which are DDIM's own from the last to the first.
+    After these rows the latents are at the rows' timesteps: DDIM's own, from the last to the first.
     """
     return np.flatnonzero(inversion.coefficients["ends"])
 
 
 def _remember(latents: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-    """Start from the picture: the carry is where the step under way began."""
+    """Start the carry at the picture; it holds the point where the current step began."""
     return latents
 
 
@@ -89,6 +89,6 @@ def _step(
     row: dict[str, Float[Array, ""]],
     keys: Key[Array, " B"],
 ) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W C"]]:
-    """Guess anew from the point that the step starts from, which the carry keeps."""
+    """Make a new guess from the starting point of the step, which the carry keeps."""
     guess = row["start"] * carry + row["prediction"] * prediction
     return guess, jnp.where(row["ends"] > 0.0, guess, carry)

@@ -1,8 +1,8 @@
-"""The noise levels that a sampler's steps lead through, each family's as diffusers lays them.
+"""The noise levels of a sampler's steps, chosen for each family of samplers as in diffusers.
 
-DDIM and DDPM take timesteps of the schedule as they are. Euler's steps stand between timesteps
-too, and DPM-Solver's and UniPC's end before timestep 0; these two families always end at the
-clean picture, and may have their levels spread as Karras et al. do.
+DDIM and DDPM use the schedule's timesteps as they are. Euler's steps may stand between timesteps;
+those of DPM-Solver and UniPC end before timestep 0. These two families always end at the clean
+picture, and can spread their levels as Karras et al. do.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from moa_jax.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Where steps stand, noisiest first.
+    """The noise levels of steps, noisiest first.
 
     Attributes:
-        timesteps: what the network is asked at each.
-        signals: share of the picture in the latents at each, and after the last step.
+        timesteps: the timestep at which each step asks the network.
+        signals: share of the picture in the latents before each step, and after the last step.
     """
 
     timesteps: Num[np.ndarray, " n"]
@@ -53,18 +53,19 @@ def ddim_levels(schedule: NoiseSchedule, num_inference_steps: int, end: float) -
 def euler_levels(
     schedule: NoiseSchedule, num_inference_steps: int, karras: bool = False
 ) -> tuple[Levels, float]:
-    """Lay the levels of the samplers after Karras et al., with their first latents' deviation.
+    """Lay the levels of Euler's samplers, and give the deviation of the latents to start with.
 
-    Sigmas between two timesteps are interpolated linearly, timesteps between two sigmas over their
-    logarithm, as diffusers and k-diffusion do.
+    Between two timesteps, sigma is interpolated linearly. Between two sigmas, the timestep is
+    interpolated over the logarithm of sigma. Both are as in diffusers and k-diffusion.
 
     Returns:
-        The levels; and the standard deviation to start with, which under linspace and trailing
-        spacing is that of the noise alone, as in diffusers.
+        The levels, and the standard deviation of the latents to start with. Under linspace and
+        trailing spacing it is that of the noise alone, as in diffusers.
     """
     timesteps = schedule.inference_timesteps(num_inference_steps, "linspace")
     spacing, steps = schedule.spacing or "linspace", np.arange(schedule.num_train_timesteps)
     if spacing == "linspace":
+        # Not rounded, because Euler's steps may stand between timesteps.
         timesteps = np.linspace(steps[-1], 0.0, num_inference_steps)
     sigmas = np.interp(timesteps, steps, schedule.sigmas)
     if karras:
@@ -82,12 +83,13 @@ def solver_levels(
     sigmas = schedule.sigmas[timesteps]
     if karras:
         sigmas = _karras(schedule.sigmas[-1], schedule.sigmas[0], num_inference_steps)
+        # Rounded as in diffusers; the sigmas are not.
         timesteps = _timesteps_at(schedule, sigmas).round().astype(np.int64)
     return Levels(timesteps, _signals_to_clean(sigmas))
 
 
 def _karras(most: float, least: float, num_inference_steps: int) -> Float[np.ndarray, " n"]:
-    """Spread sigmas evenly under the seventh root.
+    """Spread sigmas so that their seventh roots are evenly spaced.
 
     Source: Elucidating the Design Space of Diffusion-Based Generative Models (2206.00364), Eq. 5.
     """

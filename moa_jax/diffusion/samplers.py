@@ -1,4 +1,4 @@
-"""Samplers by name: the names a command line takes, and those that diffusers' files give them."""
+"""Samplers by name: the names that commands take, and the names in diffusers' files."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "unipc": unipc,
 }
 
-# diffusers' class -> our name, and the settings of its file that we have, where it has a choice.
+# diffusers' class -> our name, and the supported values of the settings in its file.
 _TO_CLEAN = {"final_sigmas_type": ("zero",)}
 _OWN_SPREAD = {"use_exponential_sigmas": (False, None), "use_beta_sigmas": (False, None)}
 _WHOLE_RANGE = {"sigma_min": (None,), "sigma_max": (None,)}
@@ -40,7 +40,7 @@ _CLASSES: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
     "EulerAncestralDiscreteScheduler": ("euler_a", {}),
     "DPMSolverMultistepScheduler": (
         "dpm++2m",
-        # "deis" and the like are what diffusers itself reads as these two.
+        # diffusers itself reads "deis" as dpmsolver++, and the types after "midpoint" as midpoint.
         {"algorithm_type": ("dpmsolver++", "deis"), "solver_order": (2,)}
         | {"solver_type": ("midpoint", "logrho", "bh1", "bh2"), "use_lu_lambdas": (False, None)}
         | (_TO_CLEAN | _OWN_SPREAD),
@@ -53,7 +53,7 @@ _CLASSES: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
         | (_TO_CLEAN | _OWN_SPREAD | _WHOLE_RANGE),
     ),
 }
-# diffusers' classes that have no counterpart here -> the sampler that is most like them.
+# diffusers' classes that have no counterpart here -> the sampler most like each.
 _NEAREST = {
     "CMStochasticIterativeScheduler": "euler_a",
     "DDIMInverseScheduler": "ddim",
@@ -89,15 +89,15 @@ def make_sampler(
     """Lay out the steps of a sampler.
 
     Args:
-        name: of SAMPLERS, or a function of one's own as `package.module:name(option=1)`, which is
-            called as those are.
+        name: a key of SAMPLERS, or your own function as `package.module:name(option=1)`, which is
+            called like the functions of SAMPLERS.
         num_inference_steps: 1 to the schedule's length.
         skip: how many of the first steps to leave out.
         karras: spread the noise levels as Karras et al. (2206.00364) do.
-        eta: share of DDPM's noise put back at each step, 0 to 1; None: the sampler's own.
+        eta: share of DDPM's noise put back at each step, 0 to 1; None means the sampler's default.
 
     Raises:
-        InputError: no such sampler, an option it does not have, or a value out of range.
+        InputError: there is no such sampler, it does not have an option, or a value is out of range.
     """
     planner = find_sampler(name)
     given = {"karras": karras or None, "eta": eta}
@@ -113,10 +113,10 @@ def make_sampler(
 
 
 def find_sampler(name: str) -> Callable[..., Sampler]:
-    """Look a sampler up; see `make_sampler`.
+    """Look up a sampler by name; see `make_sampler`.
 
     Raises:
-        InputError: no such sampler.
+        InputError: there is no such sampler.
     """
     if name in SAMPLERS:
         return SAMPLERS[name]
@@ -128,10 +128,11 @@ def find_sampler(name: str) -> Callable[..., Sampler]:
 
 
 def sampler_of(config: Mapping[str, Any]) -> tuple[str, bool]:
-    """Tell which sampler a diffusers `scheduler_config.json` names, and whether with `karras`.
+    """Tell which sampler a diffusers `scheduler_config.json` names, and whether it uses `karras`.
 
     Raises:
-        InputError: none that is here, with the one that is most like it.
+        InputError: the scheduler, or one of its settings, is not supported; the message says what
+            is.
     """
     found = config.get("_class_name")
     if found in _NEAREST:

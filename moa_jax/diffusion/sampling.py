@@ -1,15 +1,15 @@
-"""Sampling: a table of steps, followed from Python.
+"""Sampling: Python follows a table of steps.
 
-A sampler is tables (made in float64, one row a step) and a pure step function; adding one is
-adding one file like `ddim.py` and its line in `SAMPLERS`. A multistep sampler keeps earlier
-predictions in the carry that `init` starts. Whatever a sampler's paper scales its latents by, here
-they are the network's own, `x_t = signal * x_0 + sqrt(1 - signal^2) * noise`, and float32 from the
-first step to the last, whatever the network computes in. No network is imported here: the denoiser
-is a function.
+A sampler is a set of tables (made in float64, one row a step) and a pure step function. To add one,
+add a file like `ddim.py` and its line in `SAMPLERS`. A multistep sampler keeps earlier predictions
+in the carry, which `init` starts. However a sampler's paper scales its latents, here they are the
+network's own, `x_t = signal * x_0 + sqrt(1 - signal^2) * noise`. They are float32 from the first
+step to the last, whatever the network computes in. No network is imported here: the denoiser is a
+function.
 
-The loop is Python's, so no program depends on the number of steps: the caller compiles the
-denoiser, and the step function is compiled here. The device does not wait for Python, which hands
-it the next steps while a step is computed.
+The loop runs in Python, so no compiled program depends on the number of steps. The caller compiles
+the denoiser; the step function is compiled here. The device does not wait for Python, which hands
+it the next steps while it computes one.
 """
 
 from collections import deque
@@ -24,10 +24,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
 # (latents "B H W C", timesteps " B" float32, step) -> (prediction "B H W C", aux: any pytree);
-# `step` counts the steps that are taken, for whatever else changes on the way.
+# `step` is the number of the step, for whatever else changes from step to step.
 Denoiser = Callable[[Array, np.ndarray, int], tuple[Array, Any]]
 
-AHEAD = 2  # steps that the device is given beyond the one that Python waits for
+AHEAD = 2  # steps queued on the device beyond the one that Python waits for
 
 
 def no_carry(latents: Float[Array, "B H W C"]) -> tuple[()]:
@@ -37,18 +37,18 @@ def no_carry(latents: Float[Array, "B H W C"]) -> tuple[()]:
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """Tables of the steps, noisiest first, and the function that takes one.
+    """Tables of the steps, noisiest first, and the function that takes one step.
 
     Attributes:
-        timesteps: what the denoiser is asked at each row.
-        signals: share of the picture in the latents at each timestep, and after the last row: 1 is
+        timesteps: the timestep at which each row asks the denoiser.
+        signals: share of the picture in the latents before each row, and after the last row; 1 is
             the clean picture.
         coefficients: tables made in float64, one row a step; `step` gets its row in float32.
         step: `(latents, prediction, carry, row, keys) -> (latents, carry)`, all latents float32.
         init: makes the first carry from the first latents.
         init_noise_sigma: standard deviation of the latents that sampling from scratch starts with.
         steps: the step that each row belongs to, for tables that take several rows for a step or go
-            backwards; None: row i is step i.
+            backwards; None means row i is step i.
     """
 
     timesteps: Num[np.ndarray, " n"]
@@ -79,12 +79,12 @@ def sample(
     Args:
         denoise: asked once per row, with the row's timestep repeated for every picture; compiled
             by the caller.
-        latents: at the first timestep's noise level; from scratch, `init_noise_sigma` times normal
-            draws.
-        key: for samplers that add noise: one key for all, or one per picture, which then gets the
-            same noise in any batch.
-        on_step: told the index of each row when its latents are computed, in order.
-        after_step: `(latents, step) -> latents`, what to make of the latents a step has given.
+        latents: latents at the first row's noise level; to sample from scratch, normal draws times
+            `init_noise_sigma`.
+        key: for samplers that add noise: one key for all pictures, or one for each. A picture with
+            a key of its own gets the same noise in any batch.
+        on_step: called with the index of each row when its latents are computed, in order.
+        after_step: changes the latents after each row, as `(latents, step) -> latents`.
 
     Returns:
         The latents after the last step, and `denoise`'s aux of every row.

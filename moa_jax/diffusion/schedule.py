@@ -1,9 +1,9 @@
 """The noise schedule: how much of the picture each timestep leaves, and what the network predicts.
 
 `x_t = sqrt(alphas_cumprod[t]) * x_0 + sqrt(1 - alphas_cumprod[t]) * noise`. Everything that does
-not depend on data is float64 numpy; only finished tables become float32. Read from the
-`scheduler_config.json` of a diffusers folder, whatever scheduler class wrote it: they share these
-keys. Networks and samplers build on this module and are not imported by it.
+not depend on data is float64 numpy; only finished tables become float32. The schedule is read from
+the `scheduler_config.json` of a diffusers folder. Any scheduler class may have written it, because
+all share these keys. Networks and samplers build on this module, which imports none of them.
 """
 
 from collections.abc import Mapping
@@ -27,11 +27,11 @@ class NoiseSchedule:
 
     Attributes:
         alphas_cumprod: share of the picture's variance that is left at each timestep, in [0, 1].
-        prediction_type: what the network gives, one of PREDICTION_TYPES.
-        spacing: how inference timesteps are laid over the schedule, one of SPACINGS; None: as each
-            sampler has it by default.
+        prediction_type: what the network predicts, one of PREDICTION_TYPES.
+        spacing: how inference timesteps are laid over the schedule, one of SPACINGS; None means
+            each sampler's default.
         steps_offset: added to the timesteps of leading spacing.
-        set_alpha_to_one: whether sampling ends at the clean picture, or at timestep 0's noise.
+        set_alpha_to_one: whether sampling ends at the clean picture; if not, at timestep 0's noise.
     """
 
     alphas_cumprod: Float[np.ndarray, " T"]
@@ -44,11 +44,11 @@ class NoiseSchedule:
     def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
         """Read a diffusers `scheduler_config.json`.
 
-        Keys that are not there take the defaults of diffusers' DDIMScheduler, except `clip_sample`:
-        Stable Diffusion's latents are never clipped.
+        Missing keys take the defaults of diffusers' DDIMScheduler, except `clip_sample`: Stable
+        Diffusion's latents are never clipped.
 
         Raises:
-            InputError: a value that is not supported.
+            InputError: a value is not supported.
         """
         for key in ("clip_sample", "thresholding", "use_flow_sigmas"):
             if config.get(key):
@@ -69,7 +69,7 @@ class NoiseSchedule:
 
     @property
     def num_train_timesteps(self) -> int:
-        """Timesteps of the schedule: T."""
+        """The number of timesteps of the schedule, T."""
         return len(self.alphas_cumprod)
 
     @property
@@ -79,10 +79,10 @@ class NoiseSchedule:
 
     @property
     def sigmas(self) -> Float[np.ndarray, " T"]:
-        """Noise to signal at each timestep: sigma of `x_0 + sigma * noise`.
+        """The noise-to-signal ratio at each timestep: sigma of `x_0 + sigma * noise`.
 
-        Finite at zero signal-to-noise too, where samplers that work in sigmas need a number: they
-        take a share of 2^-24 of the variance for none, as diffusers' do.
+        It is finite at zero signal-to-noise too, because samplers that work in sigmas need a
+        number there. The picture's share of the variance then counts as 2^-24, as in diffusers.
         """
         alphas = np.where(self.alphas_cumprod == 0.0, 2.0**-24, self.alphas_cumprod)
         return np.sqrt((1.0 - alphas) / alphas)
@@ -92,20 +92,20 @@ class NoiseSchedule:
     ) -> Int[np.ndarray, " n"]:
         """Choose the timesteps to sample at, from the noisiest down, all different.
 
-        Three corners differ from diffusers on purpose: a single linspace step is at the last
-        timestep, not at 0; where `steps_offset` would lead past the last timestep it gives way; and
-        `leave_cleanest` does nothing where as many steps are asked for as the schedule has.
+        Three special cases differ from diffusers on purpose. A single linspace step is at the last
+        timestep, not at 0. `steps_offset` is reduced where it would lead past the last timestep.
+        `leave_cleanest` does nothing when there are as many steps as the schedule has.
 
         Source: Common Diffusion Noise Schedules and Sample Steps are Flawed (2305.08891), Table 2.
 
         Args:
             num_inference_steps: 1 to the schedule's length.
-            spacing: one of SPACINGS, for a schedule that has none of its own.
-            leave_cleanest: leading and linspace spacing lay one point more, and leave out the
-                cleanest: the steps of DPM-Solver end before timestep 0.
+            spacing: one of SPACINGS, used if the schedule has no spacing of its own.
+            leave_cleanest: under leading and linspace spacing, lay one point more and leave out
+                the cleanest, because the steps of DPM-Solver end before timestep 0.
 
         Raises:
-            InputError: fewer than 1 step or more than the schedule has.
+            InputError: there is less than 1 step, or there are more than the schedule has.
         """
         last, n = self.num_train_timesteps - 1, num_inference_steps
         if not 1 <= n <= last + 1:
@@ -113,11 +113,11 @@ class NoiseSchedule:
                 f"num_inference_steps={n} must lie between 1 and {last + 1}, the schedule's length"
             )
         spacing, points = self.spacing or spacing, min(n + leave_cleanest, last + 1)
-        # Written so that halves are rounded as in diffusers, whose pictures are to come out.
+        # Written so that halves are rounded as in diffusers, to give the same pictures.
         if spacing == "linspace":
             timesteps = np.linspace(0, last, points) if points > 1 else np.array([last])
             return timesteps.round().astype(np.int64)[::-1][:n]
-        if spacing == "trailing":  # the range may give one too many, at 0
+        if spacing == "trailing":  # rounding may give one too many, at 0
             return np.arange(last + 1, 0, -(last + 1) / n).round().astype(np.int64)[:n] - 1
         timesteps = np.arange(points)[::-1][:n] * ((last + 1) // points)
         return timesteps + min(self.steps_offset, last - int(timesteps[0]))
@@ -125,22 +125,23 @@ class NoiseSchedule:
     def clean_and_noise(
         self, timesteps: Num[np.ndarray, " n"], signals: Float[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, "2 n"], Float[np.ndarray, "2 n"]]:
-        """Express the clean picture and the noise by what a sampler has at hand.
+        """Express the clean picture and the noise by the latents and the prediction.
 
         Args:
-            timesteps: what the network is asked.
-            signals: share of the picture in its latents; the schedule's own, or what a sampler
-                takes for it between two timesteps.
+            timesteps: the timesteps at which the network is asked.
+            signals: share of the picture in the latents there: the schedule's own, or between two
+                timesteps the sampler's.
 
         Returns:
             `(a, b)` and `(c, d)` such that at each timestep `clean = a * latents + b * prediction`
             and `noise = c * latents + d * prediction`.
 
         Raises:
-            InputError: the network predicts noise at a timestep that has nothing but noise.
+            InputError: the network predicts noise, and a timestep has nothing but noise.
         """
         sigma = np.sqrt(1.0 - signals**2)
         zero, one = np.zeros_like(signals), np.ones_like(signals)
+        # For v = signal * noise - sigma * clean, see `training_target`.
         if self.prediction_type == "v_prediction":
             return np.stack([signals, -sigma]), np.stack([sigma, signals])
         if self.prediction_type == "sample":

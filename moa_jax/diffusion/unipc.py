@@ -1,8 +1,8 @@
 """UniPC (Zhao et al., 2302.04867): a multistep predictor, and a corrector that costs no prediction.
 
-Order 2 with B(h) = e^h - 1, on the clean picture: the predictor is then DPM-Solver++ 2M. When the
-network has been asked at a predicted point, that answer corrects the point before the next step
-starts from it; the network is not asked again.
+It is of order 2 with B(h) = e^h - 1 on the clean picture, so the predictor is DPM-Solver++ 2M. The
+network's answer at a predicted point also corrects that point, before the next step starts from it.
+The network is not asked again.
 """
 
 import jax.numpy as jnp
@@ -22,8 +22,9 @@ def unipc(
 ) -> Sampler:
     """Lay out UniPC-2 steps.
 
-    The first step is of first order, for want of an earlier prediction, and so is the last, which
-    leads to an infinite signal-to-noise; the picture after the last is not corrected.
+    The first step is of first order, because there is no earlier prediction. So is the last,
+    because it leads to an infinite signal-to-noise ratio. The picture after the last step is not
+    corrected.
 
     Args:
         num_inference_steps: 1 to the schedule's length.
@@ -31,7 +32,7 @@ def unipc(
         karras: spread the noise levels as Karras et al. (2206.00364) do, Eq. 5.
 
     Raises:
-        InputError: an argument out of range.
+        InputError: an argument is out of range.
     """
     levels = solver_levels(schedule, num_inference_steps, karras).without_first(skip)
     (from_latents, from_prediction), _ = schedule.clean_and_noise(
@@ -50,7 +51,7 @@ def unipc(
 
 
 def _corrector(signals: Float[np.ndarray, " levels"]) -> dict[str, Float[np.ndarray, " levels-1"]]:
-    """Weigh what the corrected latents of each row are made of; the first row keeps its own.
+    """Compute the weights of the terms of each row's corrected latents; the first row keeps its own.
 
     Source: UniPC (2302.04867), Theorem 3.1, for the prediction of the clean picture (Sec. 3.3).
     """
@@ -78,7 +79,7 @@ def _corrector(signals: Float[np.ndarray, " levels"]) -> dict[str, Float[np.ndar
 
 
 def _init(latents: Latents) -> tuple[Latents, Latents, Latents]:
-    """Start without a past: corrected latents and two clean pictures, all of weight 0."""
+    """Start without a past: the first row gives all three parts of the carry weight 0."""
     return (jnp.zeros_like(latents),) * 3
 
 
@@ -89,6 +90,7 @@ def _step(
     row: dict[str, Float[Array, ""]],
     keys: Key[Array, " B"],
 ) -> tuple[Latents, tuple[Latents, Latents, Latents]]:
+    # The row before's corrected latents, and the clean pictures of the two rows before.
     last, previous, earlier = carry
     clean = row["clean_latents"] * latents + row["clean_prediction"] * prediction
     corrected = (

@@ -60,7 +60,7 @@ SHOWN = (PRIOR, MOA, "single-branch", "no-router-loss")  # rows in the figure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     options = _parse(arguments)
     return run(lambda: _evaluate(options), stopped="stopped: the same command goes on from here")
 
@@ -98,7 +98,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _measure_gates(folder: Path, out: Path | None) -> None:
-    """Print the gates' table; write it into `out`, if given, and pictures that the prior drew."""
+    """Print the gates' table; write it, and pictures that the prior drew, into `out` if given."""
     readers = Readers.load(folder / COMMITTED.name)
     base = load_stable_diffusion(folder / "base")
     gates = [
@@ -120,7 +120,7 @@ def _measure_gates(folder: Path, out: Path | None) -> None:
 
 @dataclass(frozen=True)
 class _Training:
-    """One training of a row; or the prior, which is not trained."""
+    """One training of a row, or the prior, which is not trained."""
 
     row: Row
     seed: int
@@ -152,7 +152,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if training.row not in chosen or training.seed >= options.seeds:
             continue
         known = records.find(training.name, training.recipe)
-        # Given weights may be other ones of the same recipe.
+        # With --moa a record is no proof: these may be other weights of the same recipe.
         if options.moa or known is None or known.outdated:
             found = _measure(study, training, options)
             records.save(training.name, training.recipe, *found)
@@ -170,7 +170,7 @@ def _trainings_of(row: Row, config: Config) -> list[_Training]:
 def _measure(
     study: Study, training: _Training, options: argparse.Namespace
 ) -> tuple[Numbers, Pictures | None]:
-    """Train if need be, draw and read; gives the numbers, and pictures if the figure shows any."""
+    """Train if need be, draw and read; give the numbers, and pictures if the figure shows any."""
     row, given = training.row, options.moa if training.row.seeds else None
     cache = options.runs / ("given" if given else training.name)
     if row.seeds and not given:
@@ -185,7 +185,7 @@ def _measure(
 def _report(
     study: Study, rows: Sequence[Row], trainings: Sequence[_Training], records: Records, out: Path
 ) -> Results:
-    """Gather what is on record, of all rows, and write it."""
+    """Gather the records of all rows, and write the report."""
     found, strips = [], {}
     for row in rows:
         own = [training for training in trainings if training.row is row]
@@ -201,7 +201,7 @@ def _report(
 
 
 def _row_result(row: Row, known: Sequence[tuple[_Training, Record]]) -> RowResult:
-    """Put together what is on record of a row's trainings."""
+    """Put together the records of a row's trainings."""
     runs = tuple(record.numbers for _, record in known)
     seeds = tuple(each.seed for each, _ in known) if row.seeds else ()
     outdated = next((record.outdated for _, record in known if record.outdated), "")

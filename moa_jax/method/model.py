@@ -57,15 +57,10 @@ class MoA:
     def feature_width(self, params: Params) -> int:
         """Say how wide the features of a subject are."""
         tower = self.image_encoder.config
-        if not self.looks_otherwise:
+        if not self.variant.replaces("look"):
             return tower.projection_dim
         picture = jax.ShapeDtypeStruct((1, 1, tower.image_size, tower.image_size, 3), jnp.uint8)
         return jax.eval_shape(self.encode_subjects, params, picture).shape[-1]
-
-    @property
-    def looks_otherwise(self) -> bool:
-        """Whether the variant has a way of its own to look at a subject's picture."""
-        return type(self.variant).look is not Variant.look
 
     def denoise(
         self,
@@ -210,7 +205,9 @@ def _added(
     def shared_by_all(key: Array, prior: Flat) -> Flat:
         return variant.shared(prior, jax.random.fold_in(key, 2))
 
-    sizes = jax.eval_shape(lambda prior: shared_by_all(jax.random.key(0), prior), prior)
+    sizes: Flat = {}
+    if variant.replaces("shared"):  # the usual start traces nothing
+        sizes = jax.eval_shape(lambda prior: shared_by_all(jax.random.key(0), prior), prior)
 
     def everything(key: Array) -> dict[str, Any]:
         zeros = {path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in sizes.items()}

@@ -106,6 +106,10 @@ class Variant:
 
     exceptions: ClassVar[Mapping[str, str]] = {}
 
+    def replaces(self, part: str) -> bool:
+        """Say whether a method of this name is the subclass's own."""
+        return getattr(type(self), part) is not getattr(Variant, part)
+
     # ---- the networks
 
     def router(self, method: MethodConfig) -> Callable[..., nn.Module]:

@@ -1,6 +1,6 @@
-"""What a compiled program sends between devices.
+"""The messages that a compiled program sends between devices.
 
-Which of them are wanted, a test or a plan says.
+This module lists them; a test or a plan says which of them are wanted.
 """
 
 import math
@@ -21,9 +21,9 @@ class Collective:
 
     Attributes:
         kind: one of KINDS.
-        arrays: each result, as one device holds it.
-        name: of the operation that it comes from; the compiler may have joined several.
-        turns: how often it is sent: more than once in a loop.
+        arrays: its results, each as one device holds it.
+        name: name of the operation that it comes from; the compiler may have joined several.
+        turns: how often it is sent; in a loop, more than once.
     """
 
     kind: str
@@ -33,24 +33,26 @@ class Collective:
 
     @property
     def numbers(self) -> int:
-        """How many there are in its arrays, each turn."""
+        """How many numbers its arrays hold, in each turn."""
         return sum(math.prod(array.shape) for array in self.arrays)
 
     @property
     def bytes(self) -> int:
-        """How much all its turns send."""
+        """Bytes that all its turns send together."""
         return self.turns * sum(array.content for array in self.arrays)
 
 
 def collectives(module: Module) -> list[Collective]:
     """List the collectives of a program.
 
-    A TPU program writes a reduce-scatter as a fusion of that name around an all-reduce, and one
-    that runs beside arithmetic once for each step of that: they share their channel.
+    A TPU program writes a reduce-scatter as a fusion of that name around an all-reduce. It writes
+    a collective that runs beside arithmetic once for each step of the arithmetic. Such copies share
+    their channel, and only the first is listed.
     """
     found, channels = [], set()
     for name, turns in module.turns.items():
         for op in module.computations[name].values():
+            # An asynchronous collective is a start and a done; the start stands for both.
             kind = op.kind.removesuffix("-start")
             if kind not in KINDS:
                 continue
@@ -66,7 +68,7 @@ def collectives(module: Module) -> list[Collective]:
 
 
 def _results(op: Operation) -> tuple[HloArray, ...]:
-    """Leave out the operands that some asynchronous operations list before their results."""
+    """Give the results without the operands that some asynchronous operations list first."""
     if op.kind == "all-gather-start":
         return op.arrays[len(op.arrays) // 2 :]
     return op.arrays[1:2] if op.kind == "collective-permute-start" else op.arrays

@@ -1,7 +1,8 @@
-"""Compile in a process of its own, which is stopped once the compiler has decided what a plan says.
+"""Compile in a process of its own, which is stopped once the compiler has settled a plan's numbers.
 
-The TPU compiler settles operations, memory and messages in the first minutes of a full-size program
-and spends ten times as long on machine code, which nobody runs here. What it has settled it dumps.
+For a full-size program the TPU compiler settles operations, memory and messages in the first
+minutes. Then it spends ten times as long on machine code, which nobody runs here. It dumps into
+files what it has settled.
 
     python -m moa_jax.planning.compiler FOLDER    (what the process runs)
 """
@@ -27,7 +28,7 @@ from moa_jax.training.chips import GIB
 PROGRAM, PARTS, OUTCOME, WORDS = "program.pickle", "parts.json", "outcome.json", "words.txt"
 TEXT, REPORT = "*after_optimizations.txt", "*after_optimizations-memory-usage-report.txt"
 SETTLED = "*after_optimizations_after_buffer_assignment.txt"  # dumped after those two
-LAST_WORDS = 2000  # of a compiler that died
+LAST_WORDS = 2000  # characters of a dead compiler's output that the error quotes
 
 _HBM = re.compile(r"Memory Space: default \(color=0\)\nTotal bytes: (\d+)")
 _USED = re.compile(r"Used ([\d.]+)G of")
@@ -36,12 +37,13 @@ _TEMPORARIES = re.compile(r"temporaries \(([\d.]+)G\)")
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler has settled of one device's program.
+    """What the compiler has settled about one device's program.
 
     Attributes:
         parts: bytes of its arguments by what they are.
-        memory: bytes in all but for the machine code; what it asks for in vain if it does not fit.
-        text: None if it does not fit.
+        memory: bytes of everything but the machine code. If the program does not fit, these are the
+            bytes that the compiler asked for in vain.
+        text: the program as XLA writes it; None means that it does not fit.
     """
 
     parts: Mapping[str, int]
@@ -50,14 +52,15 @@ class Compiled:
 
 
 def compile_aside(make: Callable[[], Any]) -> Compiled:
-    """Compile a program as far as its text and its memory.
+    """Compile a program until its text and its memory are settled.
 
     Args:
-        make: gives a `moa_jax.planning.programs.Program`; picklable, as it runs in the process.
+        make: gives a `moa_jax.planning.programs.Program`. It must be picklable, because the other
+            process calls it.
 
     Raises:
         InputError: as `make` does.
-        RuntimeError: the compiler failed, or died, for another reason than memory.
+        RuntimeError: the compiler failed, or died, for another reason than the device's memory.
     """
     with tempfile.TemporaryDirectory(prefix="moa_jax_plan_") as name:
         folder = Path(name)
@@ -67,7 +70,11 @@ def compile_aside(make: Callable[[], Any]) -> Compiled:
 
 
 def _run(folder: Path) -> int | None:
-    """Start the process, and wait until it ends or has settled; None: the latter."""
+    """Start the process, and wait until it ends or everything is settled.
+
+    Returns:
+        The process's exit code; None means that everything was settled before it ended.
+    """
     paths = os.pathsep.join(path for path in (os.getcwd(), *sys.path) if path)
     command = [sys.executable, "-m", "moa_jax.planning.compiler", str(folder)]
     with (folder / WORDS).open("wb") as words:
@@ -95,7 +102,7 @@ def _read(folder: Path, code: int | None) -> Compiled:
 
 
 def _outcome(folder: Path, code: int | None) -> dict[str, Any]:
-    """Read how the process ended; nothing if all that counts was settled before.
+    """Read how the process ended; empty if everything was settled before.
 
     Raises:
         InputError: the program could not be made.
@@ -119,7 +126,7 @@ def _needed(error: str, arguments: int) -> int:
     """Read the bytes that the compiler asked for in vain.
 
     Raises:
-        RuntimeError: it failed for another reason.
+        RuntimeError: the compiler failed for another reason.
     """
     if "RESOURCE_EXHAUSTED" in error:
         if used := _USED.search(error):
@@ -130,7 +137,7 @@ def _needed(error: str, arguments: int) -> int:
 
 
 def _compile(folder: Path) -> None:
-    """Do the process's work: leave in the folder what the other one reads."""
+    """Do the work of the process: compile, and leave in the folder what the parent reads."""
     threading.Thread(target=_leave_with, args=(os.getppid(), folder), daemon=True).start()
     import jax
 
@@ -154,8 +161,8 @@ def _compile(folder: Path) -> None:
 
 
 def _leave_with(parent: int, folder: Path) -> None:
-    """End, and clean up, when nobody waits any more: a compiler would go on for an hour."""
-    while os.getppid() == parent:
+    """End this process and clean up once its parent is gone; a compiler would go on for an hour."""
+    while os.getppid() == parent:  # an orphan gets another parent
         time.sleep(0.5)
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)

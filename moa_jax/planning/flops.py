@@ -1,7 +1,7 @@
 """The FLOPs of a compiled program's matrix products, convolutions and attention kernels.
 
-Loops are counted with all their turns, which the compiler's own count takes for one, and splash
-attention by formula, as Pallas kernels are closed to that count.
+A loop counts with all its turns; the compiler's own count takes it for one turn. Splash attention
+is counted by formula, because the compiler's count does not see into Pallas kernels.
 """
 
 import math
@@ -13,22 +13,23 @@ import numpy as np
 from moa_jax.planning.hlo import Computation, Module, Operation
 
 KERNEL = 'custom_call_target="tpu_custom_call"'
-# Matrix products of JAX's splash attention: forward; gradients of key and value; of query.
+# Matrix products in each kernel of JAX's splash attention: forward; gradients of key and value;
+# gradient of query.
 SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
 
 
 def matrix_flops(module: Module) -> float:
-    """Count those of matrix products and convolutions: two for a multiplication and its sum."""
+    """Count the FLOPs of matrix products and convolutions; a multiply-add is two."""
     return _total(module, _product)
 
 
 def splash_flops(module: Module) -> float:
-    """Count those of splash attention kernels."""
+    """Count the FLOPs of splash attention kernels."""
     return _total(module, _splash)
 
 
 def unknown_kernels(module: Module) -> int:
-    """Count the Pallas kernels of which nothing is known."""
+    """Count the Pallas kernels whose FLOPs are not known."""
     ops = (op for name in module.turns for op in module.computations[name].values())
     return sum(KERNEL in op.rest and not op.name.startswith(tuple(SPLASH)) for op in ops)
 
@@ -52,7 +53,10 @@ def _product(op: Operation, within: Computation) -> float:
 
 
 def _convolution(op: Operation, image: tuple[int, ...], kernel: tuple[int, ...]) -> float:
-    """Count the products that meet neither padding nor holes: TPUs write matrix products so."""
+    """Count the FLOPs of a convolution, without products that fall on padding or holes.
+
+    Programs for TPUs write matrix products as convolutions too.
+    """
     of_image, of_kernel, of_result = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.rest).groups()
     groups = re.search(r"batch_group_count=(\d+)", op.rest)
     pairs = image[of_image.index("b")] // int(groups[1] if groups else 1)
@@ -65,18 +69,18 @@ def _convolution(op: Operation, image: tuple[int, ...], kernel: tuple[int, ...])
 
 
 def _window(rest: str) -> dict[str, list[int]]:
-    """Read a window, e.g. {size=3x3 pad=1_1x1_1 lhs_dilate=2x2}: a value for each axis."""
+    """Read a window, e.g. {size=3x3 pad=1_1x1_1 lhs_dilate=2x2}: one value for each axis."""
     found = re.search(r"window=\{([^}]*)\}", rest)
     given = dict(part.split("=") for part in found[1].split()) if found else {}
     return {
         name: [int(value.split("_")[0]) for value in values.split("x")]
         for name, values in given.items()
-        if name != "rhs_reversal"  # changes which meet, not how many
+        if name != "rhs_reversal"  # it changes which values meet, not how many
     }
 
 
 def _meetings(image: int, result: int, window: dict[str, int]) -> int:
-    """Count the pairs of a place in the result and one in the window that meet a pixel."""
+    """Count the pairs (place in the result, place in the window) that fall on a pixel."""
     holes = window.get("lhs_dilate", 1)
     steps = np.arange(window["size"]) * window.get("rhs_dilate", 1)
     places = np.arange(result)[:, None] * window.get("stride", 1) - window.get("pad", 0) + steps
@@ -87,7 +91,8 @@ def _splash(op: Operation, within: Computation) -> float:
     products = next((count for name, count in SPLASH.items() if op.name.startswith(name)), 0)
     if KERNEL not in op.rest or not products:
         return 0.0
-    # Query and key, "batch head width token", come first but for the tables of the mask's blocks.
+    # The first two arrays of four axes are query and key, "batch head width token". Only the tables
+    # of the mask's blocks may precede them.
     shapes = [within[name].arrays[0].shape for name in op.operands]
     query, key = [shape for shape in shapes if len(shape) == 4][:2]
     return 2.0 * products * math.prod(query) * key[-1]

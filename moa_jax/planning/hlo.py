@@ -1,6 +1,6 @@
 """A compiled program's text as XLA writes it: its computations, their operations, their loops.
 
-Read as text because jaxlib cannot parse all that libtpu writes. No device is needed.
+The text is read here because jaxlib cannot parse all that libtpu writes. No device is needed.
 """
 
 import math
@@ -21,17 +21,17 @@ _ARRAY = re.compile(r"\b([a-z]+[0-9]+[a-z0-9]*|pred)\[([0-9,]*)\](?:\{([^}]*)\})
 _LAYOUT = re.compile(r"^([0-9,]*)(?::(?:T\(([0-9,]+)\))?.*?(?:S\((\d+)\))?)?$")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
-HBM = 0  # a TPU's memory; the others, e.g. 1, its vector memory, lie on the chip
+HBM = 0  # a TPU's main memory; other spaces, e.g. 1 (vector memory), lie on the chip
 
 
 @dataclass(frozen=True)
 class HloArray:
-    """An array, or one of a tuple's.
+    """An array: a result, or one member of a tuple.
 
     Attributes:
         dtype: as XLA names it.
-        held: its shape with the padding to whole tiles that it has in memory.
-        space: the memory it lies in.
+        held: its shape in memory, where it is padded to complete tiles.
+        space: number of the memory space that it lies in.
     """
 
     dtype: str
@@ -41,12 +41,12 @@ class HloArray:
 
     @property
     def bytes(self) -> int:
-        """How much it takes in memory."""
+        """Bytes that it takes in memory, with padding."""
         return self._bytes(self.held)
 
     @property
     def content(self) -> int:
-        """The same without padding."""
+        """Bytes of its values, without padding."""
         return self._bytes(self.shape)
 
     def _bytes(self, shape: tuple[int, ...]) -> int:
@@ -59,11 +59,11 @@ class Operation:
     """One line of a computation.
 
     Attributes:
-        type: of the result, as written.
-        kind: "fusion", "convolution", ...
-        operands: names.
+        type: type of the result, as written.
+        kind: what it does: "fusion", "convolution", ...
+        operands: names of the operations whose results it takes.
         rest: the line from the operands on.
-        root: whether it is the computation's result.
+        root: whether its result is that of the computation.
     """
 
     name: str
@@ -75,11 +75,11 @@ class Operation:
 
     @cached_property
     def arrays(self) -> tuple[HloArray, ...]:
-        """The result's arrays."""
+        """The arrays of the result."""
         return tuple(_array(*found) for found in _ARRAY.findall(_COMMENT.sub("", self.type)))
 
     def called(self, *roles: str) -> list[str]:
-        """Name the computations that it calls, e.g. as its "body"."""
+        """List the computations that it calls in these roles, e.g. as its "body"."""
         found = _CALLED.findall(self.rest)
         return [name for role, names in found if role in roles for name in _NAME.findall(names)]
 
@@ -89,11 +89,11 @@ Computation = Mapping[str, Operation]  # by name, in the order they run
 
 @dataclass(frozen=True)
 class Module:
-    """A program.
+    """A compiled program.
 
     Attributes:
         computations: by name.
-        entry: the one that runs.
+        entry: name of the computation that the program starts with.
     """
 
     computations: Mapping[str, Computation]
@@ -101,7 +101,7 @@ class Module:
 
     @cached_property
     def turns(self) -> dict[str, int]:
-        """How often each computation runs, those inside fusions included."""
+        """How often each computation runs, including those inside fusions."""
         found: dict[str, int] = {}
         for name, turns, _ in self._walk(self.entry, 1):
             found[name] = found.get(name, 0) + turns
@@ -109,7 +109,7 @@ class Module:
 
     @cached_property
     def scheduled(self) -> dict[str, int]:
-        """The same of those whose operations each read and write memory: not inside fusions."""
+        """How often each computation outside fusions runs; its operations use memory one by one."""
         found: dict[str, int] = {}
         for name, turns, fused in self._walk(self.entry, 1):
             if not fused:
@@ -118,7 +118,7 @@ class Module:
 
     @cached_property
     def endless(self) -> list[str]:
-        """Loops whose turns the text does not tell; they count as one."""
+        """Loops for which the text does not tell the number of turns; each counts as one turn."""
         loops = (op for each in self.scheduled for op in self.computations[each].values())
         return [op.name for op in loops if op.kind == "while" and self._trips(op) is None]
 
@@ -141,7 +141,10 @@ class Module:
                     yield from self._walk(each, turns, fused or op.kind == "fusion")
 
     def _trips(self, loop: Operation) -> int | None:
-        """Read how often a loop turns: jax counts from zero to a constant of the condition."""
+        """Read how often a loop turns; None means that the text does not tell.
+
+        JAX counts from zero to a constant in the loop's condition.
+        """
         if known := _TRIPS.search(loop.rest):
             return int(known[1])
         numbers = set()
@@ -154,7 +157,7 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """Read a program.
+    """Read a program from its text.
 
     Raises:
         ValueError: the text has no entry.
@@ -179,7 +182,7 @@ def _array(dtype: str, sizes: str, layout: str) -> HloArray:
     shape = tuple(int(size) for size in sizes.split(",") if size)
     order, tile, space = _LAYOUT.match(layout).groups()
     held = list(shape)
-    # The last size of a tile is that of the axis whose neighbours lie side by side.
+    # The layout lists first the axis whose neighbours lie side by side; a tile lists its size last.
     sides = reversed(tile.split(",")) if tile else ()
     for axis, size in zip((axis for axis in order.split(",") if axis), sides, strict=False):
         held[int(axis)] = -(-shape[int(axis)] // int(size)) * int(size)

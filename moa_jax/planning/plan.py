@@ -1,8 +1,8 @@
-"""The plan of a run: a column for each way to lay it over the chips, and what it would cost.
+"""The plan of a run: what the run would cost, for each way to lay it out over the chips.
 
-A time here is what arithmetic, memory traffic and links need at least, each at its maker's peak;
-the largest of them bounds the speed from above. Real runs are slower. Nothing was measured on
-hardware.
+The times are what arithmetic, memory traffic and links need at least, each at the maker's peak
+figures. The largest of them bounds the speed from above: real runs are slower. Nothing was measured
+on hardware.
 """
 
 import dataclasses
@@ -19,22 +19,22 @@ from moa_jax.planning.usage import Usage, in_turn, measure
 from moa_jax.training.chips import GIB, Chip
 from moa_jax.training.mesh import PRESETS, make_mesh
 
-CODE = 0.5 * GIB  # kept free for the program itself: that of the full-size step takes 0.42
+CODE = 0.5 * GIB  # kept free for the machine code; that of the full-size step takes 0.42 GiB
 
-OnCompile = Callable[[str], None]  # told what is compiled next: it takes minutes at full size
+OnCompile = Callable[[str], None]  # told what is compiled next; that takes minutes at full size
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a program would take, laid over the chips in one way.
+    """What a program would take in one layout over the chips.
 
     Attributes:
-        title: the layout.
-        devices: that it runs on.
-        images: pictures of one run of it, on all devices.
-        runs: how often it runs: training steps.
-        chip: None where its kind is not listed.
-        largest: pictures a device of the largest run that fits; estimated, or None.
+        title: name of the layout.
+        devices: number of devices that it runs on.
+        images: number of pictures in one run, on all devices together.
+        runs: how often it runs; for a training, the number of steps.
+        chip: what one device can do; None means that its kind is not listed.
+        largest: estimate of the most pictures per device that fit; None means not estimated.
     """
 
     title: str
@@ -47,17 +47,17 @@ class Plan:
 
     @property
     def limit(self) -> float | None:
-        """Bytes that a device has."""
+        """Bytes of memory that a device has; None means not known."""
         return self.chip.memory if self.chip else None
 
     @property
     def room(self) -> float | None:
-        """Bytes that are left for the program's own code, which the compiler has yet to write."""
+        """Bytes that remain for the machine code, which the compiler has yet to write."""
         return None if self.limit is None else self.limit - self.usage.memory
 
     @property
     def fits(self) -> bool:
-        """Whether the device has that memory, as far as it is known."""
+        """Whether the program fits into the device's memory, as far as that is known."""
         return self.usage.fits and (self.room is None or self.room >= 0)
 
     @property
@@ -73,7 +73,7 @@ class Plan:
         return None if self.seconds is None else self.seconds * self.runs / 3600
 
     def remedies(self, remat: bool) -> str:
-        """Say what makes a program fit that does not.
+        """Say what to change so that a program fits which does not.
 
         Args:
             remat: whether it already recomputes its blocks.
@@ -82,6 +82,7 @@ class Plan:
         found = ["train.batch_size smaller, or optimizer.accumulation larger"]
         if not remat:
             found.insert(0, "model.remat=true")
+        # fsdp splits the weights over the devices, so it helps where they take much of the memory.
         if weights > 0.3 * self.usage.memory and self.devices > 1:
             found.insert(0, "mesh.preset=fsdp")
         return "; ".join(found)
@@ -98,11 +99,12 @@ def plan_training(
 
     Args:
         topology: see `topology_devices`.
-        presets: None: the mesh as the configuration has it.
-        largest: whether to look for the largest batch that fits: with a second compilation.
+        presets: names of mesh presets; None means the mesh of the configuration.
+        largest: whether to estimate the largest batch that fits, by a second compilation.
 
     Raises:
-        InputError: libtpu is missing, or the topology, a mesh or the batch does not fit.
+        InputError: libtpu is missing, there is no such topology, or a mesh or the batch does not
+            suit it.
     """
     devices = topology_devices(topology)
     plans = []
@@ -119,9 +121,9 @@ def plan_training(
 
 
 def _batches(config: Config, devices: int, largest: bool) -> list[int]:
-    """Give the batch of the run, and half of it to see what a picture takes."""
+    """Give the run's batch size, and half of it to see how much one picture adds."""
     whole, parts = config.train.batch_size, devices * config.optimizer.accumulation
-    half = whole // 2 // parts * parts
+    half = whole // 2 // parts * parts  # devices and micro-batches must still divide it
     return [whole, half] if largest and half else [whole]
 
 
@@ -135,7 +137,7 @@ def _plan_step(title: str, usages: Mapping[int, Usage], devices: Sequence[Any], 
 
 
 def _step_on(topology: str, config: Config, batch: int) -> Program:
-    """Make the step for some pictures; what the compiler's process runs."""
+    """Make the step for a batch of this size; the compiler's process runs this."""
     run = dataclasses.replace(config.train, batch_size=batch)
     mesh = make_mesh(config.mesh, topology_devices(topology))
     return training_program(dataclasses.replace(config, train=run), mesh)
@@ -145,12 +147,13 @@ def largest_batch(limit: float, fewer: tuple[int, Usage], more: tuple[int, Usage
     """Estimate how many pictures a device can take: memory is nearly linear in them.
 
     Args:
-        limit: bytes a device has.
-        fewer: pictures a device, and what they need.
-        more: the same of a larger batch; it need not fit.
+        limit: bytes of memory that the program may take.
+        fewer: pictures per device, and what they need.
+        more: the same for a larger batch, which need not fit.
 
     Returns:
-        None if the two say nothing, for so small a program may need more for fewer pictures.
+        Pictures per device; None if the two usages say nothing, because a very small program may
+        need more memory for fewer pictures.
     """
     slope = (more[1].memory - fewer[1].memory) / (more[0] - fewer[0])
     return max(0, int(fewer[0] + (limit - fewer[1].memory) / slope)) if slope > 0 else None
@@ -160,13 +163,13 @@ def check_presets(names: str) -> list[str | None]:
     """Read `--plan-presets`: names separated by commas, or "all".
 
     Raises:
-        InputError: no such preset.
+        InputError: there is no such preset.
     """
     known = [preset for preset in PRESETS if preset is not None]
     chosen = known if names == "all" else [name for name in names.split(",") if name]
     if unknown := [name for name in chosen if name not in known]:
         raise InputError(f"--plan-presets {','.join(unknown)}: must be of {', '.join(known)}, all")
-    return [*chosen] or [None]
+    return [*chosen] or [None]  # None means the mesh of the configuration
 
 
 def plan_sampling(topology: str, drawing: Drawing) -> Plan:
@@ -186,6 +189,6 @@ def plan_sampling(topology: str, drawing: Drawing) -> Plan:
 
 
 def _drawing_on(topology: str, drawing: Drawing, place: int) -> Program:
-    """Make one of the programs that draw; what the compiler's process runs."""
+    """Make one of the programs that draw; the compiler's process runs this."""
     mesh = make_mesh(MeshConfig(), topology_devices(topology)[:1])
     return sampling_programs(drawing, mesh)[place]

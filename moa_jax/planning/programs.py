@@ -1,7 +1,7 @@
-"""The project's programs, from configuration files alone: the training step, and those that draw.
+"""The project's programs, made from configuration files alone: the training step and the drawing.
 
-They are made of the functions that train.py and the pipeline run, of shapes instead of arrays; no
-weight is read and nothing is computed. What a chip can do is left to `plan`.
+They are built from the functions that train.py and the pipeline run, with shapes in place of
+arrays. No weight is read and nothing is computed. What a chip can do is left to `plan`.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ class Program(NamedTuple):
     """A program to compile.
 
     Attributes:
-        lower: gives it as `jax.jit(...).lower(...)` does; the slow part.
-        parts: its arguments by what they are: trees of shapes that say their sharding.
+        lower: lowers it, as `jax.jit(...).lower(...)` does; this is the slow part.
+        parts: its arguments by what they are: trees of shapes, each with its sharding.
         runs: how often it runs.
     """
 
@@ -51,10 +51,10 @@ def training_program(config: Config, mesh: Mesh) -> Program:
     """Give the training step of a configuration, as train.py runs it.
 
     Args:
-        mesh: of devices that need not be here.
+        mesh: may consist of devices that are not here.
 
     Raises:
-        InputError: what train.py refuses before it reads weights and pictures.
+        InputError: train.py would refuse the configuration before it reads weights and pictures.
     """
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
     dtype = jnp.dtype(config.model.dtype or jnp.bfloat16)
@@ -78,16 +78,16 @@ def training_program(config: Config, mesh: Mesh) -> Program:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What `sample.py` would draw, as a plan asks for it.
+    """What `sample.py` would draw, as far as a plan needs to know it.
 
     Attributes:
-        base: folder or hub id of the checkpoint, of which no weights are read.
-        method: of the MoA weights; None for plain Stable Diffusion.
+        base: folder or hub id of the checkpoint; its weights are not read.
+        method: configuration of the MoA weights; None means plain Stable Diffusion.
         image_encoder: see `load_stable_diffusion`.
-        dtype: of the computation and the weights.
+        dtype: of the computation and of the weights.
         attention: see `choose_attend`.
-        num_images: drawn at once.
-        height: in pixels; None: the checkpoint's own.
+        num_images: number of pictures drawn at once.
+        height: in pixels; None means the checkpoint's own.
         width: likewise.
     """
 
@@ -103,19 +103,20 @@ class Drawing:
 
 
 def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
-    """Give what draws a batch of pictures on one device, in the pipeline's order.
+    """Give the programs that draw a batch of pictures on one device, in the pipeline's order.
 
-    Each holds all the weights, as the device does. The sampler's own arithmetic, a few sums of
-    latents a step, is left out.
+    Each program counts all weights as its own, because the device holds all of them. The sampler's
+    arithmetic, a few sums of latents in each step, is left out.
 
     Args:
         mesh: of one device.
 
     Returns:
-        What encodes the request, what is asked at every step, and what decodes the latents.
+        Three programs: one encodes the request, one runs in every step, one decodes the latents.
 
     Raises:
-        InputError: a file is missing, a side that the VAE cannot draw, or no such sampler.
+        InputError: a file is missing, the VAE cannot draw a side of that length, or there is no
+            such sampler.
     """
     attend = choose_attend(drawing.attention, mesh.devices.flat[0].platform)
     dtype = jnp.dtype(drawing.dtype)
@@ -149,6 +150,7 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
     noise, times = placed((shape(latents, jnp.float32), shape((num_images,), jnp.float32)))
 
     def program(function: Callable[..., Any], *arguments: Any, runs: int = 1) -> Program:
+        # Weights that a program does not use take the device's memory all the same.
         compiled = jax.jit(function, out_shardings=place, keep_unused=True)
         lower = partial(compiled.lower, params, *arguments)
         shapes = [each for each in jax.tree.leaves(arguments) if hasattr(each, "sharding")]
@@ -182,7 +184,7 @@ def build_shapes(
             dataclasses.replace(base, **filled),
             method,
             dtype=dtype,
-            key=jax.random.key(0),
+            key=jax.random.key(0),  # any will do: no number is drawn
             remat=remat,
         )
         built.append(model)
@@ -193,12 +195,13 @@ def build_shapes(
 
 
 def batch_shapes(config: Config, base: StableDiffusion) -> Mapping[str, jax.ShapeDtypeStruct]:
-    """Give the shapes of a training batch, all hosts together, as `moa_jax.data` makes it."""
+    """Give the shapes of a training batch of all hosts together, as `moa_jax.data` makes it."""
     subjects, size = config.method.max_subjects, config.data.resolution
     tower = base.image_encoder.module.config
     if config.data.encoded:
         side, channels = size // base.vae.module.config.downscale, base.vae.module.config
         pictures = {
+            # Means and standard deviations: see `moa_jax.data.encoded`.
             "latents": ((side, side, 2 * channels.latent_channels), np.float16),
             "features": ((subjects, tower.projection_dim), np.float16),
         }
@@ -221,7 +224,7 @@ def batch_shapes(config: Config, base: StableDiffusion) -> Mapping[str, jax.Shap
 
 
 def shard_bytes(tree: Any) -> int:
-    """Sum the bytes that one device holds of arrays that say their sharding."""
+    """Sum the bytes that one device holds of a tree of shapes with their shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

@@ -1,4 +1,7 @@
-"""Plans as a table for people and as JSON for programs: pure functions of them; prints nothing."""
+"""Plans as a table for people and as JSON for programs.
+
+These are pure functions of the plans; nothing is printed here.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,13 +23,13 @@ ENDLESS = "{} loops do not tell how often they turn, and are counted as turning 
 
 
 def table(plans: Sequence[Plan], remat: bool) -> tuple[list[str], list[list[str]]]:
-    """Lay plans out, a column each.
+    """Lay out plans as a table, one column each.
 
     Args:
         remat: whether the programs recompute their blocks.
 
     Returns:
-        The heads of the columns, and the lines: what, then each plan's value.
+        The heads of the columns, and the lines: a name, then each plan's value.
     """
     columns = [_column(plan, remat) for plan in plans]
     names = dict.fromkeys(name for column in columns for name in column)
@@ -35,7 +38,7 @@ def table(plans: Sequence[Plan], remat: bool) -> tuple[list[str], list[list[str]
 
 
 def rendered(plans: Sequence[Plan], remat: bool = False) -> Group:
-    """Draw the table, with what its numbers are worth, for a terminal."""
+    """Draw the table for a terminal, with notes on what its numbers are worth."""
     heads, lines = table(plans, remat)
     drawn = Table(*(Column(head, overflow="fold") for head in heads))
     for line in lines:
@@ -44,7 +47,7 @@ def rendered(plans: Sequence[Plan], remat: bool = False) -> Group:
 
 
 def notes(plans: Sequence[Plan]) -> list[str]:
-    """Say what the numbers of a table are worth."""
+    """Say how far the numbers of a table can be trusted."""
     usages = [plan.usage for plan in plans]
     found = [NOTE]
     if any(usage.splash_flops for usage in usages):
@@ -57,7 +60,7 @@ def notes(plans: Sequence[Plan]) -> list[str]:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """Write a plan as JSON holds it."""
+    """Turn a plan into values that JSON can hold."""
     usage = plan.usage
     return {
         "title": plan.title,
@@ -86,6 +89,7 @@ def _column(plan: Plan, remat: bool) -> dict[str, str]:
     if not plan.fits:
         return found | {"fits": f"NO: {plan.remedies(remat)}"}
     found["fits"] = "yes"
+    # The compiler's memory lacks the machine code, which the room must hold too.
     if plan.room is not None and plan.room < CODE:
         found["fits"] = f"perhaps: the program's own code needs some of {_gib(plan.room)}"
     if plan.largest is not None:
@@ -117,7 +121,7 @@ def _bounds(plan: Plan) -> dict[str, str]:
     found = {f"seconds for {name}": f"{seconds:.3g}" for name, seconds in times.items()}
     found["seconds at least"] = f"{plan.seconds:.3g}"
     found["pictures/s/device at most"] = f"{plan.images / plan.devices / plan.seconds:.3g}"
-    if plan.runs > 1:
+    if plan.runs > 1:  # a training: its runs are its steps
         found["hours at least"] = f"{plan.hours:.3g}"
         found["device-hours at least"] = f"{plan.hours * plan.devices:.4g}"
     return found

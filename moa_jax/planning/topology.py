@@ -14,7 +14,8 @@ from moa_jax.training.chips import Chip, find_chip
 
 INSTALL = "pip install 'moa_jax[tpu]'"
 
-# Without these libtpu asks Google's metadata server who this machine is, and tells what it misses.
+# Without these libtpu asks Google's metadata server who this machine is, and complains about what
+# it does not find. Its lines are harmless.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -25,13 +26,13 @@ ENVIRONMENT = {
 
 
 def topology_devices(name: str) -> list[Any]:
-    """Give the devices of a TPU topology, to compile for; no TPU is needed.
+    """Give the devices of a TPU topology to compile for; no TPU is needed.
 
     Args:
         name: kind and chips along each axis, e.g. "v5e:4x4", "v6e:16x16", "v5p:2x2x2".
 
     Raises:
-        InputError: libtpu is not installed, or knows no such topology.
+        InputError: libtpu is not installed, or it knows no such topology.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
@@ -41,7 +42,7 @@ def topology_devices(name: str) -> list[Any]:
     options = {}
     if sides:
         chips = [int(side) for side in sides[1].split("x") if side]
-        if math.prod(chips) < 4:  # less than a host's four
+        if math.prod(chips) < 4:  # fewer than the four chips of a host
             options["chips_per_host_bounds"] = [*chips, 1, 1][:3]
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
@@ -58,9 +59,10 @@ def topology_devices(name: str) -> list[Any]:
 
 
 def topology_chip(device: Any) -> Chip | None:
-    """Say what a device of a topology can do.
+    """Say what a device of a topology can do; None means that its kind is not listed.
 
-    Of v4 the compiler's topologies count the two cores, which a running program has as one device.
+    For v4 the compiler's topologies count each of the two cores as a device. A running program has
+    both as one.
     """
     chip = find_chip(device.device_kind)
     if chip is None or chip.name != "v4":

@@ -1,9 +1,9 @@
 """What a compiled TPU program moves between the chip and its memory (HBM).
 
-The compiler's own count also holds what stays in the chip's vector memory, and takes a loop for one
-turn. Each operation is counted as reading and writing once what it is given and gives, as far as
-that lies in HBM; of what it only slices, or changes in place, the slice. Fused operations hand on
-nothing through memory.
+The compiler's own count includes what stays in the chip's vector memory, and counts a loop as one
+turn. Here each operation reads its operands once and writes its results once, as far as these lie
+in HBM. Where it only slices an array, or changes it in place, only the slice counts. Operations
+inside a fusion pass nothing to each other through memory.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from moa_jax.planning.hlo import HBM, Computation, HloArray, Module, Operation
 
-# What only names, groups or awaits arrays; what moves them is another operation.
+# These only name, group or await arrays; other operations move them.
 _FREE = frozenset(
     "parameter constant tuple get-tuple-element bitcast while conditional call after-all "
     "opt-barrier partition-id replica-id copy-done async-start async-update async-done "
@@ -23,7 +23,7 @@ _ALIASED = re.compile(r"\{(\d*)\}: \((\d+), \{")
 
 
 def memory_traffic(module: Module) -> int:
-    """Count the bytes of one run of the program on one device."""
+    """Count the bytes that one run of the program moves on one device."""
     traffic = _Traffic(module)
     return sum(
         turns * traffic.of(op, module.computations[name])
@@ -33,14 +33,14 @@ def memory_traffic(module: Module) -> int:
 
 
 class _Traffic:
-    """Counts operation by operation, and remembers what fused computations take."""
+    """Counts operation by operation, and remembers how much fused computations read."""
 
     def __init__(self, module: Module) -> None:
         self._computations = module.computations
         self._taken: dict[tuple[str, int], int | None] = {}
 
     def of(self, op: Operation, within: Computation) -> int:
-        """Count the bytes of one operation outside of fusions."""
+        """Count the bytes that an operation outside of fusions moves."""
         if op.kind in _FREE or _FREE_CALL in op.rest:
             return 0
         operands = [within[name].arrays for name in op.operands]
@@ -50,7 +50,7 @@ class _Traffic:
             return _in_hbm(operands[0]) + _in_hbm(op.arrays[:1])
         if op.kind in _SLICES:
             return min(_bytes(op.arrays), _in_hbm(operands[0])) + _in_hbm(op.arrays)
-        if op.kind == "dynamic-update-slice":
+        if op.kind == "dynamic-update-slice":  # changes its first operand in place
             return _in_hbm(operands[1]) + min(_bytes(operands[1]), _in_hbm(op.arrays))
         return _in_hbm(op.arrays) + sum(map(_in_hbm, operands))
 
@@ -67,7 +67,7 @@ class _Traffic:
         return total + (written if part is None else min(part, _in_hbm(op.arrays)))
 
     def _parameter(self, fused: str, place: int) -> int | None:
-        """Sum the slices that a fused computation takes of a parameter; None: it takes all."""
+        """Sum the slices that a fused computation reads of a parameter; None means all of it."""
         if (fused, place) not in self._taken:
             ops = self._computations[fused]
             name = next(
@@ -83,7 +83,7 @@ class _Traffic:
         return None if None in parts else sum(parts)
 
     def _slice(self, name: str, user: Operation, ops: Computation) -> int | None:
-        """Say how much one operation takes of a value; None: all."""
+        """Count the bytes that one operation reads of a value; None means all of them."""
         if user.kind == "bitcast" and not user.root:
             return self._slices(user.name, ops)
         if user.kind == "fusion":
@@ -92,12 +92,12 @@ class _Traffic:
             return None if None in parts else sum(parts)
         if name in user.operands[1:]:
             return None
-        if user.kind == "dynamic-update-slice":
+        if user.kind == "dynamic-update-slice":  # overwrites a part and reads nothing
             return 0
         return _bytes(user.arrays) if user.kind in _SLICES else None
 
     def _changed(self, fused: str) -> int | None:
-        """Give the size of the slice that a fusion changes in place, if that is what it does."""
+        """Give the bytes of the slice that a fusion changes in place; None if it changes none."""
         ops = self._computations[fused]
         result = next(op for op in ops.values() if op.root)
         while result.kind == "bitcast":
@@ -110,7 +110,7 @@ class _Traffic:
 
 
 def _aliased(rest: str) -> dict[int, int]:
-    """Read which results are the memory of which operands."""
+    """Map each result that takes over an operand's memory to that operand, both by place."""
     listed = rest.partition("output_to_operand_aliasing=")[2].partition("calls=")[0]
     return {int(result or 0): int(operand) for result, operand in _ALIASED.findall(listed)}
 

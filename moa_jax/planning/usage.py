@@ -18,15 +18,15 @@ class Usage:
 
     Attributes:
         parts: bytes of the arguments by what they are, e.g. "frozen".
-        temporaries: bytes of everything else at its peak but for the machine code; what the
-            compiler asks for in vain where the program does not fit.
-        fits: whether the compiler found room; otherwise what follows is 0.
-        flops: of matrix products and convolutions.
-        splash_flops: of splash attention kernels.
-        bytes: between the chip and its memory.
-        collectives: what is sent.
-        unknown_kernels: Pallas kernels whose FLOPs are missing.
-        endless: loops of unknown turns, counted as one.
+        temporaries: bytes of everything else at its peak, without the machine code. If the program
+            does not fit, parts and temporaries sum to what the compiler asked for in vain.
+        fits: whether the compiler found room. If it did not, the numbers below are 0.
+        flops: FLOPs of matrix products and convolutions.
+        splash_flops: FLOPs of splash attention kernels.
+        bytes: traffic between the chip and its memory, in bytes.
+        collectives: the messages that the program sends.
+        unknown_kernels: number of Pallas kernels whose FLOPs are missing.
+        endless: number of loops whose turns are unknown; each counts as one turn.
     """
 
     parts: Mapping[str, int]
@@ -41,7 +41,7 @@ class Usage:
 
     @property
     def memory(self) -> int:
-        """Bytes in all."""
+        """Bytes of the arguments and the temporaries together."""
         return sum(self.parts.values()) + self.temporaries
 
     @property
@@ -50,7 +50,10 @@ class Usage:
         return self.flops + self.splash_flops
 
     def times(self, chip: Chip) -> dict[str, float]:
-        """Bound the seconds of one run from below, by what takes them; the largest bounds it."""
+        """Bound the seconds of one run from below.
+
+        Each bound is what one resource needs at its peak rate; the largest bounds the run.
+        """
         moved = sum(collective.bytes for collective in self.collectives)
         return {
             "arithmetic": self.all_flops / chip.flops,
@@ -60,9 +63,12 @@ class Usage:
 
 
 def in_turn(usages: Sequence[tuple[Usage, int]]) -> Usage:
-    """Join programs that run one after the other, each so many times, on one device.
+    """Add up programs that run one after the other on one device.
 
-    Their work adds up; of what they hold, the most counts.
+    FLOPs, traffic and messages add up. Memory does not: the program that needs most of it counts.
+
+    Args:
+        usages: each program's usage, and how often the program runs.
     """
     each = [usage for usage, _ in usages]
     fits = all(usage.fits for usage in each)
@@ -85,7 +91,7 @@ def in_turn(usages: Sequence[tuple[Usage, int]]) -> Usage:
 
 
 def measure(make: Callable[[], Any]) -> Usage:
-    """Compile a program, and read what it needs.
+    """Compile a program and read what it needs.
 
     Args:
         make: see `compile_aside`.

@@ -1,6 +1,6 @@
-"""What went on inside the network while it drew, as one file: routing, attention, timesteps.
+"""What the network did while it drew, as one `.npz` file: routing, attention and timesteps.
 
-`moa_jax.figures` draws it. Neither a model nor jax is imported.
+`moa_jax.figures` draws figures of it. This module imports neither a model nor jax.
 """
 
 import zipfile
@@ -18,9 +18,10 @@ class Inside(NamedTuple):
     """What the network did at every step, for all pictures of a run.
 
     Attributes:
-        routing: of each mixture layer, by its path, the personalized expert's weight, in [0, 1].
-        attention: of each cross-attention layer, by its path, how much the personalized expert
-            attends to each subject's word, mean over heads, in [0, 1].
+        routing: the personalized expert's weight in each mixture layer, by the layer's path, in
+            [0, 1].
+        attention: how much the personalized expert attends to each subject's word, by the path of
+            the cross-attention layer, mean over heads, in [0, 1].
         timesteps: the noise schedule's timestep of each step, noisiest first.
     """
 
@@ -35,17 +36,18 @@ def save_arrays(
     attention: Mapping[str, Float[np.ndarray, "steps B _ _ K"]],
     timesteps: Shaped[np.ndarray, " steps"],
 ) -> None:
-    """Write an `.npz` that `load_arrays`, or `numpy.load` alone, reads.
+    """Write an `.npz` file that `load_arrays` or plain `numpy.load` can read.
 
-    Its keys are `routing/<layer>` and `attention/<layer>`, float16, and `timesteps`. What each
-    means is said in `Inside`.
+    Its keys are `timesteps` and, in float16, `routing/<layer>` and `attention/<layer>`. `Inside`
+    says what each means.
 
     Raises:
-        InputError: the path does not end in `.npz`, or cannot be written.
+        InputError: the path does not end in `.npz`, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".npz":
         raise InputError(f"{path}: arrays are written as .npz: let the name end in it")
+    # Half the size of float32; a weight in [0, 1] is rounded by at most 0.00025.
     arrays = {f"routing/{layer}": array.astype(np.float16) for layer, array in routing.items()}
     arrays |= {f"attention/{layer}": array.astype(np.float16) for layer, array in attention.items()}
     try:
@@ -58,10 +60,10 @@ def load_arrays(path: str | Path) -> Inside:
     """Read what `save_arrays` wrote.
 
     Raises:
-        InputError: no such file, or not one that `save_arrays` wrote.
+        InputError: the file is missing or damaged, or `save_arrays` did not write it.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:  # a pickle could run code
             arrays = dict(file)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error

@@ -1,4 +1,4 @@
-"""Many rows through a compiled program that takes as many at once as the memory holds.
+"""Run many rows through a compiled program, as many at once as the memory holds.
 
 Nothing here depends on pictures or networks.
 """
@@ -16,19 +16,19 @@ FULL = "RESOURCE_EXHAUSTED"  # how XLA says that memory is out, while it compile
 
 
 def in_batches(run: Callable[[Any], Any], rows: Any, size: int | None = None) -> list[Any]:
-    """Run over all rows; where memory runs out, begin again with half as many at once.
+    """Run over all rows; if memory runs out, start again with half as many at once.
 
     Args:
-        run: from rows to outputs on the host, a row for a row.
+        run: maps rows to outputs on the host, one output row for each row.
         rows: a pytree of arrays with the same first axis.
-        size: rows at once; None: all of them. The last batch is filled up by repeating its last
-            row, so that every batch runs the same program.
+        size: rows at once; None means all of them. The last batch repeats its last row until it is
+            full, so that every batch runs the same program.
 
     Returns:
-        For each batch its outputs, without those of the filling.
+        The outputs of each batch, without those of repeated rows.
 
     Raises:
-        InputError: fewer than one row at once.
+        InputError: `size` is below 1.
     """
     if size is not None and size < 1:
         raise InputError(f"batch_size={size}: must be 1 or more; leave it out for what fits")
@@ -38,7 +38,7 @@ def in_batches(run: Callable[[Any], Any], rows: Any, size: int | None = None) ->
         try:
             return [_batch(run, rows, start, size, count) for start in range(0, count, size)]
         except jax.errors.JaxRuntimeError as error:
-            if size == 1 or FULL not in str(error):
+            if size == 1 or FULL not in str(error):  # fewer rows would not help
                 raise
             size = (size + 1) // 2
             warnings.warn(f"out of memory: going on with {size} picture(s) at once", stacklevel=2)
@@ -47,5 +47,6 @@ def in_batches(run: Callable[[Any], Any], rows: Any, size: int | None = None) ->
 def _batch(run: Callable[[Any], Any], rows: Any, start: int, size: int, count: int) -> Any:
     chosen = np.minimum(np.arange(start, start + size), count - 1)
     whole = start == 0 and size == count
+    # Indexing copies, so a single batch is passed on as it is.
     outputs = run(rows if whole else jax.tree.map(lambda leaf: leaf[chosen], rows))
     return jax.tree.map(lambda leaf: leaf[: count - start], outputs)

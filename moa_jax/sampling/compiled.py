@@ -1,8 +1,9 @@
-"""A loaded model's compiled programs, on prepared arrays: draw, encode, invert.
+"""The compiled programs of a loaded model, on prepared arrays: draw, encode, invert.
 
-`Pipeline` puts prompts and pictures in front of it. The networks are compiled once for all calls
-with pictures of one size and number: samplers, numbers of steps, guidance, dials, ranges and photos
-are arguments. Only guidance itself, ControlNets and `watch` make another program.
+`Pipeline` prepares the arrays from prompts and pictures. The networks are compiled once for all
+calls that draw equally many pictures of the same size: sampler, number of steps, guidance scale,
+dial, ranges and photo are arguments of the program. Only guidance on or off, ControlNets and
+`watch` make another program.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,11 +45,12 @@ class Result:
 
     Attributes:
         images: the pictures.
-        routing: of each mixture layer, by its path, the personalized expert's weight at every step
-            [steps, B, h, w], in [0, 1]; empty without MoA.
+        routing: the personalized expert's weight in each mixture layer, by the layer's path:
+            [steps, B, h, w] in [0, 1]; empty without MoA.
         timesteps: the noise schedule's timestep of each step, noisiest first.
-        attention: of each cross-attention layer, how much the personalized expert attends to each
-            subject's word [steps, B, h, w, K], mean over the heads; empty if not asked for.
+        attention: how much the personalized expert attends to each subject's word, by the path of
+            the cross-attention layer: [steps, B, h, w, K], mean over the heads; empty if not asked
+            for.
     """
 
     images: list[Image.Image]
@@ -61,10 +63,10 @@ class Engine:
     """Draw from prepared requests.
 
     Attributes:
-        base: the checkpoint: networks, tokenizer, scheduler's settings.
-        model: the mixtures, or None for plain Stable Diffusion.
-        params: a tree with an entry for each network; may be replaced by another of its shape.
-        fetch: brings what was drawn to numpy; may be replaced, for parameters on many hosts.
+        base: the checkpoint: networks, tokenizer and the scheduler's settings.
+        model: the mixtures; None means plain Stable Diffusion.
+        params: a tree with an entry for each network; a tree of the same shape may replace it.
+        fetch: copies what was drawn to numpy; may be replaced where parameters lie on many hosts.
     """
 
     def __init__(
@@ -78,9 +80,9 @@ class Engine:
         """Wrap loaded networks; `Pipeline.from_pretrained` loads them.
 
         Args:
-            params: of `model`; the base's own by default.
+            params: the parameters of `model`; None means the base's own.
             max_subjects: how many subjects a prompt may have.
-            controlnets: what pictures can be drawn to.
+            controlnets: the ControlNets; a call of `draw` gives a `Control` for each.
         """
         names = ("unet", "text_encoder", "vae")
         self.base = base
@@ -93,6 +95,7 @@ class Engine:
         self.fetch: Callable[[Any], Any] = jax.device_get
         networks = Networks(base, model, tuple(each.module for each in controlnets))
         self._networks = networks
+        # Static: guidance doubles the rows, and what is not watched is not computed.
         self._condition = jax.jit(partial(condition, networks), static_argnames="guided")
         self._predict = jax.jit(partial(predict, networks), static_argnames="watch")
         self._keep = jax.jit(keep)
@@ -104,12 +107,12 @@ class Engine:
 
     @property
     def dtype(self) -> np.dtype:
-        """What the networks compute in."""
+        """The dtype that the networks compute in."""
         return jnp.dtype(self.base.unet.module.dtype)
 
     @property
     def downscale(self) -> int:
-        """Pixels along one side of a latent."""
+        """How many pixels a latent covers along each side."""
         return self.base.vae.module.config.downscale
 
     def draw(
@@ -132,16 +135,16 @@ class Engine:
         Args:
             latents: standard normal draws.
             keys: a random key for each picture, for samplers that add noise.
-            settings: how; by default `Settings()`.
-            skip: steps left out at the noisy end.
-            start: latents at the noise level of the first step that is taken, instead of `latents`.
-            known: what is not drawn but given.
+            settings: how to draw; None means `Settings()`.
+            skip: how many steps to leave out at the noisy end.
+            start: replaces `latents`: latents at the noise level of the first step that is taken.
+            known: the part of the pictures that is given; None means that all of it is drawn.
 
-        For the others see `Pipeline.__call__`.
+        `Pipeline.__call__` explains the other arguments.
         """
         settings = (settings or Settings()).resolved(self.base.scheduler_config)
         sampler = settings.make_sampler(self.schedule, skip)
-        size = tuple(side * self.downscale for side in latents.shape[2:0:-1])
+        size = tuple(side * self.downscale for side in latents.shape[2:0:-1])  # width, height
         count, steps = len(self._networks.controlnets), len(sampler.timesteps)
         pictures, scales = lay_out(controls, count, size, steps)
         steering = self._steering(settings, skip)._replace(controls=scales)
@@ -158,6 +161,7 @@ class Engine:
 
             latents, seen = sample(denoise, sampler, start, keys, on_step, after_step)
             pixels, seen = self.fetch((self._decode(self.params, self._at_home(latents)), seen))
+            # Steps second: `in_batches` wants the pictures on the first axis.
             return pixels, jax.tree.map(lambda *maps: np.stack(maps, axis=1), *seen)
 
         batches = in_batches(run, (request, start, keys, kept), batch_size)
@@ -176,12 +180,13 @@ class Engine:
         pictures: Sequence[np.ndarray] = (),
         watch: bool = False,
     ) -> Denoiser:
-        """Encode a request into what a sampler asks at every step.
+        """Encode a request, and return the function that a sampler asks at every step.
 
         Args:
-            pictures: for each ControlNet its own.
+            pictures: one for each ControlNet.
         """
         conditions = self._condition(self.params, request, guided=steering.guided)
+        # Put on the device once, not at every step.
         conditions = conditions._replace(controls=tuple(map(jnp.asarray, pictures)))
 
         def denoise(latents: Array, timesteps: np.ndarray, step: int) -> tuple[Array, Seen]:
@@ -191,18 +196,18 @@ class Engine:
         return denoise
 
     def _at_home(self, latents: Latents) -> Array:
-        """Put latents where the weights are: lying elsewhere, they would compile anew."""
+        """Put latents where the weights are; anywhere else, the program would compile anew."""
         home = jax.tree.leaves(self.params["unet"])[0].sharding
-        if isinstance(home, NamedSharding):
+        if isinstance(home, NamedSharding):  # replicated: a weight may be split, latents are not
             home = NamedSharding(home.mesh, PartitionSpec())
         if home.is_fully_addressable or not getattr(latents, "is_fully_addressable", True):
             return jax.device_put(latents, home)
-        own = np.asarray(latents)  # every host has them all
+        own = np.asarray(latents)  # every host has all of them
         return jax.make_array_from_callback(own.shape, home, lambda index: own[index])
 
     def encode(self, photo: Photo) -> Float[Array, "1 H W C"]:
         """Turn a photo into latents."""
-        latent_shape(self.base, *photo.pixels.shape[:2], 1)  # refuses a size that is none
+        latent_shape(self.base, *photo.pixels.shape[:2], 1)  # refuses a size that the VAE cannot
         return self._encode(self.params, photo.pixels[None])
 
     def decode(self, latents: Latents) -> list[Image.Image]:
@@ -215,7 +220,7 @@ class Engine:
         return np.asarray(self.fetch(self._embed(self.params, request.input_ids)))
 
     def features(self, request: Request) -> Float[np.ndarray, "B K F"]:
-        """Look at the subjects of a request: the image features that are bound to their words."""
+        """Compute the image features of a request's subjects, which are bound to their words."""
         return np.asarray(self.fetch(self._features(self.params, request.subject_images)))
 
     def invert(
@@ -228,16 +233,16 @@ class Engine:
         skip: int = 0,
         on_step: Callable[[int], None] | None = None,
     ) -> list[Float[Array, "B H W C"]]:
-        """Find the noise that DDIM draws photos from, and the way there.
+        """Find the noise from which DDIM draws given photos, and the latents on the way.
 
         Args:
-            request: what the photos show, a row for each.
-            clean: of `encode`.
-            iterations: of the fixed point in each step; more come nearer.
+            request: what the photos show, one row for each.
+            clean: the photos' latents, from `encode`.
+            iterations: passes of the fixed-point iteration in each step; more come nearer.
             skip: how many of DDIM's first steps to leave out, at the noisy end.
 
         Returns:
-            The latents before each of DDIM's steps, noisiest first, and after the last.
+            The latents before each of DDIM's steps, noisiest first, and then those after the last.
         """
         sampler = ddim_inversion(self.schedule, settings.num_inference_steps, iterations, skip=skip)
         denoise = self._denoiser(request, self._steering(settings, skip))
@@ -245,5 +250,6 @@ class Engine:
         def recording(latents: Array, timesteps: np.ndarray, step: int) -> tuple[Array, Array]:
             return denoise(latents, timesteps, step)[0], latents
 
+        # DDIM's inversion adds no noise, so any key will do.
         noise, path = sample(recording, sampler, clean, jax.random.key(0), on_step)
         return [noise, *path[::-iterations]]

@@ -1,4 +1,4 @@
-"""What a ControlNet is given: a picture to draw to, how strongly, and in which steps."""
+"""What a ControlNet is given: a picture to follow, how strongly, and in which steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Control:
 
     Attributes:
         image: edges, a pose, a depth map, ...: whatever the ControlNet was trained on.
-        scale: how strongly it is followed; 0 is not at all.
-        start: share of the steps that are taken before the first one it is for.
-        end: share of the steps that are over after the last one it is for.
+        scale: how strongly the picture is followed; 0 means not at all.
+        start: share of the steps after which it begins to act; 0 is before the first step.
+        end: share of the steps after which it ceases to act; 1 is after the last step.
     """
 
     image: Picture
@@ -32,24 +32,26 @@ class Control:
 def lay_out(
     controls: Sequence[Control], controlnets: int, size: tuple[int, int], num_steps: int
 ) -> tuple[tuple[Float[np.ndarray, "1 H W 3"], ...], tuple[Float[np.ndarray, " n"], ...]]:
-    """Bring controls to the size of the pictures and their scales to the steps.
+    """Resize the pictures of controls, and lay their scales out over the steps.
 
     Args:
-        controlnets: how many are loaded.
+        controlnets: how many ControlNets are loaded.
         size: width and height in pixels.
-        num_steps: the steps that are taken.
+        num_steps: how many steps are taken.
 
     Returns:
-        For each control its picture, in [0, 1], and its scale at each step.
+        The controls' pictures, in [0, 1], and the scale of each control at every step.
 
     Raises:
-        InputError: not one for each ControlNet, a picture that cannot be read, or a wrong range.
+        InputError: there is not one control for each ControlNet, a picture cannot be read, or a
+            range of steps is wrong.
     """
     if controls and len(controls) != controlnets:
         raise InputError(
             f"{len(controls)} control(s) are given and {controlnets} ControlNet(s) are loaded: "
             "give one for each, in their order; a scale of 0 leaves one out"
         )
+    # One row each: every picture of a batch follows the same control.
     pictures = (prepare_control_image(control.image, *size)[None] for control in controls)
     scales = (over_steps(each.scale, num_steps, each.start, each.end) for each in controls)
     return tuple(pictures), tuple(scales)

@@ -1,4 +1,4 @@
-"""Read all that a pipeline draws with: a checkpoint, MoA weights, ControlNets."""
+"""Read everything that a pipeline draws with: a checkpoint, MoA weights, ControlNets."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +20,7 @@ from moa_jax.method.weights import load_moa, read_moa_card
 
 
 class Loaded(NamedTuple):
-    """What `Engine` is made of, in its order."""
+    """The arguments of `Engine`, in their order."""
 
     base: StableDiffusion
     model: MoA | None
@@ -44,19 +44,20 @@ def load(
 
     Args:
         base: the folder of a Stable Diffusion 1.x or 2.x checkpoint, or its hub id.
-        moa: the folder with `moa.safetensors` and `moa.json`.
-        dtype: of the computation and the weights, e.g. "bfloat16"; by default bfloat16 on TPU
+        moa: the folder with `moa.safetensors` and `moa.json`; None means plain Stable Diffusion.
+        dtype: of the computation and the weights, e.g. "bfloat16"; None means bfloat16 on TPU
             and GPU, float32 on a CPU.
         variant: "fp16" reads `*.fp16.safetensors`.
-        image_encoder: a CLIP folder or hub id; by default what the MoA weights were trained
-            with.
+        image_encoder: a CLIP folder or hub id; None means the one that the MoA weights were
+            trained with.
         attention: "auto", or one of the implementations in `moa_jax.backbone.attention_kernels`.
-        controlnets: folders or hub ids of ControlNets, which a call then gives pictures.
-        allow_other_base: whether MoA weights may be put on another checkpoint than the one they
-            were trained on, such as one fine-tuned from it; then a warning says so.
+        controlnets: folders or hub ids of ControlNets; a call may then give each a picture.
+        allow_other_base: accept another checkpoint than the one that the MoA weights were trained
+            on, such as one fine-tuned from it. A warning then says so.
 
     Raises:
-        InputError: something is missing, damaged, unsupported or does not belong together.
+        InputError: something is missing, damaged or unsupported, or two parts do not belong
+            together.
     """
     dtype = choose_dtype(dtype)
     attend = choose_attend(attention, jax.default_backend())
@@ -65,11 +66,12 @@ def load(
     if moa is None:
         plain = read(image_encoder)
         return Loaded(plain, None, None, 0, _load_controlnets(controlnets, plain, *options))
-    card = read_moa_card(moa)
+    card = read_moa_card(moa)  # before the networks: it names the image encoder
     trained_with = card.config.model.image_encoder
     encoder = image_encoder or trained_with
     prior = read(encoder)
     controls = _load_controlnets(controlnets, prior, *options)
+    # No key: what MoA adds is not initialised, since `load_moa` reads all of it.
     model, params = build(prior, card.config.method, dtype=dtype, key=None)
     params = jax.tree_util.tree_map_with_path(partial(stored, dtype), params)
     identity = Identity.of(prior, encoder and str(encoder))
@@ -78,17 +80,18 @@ def load(
 
 
 def choose_dtype(dtype: Any = None) -> np.dtype:
-    """Take the dtype asked for, or bfloat16 where the hardware computes in it: not on a CPU."""
+    """Return the given dtype; None means float32 on a CPU and bfloat16 on other hardware."""
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return jnp.dtype(dtype)
 
 
 def stored(dtype: Any, path: Any, leaf: Any) -> Any:
-    """Set the dtype in which a weight, given as a shape, is stored for drawing.
+    """Set the dtype that a weight is stored in for drawing.
 
-    What is computed in `dtype` is stored in it; routers compute in float32, and whole numbers stay
-    what they are, as do weights that have been read.
+    A floating-point weight that is given as a shape gets `dtype`, in which it is computed. Routers
+    keep theirs, because they compute in float32. Integers, and weights that have been read already,
+    also stay as they are.
     """
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf

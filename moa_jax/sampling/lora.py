@@ -1,9 +1,9 @@
 """Styles: LoRA files of the community, merged into MoA's weights.
 
-Not in the paper. A LoRA was trained for the original Stable Diffusion, which is the prior; the
+Not in the paper. A LoRA was trained for the original Stable Diffusion, which is the prior. The
 personalized experts began as copies of its attention, so the same change means the same to them.
-Half-precision weights round what is added to them, so several are added at once, and taken back by
-putting back what was there.
+Half-precision weights round every sum. So several changes are added at once, and taking all of them
+back restores the original arrays.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ from moa_jax.errors import InputError
 from moa_jax.method.mixture import counterpart
 from moa_jax.method.trained import is_added
 
-_NOTHING = 1e-6  # a weight below it is none: in floats, 0.1 + 0.2 - 0.3 is not 0
+_NOTHING = 1e-6  # a weight below this counts as 0: in floats, 0.1 + 0.2 - 0.3 is not 0
 
 Weighted = tuple[LowRank, float]
 
 
 class _Kernel(NamedTuple):
-    """A kernel without LoRAs, with all of them, and which they are."""
+    """A kernel before any LoRA, the same with all LoRAs merged, and their changes."""
 
     original: Array
     merged: Array
@@ -34,28 +34,28 @@ class _Kernel(NamedTuple):
 class Styles:
     """The LoRAs in force in a tree of weights.
 
-    Each kernel is merged from what it was without any of them: the sum of the changes is rounded
-    once, and a kernel whose changes are all taken back is the same array as before. It counts as
-    without LoRAs if it is not the one that `add` returned last, but was replaced.
+    Each kernel is merged from its original, so the sum of the changes is rounded only once. When
+    all changes of a kernel are taken back, it is the original array again. A kernel that was
+    replaced since the last call of `add` counts as an original without LoRAs.
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Begin without LoRAs."""
         self._kernels: dict[LeafPath, _Kernel] = {}
 
     def add(
         self, params: Mapping[str, Any], lora: Lora, weight: float = 1.0, experts: str = "both"
     ) -> dict[str, Any]:
-        """Put a LoRA in force; the same at -weight takes it back.
+        """Add a LoRA; adding the same one at -weight takes it back.
 
-        For arguments, the tree returned and errors see `apply_lora`.
+        `apply_lora` explains the arguments, the returned tree and the errors.
         """
         found = _match(params, lora, experts)
         flat = flatten_dict(params, keep_empty_nodes=True)
         kernels = {
             path: kernel
             for path, kernel in self._kernels.items()
-            if kernel.merged is flat.get(path)
+            if kernel.merged is flat.get(path)  # otherwise somebody replaced the weights
         }
         for path, change in found.items():
             original, _, changes = kernels.pop(path, _Kernel(flat[path], flat[path], ()))
@@ -70,29 +70,31 @@ class Styles:
 def apply_lora(
     params: Mapping[str, Any], lora: Lora, weight: float = 1.0, experts: str = "both"
 ) -> dict[str, Any]:
-    """Merge a LoRA into the weights; several, see `Styles`.
+    """Merge a LoRA into the weights; for several LoRAs see `Styles`.
 
     Args:
-        params: of MoA, or of plain Stable Diffusion: a tree with an entry for each network.
-        weight: 1 is as trained; may be negative, which takes away.
-        experts: "both" changes everything that the file does, and each expert's attention alike;
-            "prior" leaves the added experts as they are; the name of an added expert, such as
-            "personalized", changes nothing but its attention, for all else in the file the experts
-            share.
+        params: the weights of MoA or of plain Stable Diffusion, with an entry for each network.
+        weight: factor of the change; 1 is as trained, a negative factor subtracts the change.
+        experts: "both" applies the entire file, and changes the attention of every expert alike.
+            "prior" does so too, but leaves the added experts as they are. The name of an added
+            expert, such as "personalized", changes only the attention of that expert, because the
+            experts share everything else that a file can change.
 
     Returns:
-        The tree, its other leaves the same arrays; every leaf keeps its dtype.
+        The tree with the changed kernels. Its other leaves are the same arrays, and every leaf
+        keeps its dtype.
 
     Raises:
-        InputError: the file does not fit, see `match_lora`; another word for `experts`; or the name
-            of an expert where there is none, or for a file without attention.
+        InputError: the file does not fit, see `match_lora`; `experts` is another word; or it names
+            an added expert, but there is none, or the file changes no attention.
     """
     return add_changes(params, _match(params, lora, experts), weight)
 
 
 def _match(params: Mapping[str, Any], lora: Lora, experts: str) -> dict[LeafPath, LowRank]:
-    """Find the kernel that each of a LoRA's changes is for, in the experts whose it is to be."""
+    """Find the kernels that a LoRA changes, in the experts that it is to change."""
     names = {name for name, *_ in _counterparts(params)}
+    # "personalized" passes without MoA weights too: `_nothing` then says that they are missing.
     if experts not in {"both", "prior", "personalized", *names}:
         choices = ", ".join(["both", "prior", *sorted(names or {"personalized"})])
         raise InputError(f"experts={experts!r}: choose one of {choices}")
@@ -112,10 +114,10 @@ def _match(params: Mapping[str, Any], lora: Lora, experts: str) -> dict[LeafPath
 
 
 def _counterparts(params: Mapping[str, Any]) -> list[tuple[str, LeafPath, LeafPath]]:
-    """List the weights of added experts that the prior has too.
+    """List the weights of added experts that have a counterpart in the prior.
 
     Returns:
-        For each the expert's name, its path, and the path of the prior's.
+        For each weight, the expert's name, the weight's path and the path of the counterpart.
     """
     flat = flatten_dict({"unet": params["unet"]})
     named = [(path, *counterpart(path)) for path in flat if is_added(".".join(path))]
@@ -123,7 +125,7 @@ def _counterparts(params: Mapping[str, Any]) -> list[tuple[str, LeafPath, LeafPa
 
 
 def _joined(changes: Sequence[Weighted], added: Weighted) -> tuple[Weighted, ...]:
-    """Add a change to some, or its weight to that of the same one among them."""
+    """Append a change; if it is among the others already, add up the two weights instead."""
     change, weight = added
     others = tuple(each for each in changes if not _same(each[0], change))
     weight += sum(each[1] for each in changes if _same(each[0], change))
@@ -131,7 +133,7 @@ def _joined(changes: Sequence[Weighted], added: Weighted) -> tuple[Weighted, ...
 
 
 def _same(one: LowRank, other: LowRank) -> bool:
-    """Say whether two changes are of one file, which may have been read twice."""
+    """Tell whether two changes are equal; the same file may have been read twice."""
     return all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
 
 

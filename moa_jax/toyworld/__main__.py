@@ -12,7 +12,7 @@ from moa_jax.toyworld.world.scenes import DATA_SET, SIZE, write_data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is returned."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m moa_jax.toyworld",
         description="Write captioned pictures of the toy world and a mask of each person.",
@@ -31,7 +31,7 @@ def write(options: argparse.Namespace) -> None:
     """Write the data set, with a progress bar.
 
     Raises:
-        InputError: a number that is too small, or a folder that cannot be made.
+        InputError: a number is too small, or the folder cannot be made.
     """
     for name in ("count", "size", "workers"):
         if getattr(options, name) < 1:

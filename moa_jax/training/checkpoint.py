@@ -2,8 +2,9 @@
 
 A checkpoint holds the state (trained weights, optimizer, EMA, step, key), the place in the data,
 the configuration, and the identity of the frozen networks. The frozen weights themselves are never
-written. Saves run in the background; a save cut short is not a checkpoint. What is read is held
-against checksums: a checkpoint that is not intact is set aside, and the one before it is used.
+written. Saves run in the background; a save that is cut short leaves no checkpoint. A checkpoint is
+compared with its checksums when it is read: one that is not intact is set aside, and the one before
+it is used.
 """
 
 import dataclasses
@@ -28,8 +29,8 @@ from moa_jax.training.disk import writing
 
 State = TypeVar("State")
 
-# Configuration values that give the state its arrays, and what of a value does: where that is
-# another, so are the arrays. A test holds every value of the two sections against this.
+# Configuration values that decide which arrays the state has, and for each the part that decides:
+# if that part changes, so do the arrays. A test checks both sections against this.
 SHAPES_STATE: dict[str, Callable[[Any], Any]] = {
     "method.mixture": lambda variant: variant,
     "method.router": lambda kind: kind,
@@ -43,19 +44,19 @@ SHAPES_STATE: dict[str, Callable[[Any], Any]] = {
 
 
 class _OnAllHosts:
-    """Reads on all hosts or on none: orbax would wait for a host that failed."""
+    """A handler that reads on all hosts or on none: orbax would wait for a host that failed."""
 
     def restore(self, *args: Any, **options: Any) -> Any:
-        """Read."""
+        """Read the item."""
         return hosts.together(partial(super().restore, *args, **options))
 
 
 class _State(_OnAllHosts, ocp.StandardCheckpointHandler):
-    """Arrays."""
+    """The handler of arrays."""
 
 
 class _Text(_OnAllHosts, ocp.JsonCheckpointHandler):
-    """JSON."""
+    """The handler of JSON."""
 
 
 ITEMS = (
@@ -66,14 +67,14 @@ ITEMS = (
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest few of which are kept."""
+    """The checkpoints of one run; only the newest few are kept."""
 
     def __init__(self, folder: Path, config: Config, identity: Identity) -> None:
         """Open `folder`, or make it.
 
         Args:
             config: saved with every checkpoint; `train.keep_checkpoints` says how many are kept.
-            identity: of the frozen networks; a checkpoint made on others is refused.
+            identity: of the frozen networks; a checkpoint made with others is refused.
         """
         self._config, self._identity = config, identity
         self.folder = folder.absolute()
@@ -88,13 +89,13 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=config.train.keep_checkpoints,
                 enable_async_checkpointing=True,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=True,  # left by saves that were cut short
             ),
         )
 
     @property
     def newest(self) -> int | None:
-        """Step of the newest intact checkpoint."""
+        """Step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def where(self, step: int) -> Path:
@@ -105,7 +106,7 @@ class Checkpoints:
         """Begin to save; returns as soon as the state is copied off the device.
 
         Args:
-            data: place in the data after `step` batches, as JSON can hold it.
+            data: the place in the data after `step` batches, as JSON can hold it.
         """
         card = {
             "config": dataclasses.asdict(self._config),
@@ -124,18 +125,18 @@ class Checkpoints:
             )
 
     def restore(self, like: State) -> tuple[State, dict[str, Any], list[str]] | None:
-        """Read the newest intact checkpoint; newer ones, which are not, are renamed.
+        """Read the newest intact checkpoint; rename newer ones that are not intact.
 
         Args:
-            like: a state of the same shape, whose shardings the restored one gets.
+            like: a state of the same shape; the restored state gets its shardings.
 
         Returns:
-            (state, place in the data, notes: what was set aside, and what the configuration changed
-            since); None when there is no checkpoint.
+            (state, place in the data, notes); the notes say what was set aside and which values of
+            the configuration have changed since. None if there is no checkpoint.
 
         Raises:
-            InputError: it was made on other frozen networks, its state has another shape, or there
-                are checkpoints and none is intact. Nothing is renamed then.
+            InputError: the checkpoint was made with other frozen networks, its state has another
+                shape, or there are checkpoints and none is intact. Nothing is renamed then.
         """
         broken: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -143,7 +144,7 @@ class Checkpoints:
                 state, place, changes = self._read(step, like)
             except InputError:
                 raise
-            except Exception as error:  # of any kind: what the libraries make of broken files
+            except Exception as error:  # broken files make the libraries raise errors of any kind
                 lines = str(error).splitlines() or [""]
                 broken[step] = f"{type(error).__name__}: {lines[0]:.200}"
                 continue
@@ -157,16 +158,16 @@ class Checkpoints:
         return None
 
     def reached_preemption(self, step: int) -> bool:
-        """Tell whether the hosts agreed to stop at this step; all must ask, at every step."""
+        """Tell whether the hosts agreed to stop at this step; every host must ask at every step."""
         return self._manager.reached_preemption(step)
 
     def finish(self) -> None:
-        """Wait until what was begun to be saved is on disk."""
+        """Wait until every save that was begun is on disk."""
         with writing(self.folder):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finish, and let go of the folder."""
+        """Wait for the saves and release the folder."""
         with writing(self.folder):
             self._manager.close()
 
@@ -175,16 +176,16 @@ class Checkpoints:
         return self
 
     def __exit__(self, failure: object, *_: object) -> None:
-        """Close; after a failure on many hosts, whose others may be gone, without them."""
+        """Close; but not after a failure on many hosts, because the others may be gone."""
         if failure is None or jax.process_count() == 1:
             self.close()
 
     def _read(self, step: int, like: State) -> tuple[State, dict[str, Any], list[str]]:
-        """Read one checkpoint, and hold it against its checksums."""
+        """Read one checkpoint and compare it with its checksums."""
         texts = ocp.args.Composite(card=ocp.args.JsonRestore(), data=ocp.args.JsonRestore())
         read = self._manager.restore(step, args=texts)
         card, place = read["card"], read["data"]
-        sealed = "seal" in card  # checkpoints of earlier versions are not
+        sealed = "seal" in card  # checkpoints of earlier versions have no seal
         if sealed and card["seal"] != _seal(card, place):
             raise ValueError("its card or its place in the data is not what was saved")
         changes = self._check(step, card, like)
@@ -201,7 +202,7 @@ class Checkpoints:
         notes = []
         for step, why in broken.items():
             aside = self.where(step).with_name(f"{step}.broken")
-            if hosts.first():
+            if hosts.first():  # one host alone, because all share the folder
                 while aside.exists():
                     aside = aside.with_name(aside.name + "-too")
                 self.where(step).rename(aside)
@@ -212,7 +213,7 @@ class Checkpoints:
         return notes
 
     def _check(self, step: int, card: Mapping[str, Any], like: Any) -> list[str]:
-        """Refuse a state of other arrays or another base; list the other values that differ."""
+        """Refuse a state with other arrays or of another base; list the values that changed."""
         what = f"checkpoint {str(self.where(step))!r}"
         Identity(**card["identity"]).require(self._identity, what)
         now = flatten(self._config)
@@ -237,8 +238,8 @@ class Checkpoints:
         ]
 
     def _require_arrays(self, what: str, card: Mapping[str, Any], like: Any) -> None:
-        """Refuse a state whose arrays are others for a reason that no value tells."""
-        if "checksums" not in card:  # as in checkpoints of earlier versions
+        """Refuse a state with other arrays, where no value of the configuration explains them."""
+        if "checksums" not in card:  # checkpoints of earlier versions have none
             return
         differing = sorted(card["checksums"].keys() ^ leaf_paths(like).keys())
         if differing:
@@ -250,6 +251,6 @@ class Checkpoints:
 
 
 def _seal(card: Mapping[str, Any], data: Mapping[str, Any]) -> int:
-    """Sum what is saved as text, whatever its layout in the file."""
+    """Give a checksum of what is saved as text, whatever its layout in the file."""
     parts = [{key: value for key, value in card.items() if key != "seal"}, dict(data)]
     return zlib.crc32(json.dumps(parts, sort_keys=True).encode())

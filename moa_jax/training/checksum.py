@@ -1,8 +1,8 @@
-"""Checksums of a state's arrays, made where they lie.
+"""Checksums of a state's arrays, computed on the devices that hold them.
 
-orbax and tensorstore notice a file that is missing or cut short, but read back flipped bytes of an
-array as if nothing were (tried with orbax 0.12.8). The sums are of whole numbers modulo 2^32, so
-they are the same on any mesh and any number of hosts, and cost one read of the device's memory.
+orbax and tensorstore notice a file that is missing or cut short, but they read flipped bytes of an
+array without an error (tried with orbax 0.12.8). The sums are of integers modulo 2^32, so they are
+the same on any mesh and any number of hosts. They cost one read of the device's memory.
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ MIX = 0x9E3779B1  # an odd number near 2^32 over the golden ratio: neighbours ge
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """Sum every array of a tree, under its path.
+    """Sum every array of a tree; give the sums by the arrays' paths.
 
-    Any change of a single 32-bit word changes its sum; any other goes unnoticed once in 2^32.
+    A change of one 32-bit word always changes the sum; any other goes unnoticed once in 2^32.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     name = jax.tree_util.keystr
-    # One array at a time: arrays of one shape share a small program, all together make a large one.
-    # Each is waited for: simulated devices with fewer cores can lock up on several sums under way.
+    # One array at a time: arrays of one shape share a small program; one for all would be large.
+    # Each sum is waited for: simulated devices on fewer cores can lock up when several run at once.
     return {
         name(path, simple=True, separator="."): int(jax.device_get(_checksum(leaf)))
         for path, leaf in leaves
@@ -31,7 +31,7 @@ def checksums(tree: Any) -> dict[str, int]:
 
 @jax.jit
 def _checksum(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
-    """Sum an array's words, each times an odd weight that depends on its place."""
+    """Sum an array's words, each multiplied by an odd weight that depends on its place."""
     if array.dtype == jnp.bool_:
         words = array.astype(jnp.uint32)
     else:

@@ -1,6 +1,6 @@
-"""What accelerators can do at most, from their makers' published figures.
+"""The peak figures of accelerators, as their makers publish them.
 
-A "chip" is what JAX counts as a device of a running program; of TPU7x that is one of two cores.
+A "chip" is what JAX counts as a device of a running program; on TPU7x that is one of two cores.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ class Chip:
     """One device of a kind.
 
     Attributes:
-        flops: dense, of bfloat16 (float16 on V100 and T4) with float32 sums, FLOP/s.
-        memory_bandwidth: of its own memory, bytes/s.
-        link_bandwidth: of all its links to other chips together, one way, bytes/s.
-        memory: that a TPU program may use, as libtpu says, bytes; None: not known.
+        flops: FLOP/s of dense bfloat16 (float16 on V100 and T4) with float32 sums.
+        memory_bandwidth: bytes/s of its own memory.
+        link_bandwidth: bytes/s of all its links to other chips together, one way.
+        memory: bytes that a TPU program may use, as libtpu says; None means not known.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Chip:
 
 GIB = 2.0**30
 
-# By the beginning of `jax.Device.device_kind`; the longest that fits counts.
+# The keys are beginnings of `jax.Device.device_kind`; the longest that fits counts.
 CHIPS: dict[str, Chip] = {
     "TPU v4": Chip("v4", 275e12, 1228e9, 300e9, 30.75 * GIB),
     "TPU v5 lite": Chip("v5e", 197e12, 819e9, 200e9, 15.75 * GIB),
@@ -50,6 +50,6 @@ CHIPS: dict[str, Chip] = {
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """Look a device up by what JAX calls it; None for a CPU and for kinds that are not listed."""
+    """Look up a device by JAX's name of its kind; None for a CPU and for kinds not listed."""
     fitting = [kind for kind in CHIPS if device_kind.startswith(kind)]
     return CHIPS[max(fitting, key=len)] if fitting else None

@@ -1,4 +1,4 @@
-"""What a full disk says, put so that it can be mended."""
+"""Turn the error of a full disk into one that says what to do."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Name the folder and the remedy when what is done inside finds no room to write.
+    """Raise an error that names the folder and the remedy if a write inside finds no room.
 
     Raises:
         InputError: the disk is full, the quota is used up, or files may not grow so large.
@@ -21,7 +21,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # tensorstore raises the system's words in errors of its own.
+        # tensorstore raises its own errors, which only quote the system's words.
         reasons = [os.strerror(code) for code in FULL if os.strerror(code) in str(error)]
         if not reasons or isinstance(error, InputError):
             raise

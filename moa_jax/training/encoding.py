@@ -1,7 +1,7 @@
 """Encode a data set once, before training, with the networks that do not learn.
 
-What the encoders make of a picture never changes while neither picture nor encoders do; encoding it
-at every step is then a waste. A subject's background noise is drawn once too.
+While neither a picture nor the encoders change, its encoding stays the same, and encoding it at
+every step is a waste. The noise behind a subject is drawn only once too.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -32,17 +32,17 @@ from moa_jax.training.objective import encode
 
 PART = 32  # pictures that a device encodes at once
 ENCODERS = ("vae", "image_encoder")
-LISTING, FILES = "listing", "files"  # of the source, as it was
+LISTING, FILES = "listing", "files"  # keys of the digests that tell whether the source changed
 
 
 def check_encoded(config: Config, encode: bool = False) -> None:
-    """Refuse `data.encoded` where encodings would not stay what they are.
+    """Refuse `data.encoded` where the encodings would not stay valid.
 
     Args:
-        encode: whether to encode is all that is asked for.
+        encode: whether the command only encodes (`--encode`).
 
     Raises:
-        InputError: naming the value that does not go with it, or that there is no folder.
+        InputError: a value does not go with encoded data, or no folder is named.
     """
     if config.data.encoded is None:
         if config.data.resident:
@@ -75,19 +75,19 @@ def ensure_encoded(
     tokenizer: Tokenizer,
     mesh: Mesh,
 ) -> None:
-    """Encode the data set into `data.encoded`, unless it is there.
+    """Encode the data set into the folder `data.encoded`, unless the folder exists.
 
     Args:
-        identity: of the networks, with what was carried into the image encoder.
+        identity: of the networks, including weights that were carried into the image encoder.
 
     Raises:
-        InputError: the folder cannot be written, or holds the encodings of other pictures, or by
-            other networks.
+        InputError: the folder cannot be written, is missing on many hosts, or holds encodings of
+            other pictures or by other networks.
     """
     data, folder = config.data, Path(config.data.encoded)
     records = open_records(*data.source())
     source = describe_source(config, records, identity)
-    if model.looks_otherwise:
+    if model.variant.replaces("look"):
         source["look"] = config.method.mixture
     if folder.exists():
         _require_made_of(folder, source, records)
@@ -116,7 +116,7 @@ def ensure_encoded(
 
 
 def describe_source(config: Config, records: Records, identity: Identity) -> dict[str, Any]:
-    """Say what encodings are made of: all that decides what they are, as JSON can hold it.
+    """Describe all that decides what the encodings are, as JSON can hold it.
 
     Args:
         identity: see `ensure_encoded`.
@@ -163,7 +163,7 @@ def _require_made_of(folder: Path, source: dict[str, Any], records: Records) -> 
 
 
 class _Cropped(NamedTuple):
-    """A record as the encoders take it; the same fields as an example's."""
+    """A record as the encoders take it; its fields are named like those of an example."""
 
     record: LoadedRecord
     image: UInt8[np.ndarray, "size size 3"]
@@ -174,10 +174,10 @@ class _Cropped(NamedTuple):
 def _cropped(
     config: Config, records: Records, tokenizer: Tokenizer, small: int, chunk: int
 ) -> Iterator[list[_Cropped]]:
-    """Read and crop the good records in their order, a chunk at a time, by threads.
+    """Read and crop the good records in order, a chunk at a time, in threads.
 
     Args:
-        small: pixels of a subject's picture.
+        small: side of a subject's picture, in pixels.
     """
     ledger = Ledger(config.data.path, len(records), config.data.max_bad_fraction)
     encode_caption(tokenizer, "")  # sets its padding, before the threads use it
@@ -188,7 +188,7 @@ def _cropped(
         if loaded is None:
             ledger.add(record.name, faults)
             return None
-        random = np.random.default_rng(index)
+        random = np.random.default_rng(index)  # by record: the order of the threads is no matter
         masks = [subject.mask for subject in loaded.subjects]
         image, masks = crop_target(loaded.image, masks, config.data.resolution, flip=False)
         cuts = [cut_out(loaded.image, s.mask, s.box, random) for s in loaded.subjects]
@@ -206,7 +206,7 @@ def _encoded(
     """Send every chunk through the encoders.
 
     Args:
-        size: pictures encoded at once.
+        size: number of pictures encoded at once.
     """
     encode_images = jax.jit(partial(encode, model))
     encode_subjects = jax.jit(model.encode_subjects)
@@ -216,7 +216,7 @@ def _encoded(
         parts = []
         for start in range(0, len(images), size):
             part = np.stack(images[start : start + size])
-            padded = np.zeros((size, *part.shape[1:]), np.uint8)
+            padded = np.zeros((size, *part.shape[1:]), np.uint8)  # one shape, compiled once
             padded[: len(part)] = part
             found = function(params, place_batch(mesh, {"images": padded})["images"])
             parts.append(np.concatenate(jax.device_get(found), axis=-1)[: len(part)])

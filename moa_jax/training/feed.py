@@ -13,7 +13,7 @@ from moa_jax.training.resident import ResidentLoader
 
 
 def open_batches(config: Config, base: StableDiffusion, mesh: Mesh) -> Loader | ResidentLoader:
-    """Stream the training data, or keep it on the devices."""
+    """Stream the training data, or keep it on the devices if `data.resident` asks for that."""
     if not config.data.resident:
         return open_data(config, base, host_rows(mesh, config.train.batch_size))
     return ResidentLoader(
@@ -43,7 +43,7 @@ def check_resolution(resolution: int, base: StableDiffusion) -> None:
     """Refuse pictures whose latents the U-Net cannot halve at each of its levels.
 
     Raises:
-        InputError: with the factor that the size must have.
+        InputError: the resolution is not a multiple of the factor that the message names.
     """
     levels = len(base.unet.config["block_out_channels"])
     factor = base.vae.module.config.downscale * 2 ** (levels - 1)

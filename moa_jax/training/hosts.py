@@ -1,12 +1,12 @@
 """Many hosts: how a process joins the others, which of them speaks, and how it leaves.
 
-Every host runs the same command. The first (process 0) prints and writes; checkpoints alone are
-written by all, into one folder that all of them see. A host that is lost ends the others, so that
-a scheduler can start all again. Nothing here depends on the model or on the mesh.
+Every host runs the same command. The first (process 0) prints and writes; only checkpoints are
+written by all hosts, into one folder that all of them see. If a host is lost, the others end too,
+so that a scheduler can start all again. Nothing here depends on the model or on the mesh.
 
-The numbers of a run depend on the batch, the devices and the mesh, not on how many hosts these are
-in. Two things are a host's own: it reports and counts (`data.max_bad_fraction`) the bad records of
-its rows, and another number of devices, or another preset, sums in another order.
+The numbers of a run depend on the batch, the devices and the mesh, not on the number of hosts.
+Another number of devices, or another preset, sums in another order. Each host reports and counts
+(`data.max_bad_fraction`) only the bad records of its own rows.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from moa_jax.errors import InputError, LostHost
 
 Result = TypeVar("Result")
 
-# For launches by hand; jax itself reads the first of them, and finds clusters by theirs.
+# For launches by hand. jax itself reads only the first, and finds clusters by their own variables.
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
-# Seconds. A version of jax that does not know one keeps its own.
+# Seconds. A version of jax that does not know a limit keeps its own.
 LIMITS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
 GRACE = 5.0  # seconds that the first host, which serves the others, waits for them to leave
 
-# What the libraries say when it is another host that is gone.
+# What the libraries say when another host is gone.
 LOST = re.compile(
     r"gloo|nccl|heartbeat|coordination service|connection (reset|closed|refused)|socket closed"
     r"|UNAVAILABLE|DEADLINE_EXCEEDED|DATA_LOSS|Barrier (timed out|failed)|shut ?down",
@@ -46,16 +46,16 @@ def join(asked: bool) -> bool:
     """Join the other hosts before the first use of a device; all but the first fall silent.
 
     Args:
-        asked: to fail where nothing says who the others are; otherwise this is then a run of its
-            own.
+        asked: if nothing says who the other hosts are, True fails and False starts a run of one
+            host.
 
     Returns:
-        Whether there are others to join: by the variables above, or by what jax knows of Cloud TPU,
-        GKE, Slurm and Open MPI. A jax that does not say is warned of, and taken for none.
+        Whether there are other hosts, by the variables above or by jax's detection of Cloud TPU,
+        GKE, Slurm and Open MPI. A jax without this detection gives a warning and counts as no.
 
     Raises:
-        InputError: only some of the variables are set or one is no number, or the others are not to
-            be found.
+        InputError: only some of the variables are set, one is not a number, or the other hosts are
+            not found.
     """
     given = _variables()
     if not (asked or given or _in_cluster()):
@@ -96,7 +96,7 @@ def _variables() -> dict[str, Any]:
 def _in_cluster() -> bool:
     """Ask jax's own detection whether this is one of several processes of a cluster's job.
 
-    No public name has it, and a later jax may take the private ones away.
+    jax has no public name for this, and a later version may remove the private ones.
     """
     try:
         from jax._src.clusters import ClusterEnv
@@ -119,7 +119,7 @@ def first() -> bool:
 
 
 def gathered(tree: Any) -> Any:
-    """Give arrays that are split over hosts to each of them, as numpy; all must call it."""
+    """Gather arrays that are split over hosts on every host, as numpy; all hosts must call it."""
 
     def fetch(array: Any) -> np.ndarray:
         if getattr(array, "is_fully_addressable", True) or array.is_fully_replicated:
@@ -130,11 +130,11 @@ def gathered(tree: Any) -> Any:
 
 
 def together(read: Callable[[], Result]) -> Result:
-    """Do on every host what may fail on some: then it fails on all; all must call it.
+    """Call `read` on every host; if it fails on one, it fails on all. All hosts must call this.
 
     Raises:
-        Exception: what `read` raised here.
-        RuntimeError: it failed on another host alone.
+        Exception: what `read` raised on this host.
+        RuntimeError: it failed only on other hosts.
     """
     failure: Exception | None = None
     try:
@@ -152,10 +152,10 @@ def together(read: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def watching() -> Iterator[None]:
-    """Say that a host is lost, where the libraries fail because of it.
+    """Say that a host is lost, where a library fails because of it.
 
     Raises:
-        LostHost: with what they say.
+        LostHost: another host is gone; the message quotes the library.
     """
     try:
         yield
@@ -174,7 +174,7 @@ def watching() -> Iterator[None]:
 def leave(code: int) -> int:
     """End this host's part with an exit code.
 
-    After a failure nobody is waited for, as jax would at exit: others may never come.
+    After a failure it does not wait for the other hosts, as jax would at exit: they may never come.
     """
     if code == 0 or not jax.distributed.is_initialized():
         return code

@@ -1,7 +1,7 @@
 """Where the numbers of a run go: metrics.jsonl, TensorBoard and the terminal.
 
-A resumed run appends; what an earlier attempt logged past the step it resumes from is dropped
-first, so that every step stands there once. Nothing here depends on the model or on the loop.
+A resumed run appends. It first drops what an earlier attempt logged after the step from which it
+resumes, so that every step is logged once. Nothing here depends on the model or on the loop.
 """
 
 import json
@@ -20,14 +20,14 @@ from moa_jax.training.hosts import first
 from moa_jax.training.weights_and_biases import open_wandb
 
 METRICS_NAME = "metrics.jsonl"
-SLOW_INPUT = 0.1  # share of the time spent waiting for batches from which it is shown
+SLOW_INPUT = 0.1  # share of the time spent waiting for batches; a larger one is shown
 
 
 class MetricsWriter:
-    """Append the metrics of a run to metrics.jsonl, TensorBoard's event files and W&B if asked."""
+    """Append a run's metrics to metrics.jsonl, TensorBoard's event files and, if asked, W&B."""
 
     def __init__(self, folder: Path, step: int, wandb: Any | None = None) -> None:
-        """Open the files, and drop what was logged past `step`, the last one that is to be kept.
+        """Open the files and drop what was logged after `step`, the last step to keep.
 
         Args:
             wandb: a run of Weights & Biases, which itself drops steps that are logged again.
@@ -46,7 +46,7 @@ class MetricsWriter:
         self._file.flush()
         for key, value in values.items():
             self._board.add_scalar(key, value, step)
-        self._board.flush()  # a saved step is not logged again
+        self._board.flush()  # now, because a step that is saved is never logged again
         if self._wandb:
             self._wandb.log(dict(values), step=step)
 
@@ -59,24 +59,24 @@ class MetricsWriter:
 
 
 class Unwritten:
-    """Stand for a MetricsWriter on the hosts that do not write: they have the same numbers."""
+    """Stand in for a MetricsWriter on hosts that do not write: all hosts have the same numbers."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Leave it to the first host."""
+        """Do nothing: the first host writes."""
 
     def close(self) -> None:
-        """Have nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 def open_writer(config: Config, step: int) -> MetricsWriter | Unwritten:
-    """Open the metrics of a run after `step`: on the first host alone."""
+    """Open the metrics of a run for the steps after `step`; only the first host writes them."""
     if not first():
         return Unwritten()
     return MetricsWriter(Path(config.train.output), step, open_wandb(config))
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Keep the whole lines up to `step`; a line cut short by a crash goes too."""
+    """Drop the lines after `step`, and a line that a crash cut short."""
     if not path.exists():
         return
     kept = []
@@ -92,7 +92,7 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 class Stopwatch:
-    """Measure steps per second between two readings, pauses (previews, saves) taken out."""
+    """Measure the seconds of a step between two readings, without pauses (previews, saves)."""
 
     def __init__(self, step: int) -> None:
         """Start at `step`."""
@@ -104,7 +104,7 @@ class Stopwatch:
         self._paused += seconds
 
     def read(self, step: int) -> float:
-        """Give the seconds a step took since the last reading, and start anew."""
+        """Give the mean seconds of a step since the last reading, and start anew."""
         now = time.perf_counter()
         seconds = (now - self._since - self._paused) / max(1, step - self._step)
         self._step, self._since, self._paused = step, now, 0.0
@@ -112,7 +112,7 @@ class Stopwatch:
 
 
 class Display:
-    """A progress bar on a terminal; elsewhere one plain line for every log entry."""
+    """A progress bar on a terminal; elsewhere one plain line for each log entry."""
 
     def __init__(self, steps: int, step: int) -> None:
         """Prepare to show a run of `steps` that starts after `step`."""

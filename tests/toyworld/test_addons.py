@@ -14,7 +14,7 @@ from moa_jax.backbone.lora import match_lora, read_lora
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import MeshConfig
 from moa_jax.diffusion.schedule import NoiseSchedule
-from moa_jax.evaluation.__main__ import COMMITTED
+from moa_jax.evaluation.__main__ import MOA_WEIGHTS
 from moa_jax.sampling.control import Control
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.pretraining import addons
@@ -162,7 +162,7 @@ def test_the_files_are_small():
 @pytest.fixture(scope="module")
 def world():
     """One pipeline with everything: without subjects it draws with the prior alone."""
-    pipe = Pipeline.from_pretrained(BASE, COMMITTED, controlnets=[addons.OUTLINE])
+    pipe = Pipeline.from_pretrained(BASE, MOA_WEIGHTS, controlnets=[addons.OUTLINE])
     return SimpleNamespace(pipe=pipe, params=pipe.params, readers=Readers.load())
 
 

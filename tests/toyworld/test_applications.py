@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from moa_jax.applications import edit, morph, timelapse
-from moa_jax.evaluation.__main__ import COMMITTED
+from moa_jax.evaluation.__main__ import MOA_WEIGHTS
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.sampling.settings import Strength
 from moa_jax.toyworld.readers.reading import Readers
@@ -24,7 +24,7 @@ DRAW = {"num_inference_steps": 15, "guidance_scale": 2.5, "seed": 3}
 
 @pytest.fixture(scope="module")
 def pipe():
-    return Pipeline.from_pretrained(BASE, COMMITTED)
+    return Pipeline.from_pretrained(BASE, MOA_WEIGHTS)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import train
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import load_config, override
 from moa_jax.diffusion.schedule import NoiseSchedule
-from moa_jax.evaluation.__main__ import COMMITTED
+from moa_jax.evaluation.__main__ import MOA_WEIGHTS
 from moa_jax.evaluation.toy.protocol import Protocol
 from moa_jax.evaluation.toy.rows import is_whole
 from moa_jax.evaluation.toy.study import Study
@@ -40,12 +40,12 @@ SAMPLER = {"num_inference_steps": PROTOCOL.steps, "guidance_scale": PROTOCOL.gui
 def measured(tmp_path_factory):
     """36 pictures of one person and 9 of two, by the prior and by MoA, and what is read of them."""
     study = Study(str(BASE), tmp_path_factory.mktemp("runs"), PROTOCOL)
-    moa = study.row(COMMITTED, tmp_path_factory.mktemp("moa"))
+    moa = study.row(MOA_WEIGHTS, tmp_path_factory.mktemp("moa"))
     return SimpleNamespace(study=study, prior=study.prior(), moa=moa)
 
 
 def test_the_weights_are_those_of_the_configuration():
-    assert is_whole(COMMITTED, load_config(CONFIG))
+    assert is_whole(MOA_WEIGHTS, load_config(CONFIG))
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ def test_each_of_two_people_is_drawn_in_the_right_place(measured):
 
 def test_the_personalized_expert_draws_where_the_person_is():
     """Its weight, cut so that it covers as much as the person, against the mask readers find."""
-    pipe, readers = Pipeline.from_pretrained(BASE, COMMITTED), Readers.load()
+    pipe, readers = Pipeline.from_pretrained(BASE, MOA_WEIGHTS), Readers.load()
     subject = Image.fromarray(render_portrait(draw_look(np.random.default_rng(5), "woman")))
     prompts = [f"a woman <|image|> {c} by day" for c in ("in the garden", "on the beach")]
     maps, masks = [], []

@@ -1,6 +1,6 @@
-"""Draw the trials of a row: batches of one size, so that one compiled program serves them all.
+"""Draw the trials of a row, in batches of one size, so that one compiled program serves them all.
 
-The prior is asked for each noise once, for it cannot see who is asked for.
+The prior draws each noise once, because it cannot see which person is asked for.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def draw(
     """Draw a picture of each trial.
 
     Args:
-        on_batch: told how many pictures are drawn, of how many.
+        on_batch: called with the number of pictures drawn so far and the number of all.
     """
     if pipeline.model is None:
         first = {trial.noise: trial for trial in reversed(trials)}
@@ -73,7 +73,7 @@ def _draw(
 
 
 def _request(pipeline: Pipeline, trial: Trial) -> Request:
-    """Prepare a trial, with as many places for subjects as any trial needs."""
+    """Prepare a trial's request, with as many places for subjects as any trial needs."""
     if pipeline.model is None:
         prepare = partial(make_request, image_size=None, max_subjects=0)
         return prepare(pipeline.base.tokenizer, trial.caption, [], "")
@@ -86,7 +86,7 @@ def _request(pipeline: Pipeline, trial: Trial) -> Request:
         max_subjects=pipeline.max_subjects,
     )
     empty = MAX_PEOPLE - len(trial.people)
-    nobody = request.input_ids.shape[1]
+    nobody = request.input_ids.shape[1]  # a position after all tokens: no subject
     return request._replace(
         subject_images=np.pad(request.subject_images, [(0, 0), (0, empty), *[(0, 0)] * 3]),
         subject_tokens=np.pad(request.subject_tokens, [(0, 0), (0, empty)], constant_values=nobody),
@@ -94,7 +94,7 @@ def _request(pipeline: Pipeline, trial: Trial) -> Request:
 
 
 def through_vae(base: StableDiffusion, pictures: Pictures) -> Pictures:
-    """Encode and decode pictures: what the VAE alone leaves of them."""
+    """Encode and decode pictures, to show what the VAE alone leaves of them."""
     params = {"vae": base.vae.params}
 
     @jax.jit

@@ -1,6 +1,6 @@
 """What the numbers of all rows say: means, noise, effects, and the bars that were set beforehand.
 
-Pure functions of the results; `report.py` lays them out.
+These are pure functions of the results; `report.py` lays them out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ MIN_READER, MIN_PROMPT, MAX_DROP, MIN_WAY, MAX_SHARE, MIN_BINDING = 0.95, 0.90, 
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row's numbers, of each training seed.
+    """One row's numbers, for each training seed.
 
     Attributes:
-        seeds: of `runs`, in their order.
-        outdated: why it is to be trained again; "" if it is not.
+        seeds: the training seeds of `runs`, in the same order.
+        outdated: why the row is to be trained again; "" if it is not.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Results:
 
     Attributes:
         renders: what the readers say of renders: see `Study.renders`.
-        protocol: its values.
+        protocol: the protocol's values by name.
     """
 
     renders: Mapping[str, Numbers]
@@ -69,7 +69,7 @@ class Results:
         return run.get(key, float("nan"))
 
     def values(self, name: str, key: str) -> list[float]:
-        """Give a number of each run of a row; none if it was not measured."""
+        """Give a number of each run of a row; the list is empty if the row was not measured."""
         row = self.row(name)
         return [self.value(run, key) for run in row.runs] if row else []
 
@@ -79,8 +79,8 @@ class Column:
     """A number of the main table.
 
     Attributes:
-        percent: shown times 100.
-        effect: whether a difference from MoA in it is an effect of a row.
+        percent: whether it is a share, which is shown in percent.
+        effect: whether a difference from MoA in it counts as an effect of a row.
     """
 
     key: str
@@ -89,7 +89,7 @@ class Column:
     effect: bool = True
 
     def show(self, values: Sequence[float]) -> str:
-        """Write mean and spread."""
+        """Write the mean and, of several values, the standard deviation."""
         if not values or np.isnan(values).any():
             return "–"
         scaled = np.asarray(values) * (100 if self.percent else 1)
@@ -98,7 +98,7 @@ class Column:
 
     @property
     def digits(self) -> int:
-        """Decimals that are shown."""
+        """Number of decimals that are shown."""
         return 1 if self.percent else 2
 
 
@@ -119,19 +119,27 @@ COLUMNS = (
 
 
 def threshold(results: Results, key: str, runs: int) -> float | None:
-    """Give the smallest difference from MoA that counts, by RULE; None without several seeds."""
+    """Give the smallest difference from MoA that counts, by RULE.
+
+    Args:
+        runs: number of trainings of the row that is compared.
+
+    Returns:
+        The difference; None if no row has several seeds, or MoA was not measured.
+    """
     several = [values for row in results.rows if len(values := results.values(row.name, key)) > 1]
     moa = results.values(MOA, key)
     freedom = sum(len(values) - 1 for values in several)
     if not freedom or not moa:
         return None
     squares = sum(np.var(values) * len(values) for values in several)
+    # 2.26 belongs to 9 degrees of freedom: with more, the rule is a little strict.
     quantile = QUANTILES.get(freedom, 2.26)
     return float(quantile * np.sqrt(squares / freedom) * np.sqrt(1 / runs + 1 / len(moa)))
 
 
 def effects(results: Results, row: RowResult) -> str:
-    """Say in what a row differs from MoA beyond the noise."""
+    """Say in which numbers a row differs from MoA beyond the noise."""
     if row.name in (PRIOR, MOA) or not results.row(MOA):
         return ""
     found, judged = [], False
@@ -153,7 +161,7 @@ def effects(results: Results, row: RowResult) -> str:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar set beforehand: reached or not, or None where a row is missing."""
+    """A bar that was set beforehand; `reached` is None where a row is missing."""
 
     text: str
     found: str
@@ -161,7 +169,7 @@ class Bar:
 
 
 def bars(results: Results) -> list[Bar]:
-    """Compare with what the table must show."""
+    """Compare the results with what the table must show."""
     accuracy = {n: v for n, v in results.renders["readers"].items() if n != "mask"}
     worst = min(accuracy, key=accuracy.get)
     prompt, moa_prompt = (_mean(results, name, "prompt/overall") for name in (PRIOR, MOA))

@@ -1,6 +1,6 @@
-"""What each network of the toy world has to do before another is built on it: numbers and bars.
+"""What each network of the toy world must reach before another is built on it: numbers and bars.
 
-The readers, the autoencoder and the image encoder are here; the prior has a module of its own.
+The readers, the autoencoder and the image encoder are here; the prior is in `prior_gates`.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from moa_jax.toyworld.world.scenes import render, render_portrait
 SEED = 13  # of people, contexts and noise; nothing was trained on it
 BATCH = 32  # pictures a call
 PROBE = 2_000  # portraits that the linear probe is fitted to
-RIDGE = 1e-3  # of the probe, as a share of the features' mean square
+RIDGE = 1e-3  # penalty of the probe, as a share of the features' mean square
 SCALE = 64  # pixels a side, at which a background's change is measured
 
 
@@ -37,7 +37,8 @@ class Gate:
 
     Attributes:
         part: the network.
-        bar: the least or, where `most`, the most that is allowed.
+        bar: the least value that is allowed; with `most`, the most.
+        percent: whether value and bar are shares, which are shown in percent.
     """
 
     part: str
@@ -54,16 +55,16 @@ class Gate:
 
 
 def reader_gates(readers: Readers, count: int) -> list[Gate]:
-    """Examine the readers on held-out renders; the mask's number is the mean IoU."""
+    """Examine the readers on held-out renders; the IoU of their masks has no bar."""
     found = reader_accuracy(readers, count, SEED)
     return [Gate("readers", name, value, 0.97) for name, value in found.items() if name != "mask"]
 
 
 def held_out(stream: int, count: int) -> list[Trial]:
-    """Draw people alone, by turns of each word, in contexts of their own.
+    """Draw trials of one person; the words take turns, and each trial has a context of its own.
 
     Args:
-        stream: another one has other people.
+        stream: number of the random stream; each stream has other people.
     """
     random = np.random.default_rng([SEED, stream])
     return [
@@ -73,10 +74,10 @@ def held_out(stream: int, count: int) -> list[Trial]:
 
 
 def autoencoder_gates(base: StableDiffusion, readers: Readers, count: int) -> list[Gate]:
-    """Look at renders through the autoencoder: how like they are, and who is on them.
+    """Measure what the autoencoder keeps of renders: their pixels, and who is on them.
 
-    Background is compared in pairs of scenes that differ in the person alone: what the autoencoder
-    carries from a person to what is around is the least that any method changes there.
+    The background is compared in pairs of scenes that differ in the person alone. What the
+    autoencoder carries from a person into the background is the least change any method can reach.
     """
     trials, random = held_out(1, count), np.random.default_rng([SEED, 2])
     others = [replace(t, people=(draw_look(random, t.people[0].word),)) for t in trials]
@@ -106,20 +107,20 @@ def autoencoder_gates(base: StableDiffusion, readers: Readers, count: int) -> li
 
 
 def reduced_mask(one: Trial, other: Trial) -> Bool[np.ndarray, "h w"]:
-    """Give where either trial's render has people or their rims, at SCALE pixels a side."""
+    """Mark where either trial's render shows people or their edges, at SCALE pixels a side."""
     first, second = (render(trial.scene)[1].any(axis=0) for trial in (one, other))
     return reduce(metrics.grow(first | second)[..., None])[..., 0] > 0
 
 
 def reduce(picture: Num[np.ndarray, "H W C"]) -> Float[np.ndarray, "h w C"]:
-    """Average blocks of pixels, down to SCALE a side."""
+    """Average blocks of pixels, down to SCALE pixels a side."""
     times = len(picture) // SCALE
     blocks = picture.reshape(SCALE, times, SCALE, times, -1).astype(np.float32)
     return blocks.mean(axis=(1, 3))
 
 
 def encoder_gates(base: StableDiffusion, count: int) -> list[Gate]:
-    """Read every attribute linearly from the features of portraits."""
+    """Measure how well a linear probe reads each attribute from the features of portraits."""
     looks = [trial.people[0] for trial in held_out(3, PROBE + count)]
     features = portrait_features(base, looks)
     train, test = features[:PROBE], features[PROBE:]
@@ -139,7 +140,7 @@ def encoder_gates(base: StableDiffusion, count: int) -> list[Gate]:
 
 
 def portrait_features(base: StableDiffusion, looks: Sequence[Look]) -> Float[np.ndarray, "n F"]:
-    """Encode portraits."""
+    """Encode a portrait of each person."""
     tower = base.image_encoder
     encode = jax.jit(lambda params, x: tower.module.apply({"params": params}, normalize_pixels(x)))
     features = []
@@ -147,13 +148,14 @@ def portrait_features(base: StableDiffusion, looks: Sequence[Look]) -> Float[np.
         part = [
             render_portrait(look, first + i) for i, look in enumerate(looks[first : first + BATCH])
         ]
+        # Batches of one size share one compiled program.
         padded = np.stack(part + part[-1:] * (BATCH - len(part)))
         features.append(np.asarray(encode(tower.params, padded))[: len(part)])
     return np.concatenate(features)
 
 
 def targets(name: str, looks: Sequence[Look]) -> Float[np.ndarray, "n k"]:
-    """Write an attribute as numbers: a colour as it is, a kind as one for its value."""
+    """Write an attribute as numbers: a colour as RGB, a kind as a 1 at the place of its value."""
     if name in COLORS:
         return np.array([getattr(look, name) for look in looks])
     return np.array(
@@ -162,12 +164,12 @@ def targets(name: str, looks: Sequence[Look]) -> Float[np.ndarray, "n k"]:
 
 
 def value_of(name: str, numbers: np.ndarray) -> Any:
-    """Read an attribute from such numbers."""
+    """Read an attribute's value from numbers like those of `targets`."""
     return tuple(numbers) if name in COLORS else KINDS[name][int(np.argmax(numbers))]
 
 
 def probe(features: np.ndarray, values: np.ndarray, unseen: np.ndarray) -> np.ndarray:
-    """Fit a ridge regression and apply it."""
+    """Fit a ridge regression and apply it to unseen features."""
     middle, offset = features.mean(axis=0), values.mean(axis=0)
     centred = (features - middle).astype(np.float64)
     gram = centred.T @ centred
@@ -177,7 +179,7 @@ def probe(features: np.ndarray, values: np.ndarray, unseen: np.ndarray) -> np.nd
 
 
 def gate_rows(gates: Sequence[Gate]) -> list[tuple[str, ...]]:
-    """Write gates as lines of a table: part, what, found, bar, and "missed" where it is."""
+    """Write gates as lines of a table: part, what, found, bar, and "missed" or nothing."""
     rows = []
     for gate in gates:
         times, unit = (100, " %") if gate.percent else (1, "")

@@ -1,6 +1,6 @@
-"""What is measured of pictures and of what the readers say of them: pure functions.
+"""Measures of pictures, and of what the readers say about them: pure functions.
 
-Scores are shares in [0, 1]; differences of pixels are in grey levels of 255. A person who is not
+Scores are shares in [0, 1]; differences of pixels are in grey levels, of 255. A person who is not
 there agrees with nobody.
 """
 
@@ -29,7 +29,10 @@ MARGIN = 2  # pixels around people that are not background: edges are soft
 
 
 def find(reading: Reading, trial: Trial) -> list[PersonReading | None]:
-    """Find the people of a trial by their words; one asked for alone may have the wrong one."""
+    """Find the people of a trial by their words; None means that nobody has the word.
+
+    If one person alone is asked for and nobody has the word, the largest person is taken.
+    """
     by_size = sorted(reading.people, key=lambda person: person.mask.sum())
     by_word = {person.word: person for person in by_size}  # the largest of a word
     found = [by_word.get(look.word) for look in trial.people]
@@ -42,8 +45,8 @@ def identity(readings: Iterable[Reading], trials: Iterable[Trial]) -> dict[str, 
     """Measure how many attributes of the people agree with the ones asked for.
 
     Returns:
-        "overall", the mean over people of the share of the attributes that apply; and the share
-        of each attribute.
+        "overall": over all people, the mean share of attributes that agree, among those that apply.
+        Each attribute by its name: the share of people who agree in it.
     """
     people = [
         agreement(person, look)
@@ -76,17 +79,17 @@ def prompt_consistency(readings: Iterable[Reading], trials: Iterable[Trial]) -> 
 
 
 def background_change(one: Picture, other: Picture, people: Mask) -> float:
-    """Average the absolute difference of two pictures where there are no people in either.
+    """Average the absolute difference of two pictures where neither shows people.
 
     Args:
-        people: of both pictures together, with what surrounds them closely.
+        people: the people of both pictures together, with a margin around them.
     """
     difference = np.abs(one.astype(np.float32) - other.astype(np.float32)).mean(axis=-1)
     return float(difference[~people].mean()) if not people.all() else 0.0
 
 
 def grow(mask: Mask, pixels: int = MARGIN) -> Mask:
-    """Add what is within some pixels of a mask, in rows and columns."""
+    """Extend a mask by some pixels in every direction."""
     padded = np.pad(mask, pixels)
     height, width = mask.shape
     steps = range(2 * pixels + 1)
@@ -106,11 +109,11 @@ def changes(
     pairs: Iterable[tuple[int, int]],
     others: tuple[Pictures, Sequence[Reading]] | None = None,
 ) -> dict[str, float]:
-    """Average the change of background, layout and whole picture over pairs of pictures.
+    """Average the change of background, layout and entire picture over pairs of pictures.
 
     Args:
-        pairs: places of the two.
-        others: where the second of each pair is; by default among the first.
+        pairs: places of the two pictures.
+        others: pictures and readings that hold the second of each pair; by default the first ones.
     """
     second_pictures, second_readings = others or (pictures, readings)
     found: dict[str, list[float]] = {"background": [], "layout": [], "pixels": []}
@@ -129,8 +132,9 @@ def binding(readings: Iterable[Reading], trials: Iterable[Trial]) -> dict[str, f
 
     Returns:
         "binding": the share of people who agree better with their own reference than with the
-        other, a tie counting half, one who is not there nothing; "own" and "other": of the
-        attributes in which the two differ, the share that agrees with each.
+        other's. A tie counts half, and a person who is not there counts nothing. "own" and
+        "other": among the attributes in which the two references differ, the share that agrees
+        with the person's own and with the other's.
     """
     wins, own, other = [], [], []
     for reading, trial in zip(readings, trials, strict=True):
@@ -164,7 +168,7 @@ def differing(look: Look, other: Look) -> list[str]:
 
 
 def way(value: float, floor: float, ceiling: float) -> float:
-    """Give the share of the way from floor to ceiling."""
+    """Give how far a value is on the way from floor (0) to ceiling (1)."""
     return (value - floor) / (ceiling - floor)
 
 
@@ -178,12 +182,13 @@ def frechet_distance(one: Float[np.ndarray, "n F"], other: Float[np.ndarray, "m 
     first, second = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
     values, vectors = np.linalg.eigh(first)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    # The trace of the square root of both covariances' product, by symmetric matrices alone.
     cross = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(0)).sum()
     shift = np.sum((one.mean(axis=0) - other.mean(axis=0)) ** 2)
     return float(shift + np.trace(first) + np.trace(second) - 2 * cross)
 
 
 def mean(values: Iterable[float | bool]) -> float:
-    """Average; not a number where there is nothing."""
+    """Average some values; not a number if there are none."""
     values = list(values)
     return float(np.mean(values)) if values else float("nan")

@@ -1,6 +1,7 @@
-"""What the toy world's prior has to do before MoA is built on it: numbers and bars.
+"""What the toy world's prior must reach before MoA is built on it: numbers and bars.
 
-It has to draw people as often as the world has them, and what the words ask for.
+It must draw each attribute about as often as the world has it, and it must draw what the words ask
+for.
 """
 
 from collections.abc import Sequence
@@ -22,16 +23,16 @@ from moa_jax.toyworld.readers.reading import PersonReading, Readers, Reading
 from moa_jax.toyworld.world.descriptions import color_word, phrases
 from moa_jax.toyworld.world.people import HAIR_STYLES, HATS, Look
 
-SHARES = {"hair_style": HAIR_STYLES, "hat": HATS, "beard": (True,)}  # what is counted
+SHARES = {"hair_style": HAIR_STYLES, "hat": HATS, "beard": (True,)}  # values that are counted
 
 
 def prior_gates(
     pipeline: Pipeline, readers: Readers, count: int, protocol: Protocol
 ) -> tuple[list[Gate], Pictures]:
-    """Read what the prior draws of plain captions, and of captions that name an attribute.
+    """Measure what the prior draws for plain captions, and for captions that name an attribute.
 
     Returns:
-        The gates, and some of the pictures: half of each kind.
+        The gates, and some of the pictures, half of them from each kind of caption.
     """
     trials = held_out(4, count)
     plain = draw(pipeline, [trial.caption for trial in trials], protocol)
@@ -71,12 +72,13 @@ def prior_gates(
 
 
 def find_each(readings: Sequence[Reading], trials: Sequence[Trial]) -> list[PersonReading | None]:
-    """Find the person of each picture of one person."""
+    """Find the person on each picture; every trial asks for one person."""
     return [metrics.find(*pair)[0] for pair in zip(readings, trials, strict=True)]
 
 
 def share(people: Sequence[PersonReading | None], name: str, value: Any) -> float:
-    """Say how often people have a value, among those on whom the attribute is seen."""
+    """Give the share of people with a value, among those whose attribute can be seen."""
+    # A hat hides the style of hair, and only men have beards.
     seen = [
         person
         for person in people
@@ -95,7 +97,7 @@ def choose(random: np.random.Generator, look: Look) -> tuple[str, str]:
 
 
 def obeys(person: PersonReading | None, name: str, look: Look) -> bool:
-    """Say whether a person has what a phrase of a look names; of shirts, the colour's word."""
+    """Say whether a person has what a phrase names; shirts agree if the colour's word does."""
     if person is None:
         return False
     if name == "shirt":
@@ -104,7 +106,7 @@ def obeys(person: PersonReading | None, name: str, look: Look) -> bool:
 
 
 def draw(pipeline: Pipeline, captions: Sequence[str], protocol: Protocol) -> Pictures:
-    """Draw one picture of each caption."""
+    """Draw one picture for each caption."""
     side, channels = (pipeline.base.unet.config[key] for key in ("sample_size", "in_channels"))
     settings = Settings(protocol.steps, SAMPLER, protocol.guidance_scale)
     start = jax.random.key(SEED)

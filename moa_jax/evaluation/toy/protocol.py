@@ -1,7 +1,7 @@
-"""What is drawn: held-out people in drawn contexts, and from which noise.
+"""What the study draws: which held-out people, in which contexts, and from which noise.
 
 Pictures that differ only in the person start from the same noise, so that what changes with the
-person can be seen. References are portraits, which are part of no scene. No network is run here.
+person can be seen. References are portraits, which no scene contains. No network is run here.
 """
 
 from collections.abc import Callable, Hashable, Iterable
@@ -22,15 +22,15 @@ class Protocol:
     """How many pictures, and how they are drawn.
 
     Attributes:
-        seed: of people, contexts and noise; any but the training data's 0.
-        identities: of each word, in every context of the word.
-        contexts: of each word.
+        seed: of people, contexts and noise; not 0, which is the training data's.
+        identities: people of each word; each of them is drawn in every context of the word.
+        contexts: contexts of each word.
         noises: pictures of one person in one context.
-        pairs: of people of different words, each with a context of its own.
+        pairs: pairs of people with different words, each pair in a context of its own.
         pair_noises: pictures of one pair.
-        renders: that the readers are examined on.
-        steps: of DDIM.
-        guidance_scale: of the prior too. From 3 on, colours of people overshoot.
+        renders: renders that the readers are examined on.
+        steps: steps of DDIM.
+        guidance_scale: also used for the prior. From 3 on, colours of people overshoot.
     """
 
     seed: int = 7
@@ -50,7 +50,7 @@ class Trial:
 
     Attributes:
         people: one or two, in the caption's order.
-        noise: trials with the same number start from the same noise.
+        noise: number of the noise; trials with the same number start from the same noise.
     """
 
     people: tuple[Look, ...]
@@ -77,7 +77,7 @@ class Trial:
 
 
 def make_trials(protocol: Protocol) -> list[Trial]:
-    """Lay out the pictures of a row: people alone, by word, context and noise; then pairs."""
+    """List the trials of a row: people alone, by word, context and noise; then pairs."""
     random = np.random.default_rng([protocol.seed, 1])
     trials, noise = [], 0
     for word in WORDS:
@@ -99,7 +99,7 @@ def make_trials(protocol: Protocol) -> list[Trial]:
 
 
 def strangers(trials: Iterable[Trial], protocol: Protocol) -> list[Trial]:
-    """Put other people of the same words into every trial: the floor of identity."""
+    """Replace the people of each trial by others of the same words: the floor of identity."""
     random = np.random.default_rng([protocol.seed, 2])
     return [
         replace(trial, people=tuple(draw_look(random, look.word) for look in trial.people))
@@ -111,14 +111,14 @@ def redraw(trials: Iterable[Trial], seed: int = 0) -> UInt8[np.ndarray, "n 64 64
     """Let the renderer draw the trials.
 
     Args:
-        seed: another one stands the people elsewhere.
+        seed: each seed puts the people elsewhere.
     """
     scenes = [replace(t.scene, seed=int((seed << 20) + t.noise)) for t in trials]
     return np.stack([render(scene)[0] for scene in scenes])
 
 
 def references(trial: Trial) -> list[UInt8[np.ndarray, "64 64 3"]]:
-    """Photograph the people of a trial, before a wall that no training picture has."""
+    """Draw portraits of a trial's people, before a wall that no training picture has."""
     return [render_portrait(look, seed=1 + place) for place, look in enumerate(trial.people)]
 
 
@@ -133,7 +133,7 @@ def same_scene(trial: Trial) -> Hashable:
 
 
 def pairs_within(trials: list[Trial], group: Callable[[Trial], Hashable]) -> list[tuple[int, int]]:
-    """List the pairs of different trials of one group, by their places."""
+    """List all pairs of trials within one group, by the places of the two trials."""
     groups: dict[Hashable, list[int]] = {}
     for place, trial in enumerate(trials):
         groups.setdefault(group(trial), []).append(place)

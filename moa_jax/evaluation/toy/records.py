@@ -1,9 +1,9 @@
-"""What was found of each row, in files small enough for the repository.
+"""The numbers found for each row, in files small enough for the repository.
 
-So a study goes on from them on any machine, without the weights and pictures of the rows that are
-done. A record holds for the study and the recipe it was made with; under others it is not there.
-Where the code has changed what a recipe means, the record says so: it is outdated. It is still
-shown, but does not stand in for a new training.
+With them a study goes on anywhere, without the weights and pictures of the rows that are done. A
+record is valid for the study and the recipe that it was made with; for any other it counts as
+missing. Where the code has changed what a recipe means, the record says so: it is outdated. It is
+still shown, but the row must be trained again.
 """
 
 import json
@@ -23,7 +23,7 @@ class Record(NamedTuple):
     """What is on record of a run.
 
     Attributes:
-        outdated: why its training is not what the same recipe would do now; "" if it is.
+        outdated: why the same recipe would now train differently; "" if it would not.
     """
 
     numbers: Numbers
@@ -34,17 +34,17 @@ class Records:
     """The records of one study.
 
     Attributes:
-        folder: where they are; made by the first.
+        folder: where the records are; the first one creates it.
         study: see `Study.key`.
-        defaults: values of a recipe that a record made before there was such a value has.
+        defaults: values of a recipe to assume for records that are older than those values.
     """
 
     def __init__(self, folder: Path, study: str, defaults: Mapping[str, str] | None = None) -> None:
-        """Look nothing up yet."""
+        """Remember where to look; no file is read yet."""
         self.folder, self.study, self.defaults = folder, study, defaults or {}
 
     def find(self, name: str, recipe: Mapping[str, str]) -> Record | None:
-        """Give what was measured of a run in this study, if it was trained by this recipe."""
+        """Give a run's record; None if there is none from this study and this recipe."""
         found = read_json(self.folder / f"{name}.json")
         if not found or found["study"] != self.study:
             return None
@@ -60,7 +60,7 @@ class Records:
         numbers: Numbers,
         strip: Pictures | None = None,
     ) -> None:
-        """Keep a run's numbers, and pictures of it to show."""
+        """Keep a run's numbers, and some of its pictures to show."""
         content = {"study": self.study, "recipe": dict(recipe), "numbers": numbers}
         if strip is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -68,21 +68,22 @@ class Records:
         write_json(self.folder / f"{name}.json", content)
 
     def strip(self, name: str) -> Pictures | None:
-        """Give the pictures of a run that are kept."""
+        """Give the pictures kept for a run; None if there are none."""
         file = self.folder / f"{name}.png"
         if not file.is_file():
             return None
         row = np.asarray(Image.open(file).convert("RGB"))
+        # The pictures are square and stand side by side.
         return np.stack(np.split(row, row.shape[1] // row.shape[0], axis=1))
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a file, or nothing if it is not there."""
+    """Read a JSON file; the result is empty if there is no such file."""
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write a file, so that it is there whole or not at all."""
+    """Write a JSON file so that it is there intact or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(content, indent=2) + "\n")

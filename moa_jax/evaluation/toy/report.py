@@ -67,8 +67,8 @@ def write_report(
 
     Args:
         folder: made if absent.
-        trials: what the pictures show.
-        pictures: of each row that is shown in the figure, by its name: of `choose_trials`.
+        trials: all trials of the study.
+        pictures: by name of the row, for rows that the figure shows: those of `choose_trials`.
 
     Returns:
         The three files.
@@ -82,7 +82,7 @@ def write_report(
 
 
 def markdown(results: Results) -> str:
-    """Lay everything out as one page."""
+    """Lay out everything as one page of Markdown."""
     parts = [
         "# The toy world: the table",
         "Written by `python -m moa_jax.evaluation toy`.",
@@ -109,7 +109,7 @@ def markdown(results: Results) -> str:
 
 
 def main_table(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Give heads and cells of the main table, a line for each row that was measured."""
+    """Give heads and cells of the main table, with one line for each row that was measured."""
     heads = ["row", "trainings", *(column.title for column in COLUMNS), "against MoA"]
     lines = []
     for row in results.rows:
@@ -183,7 +183,7 @@ def figure(results: Results, trials: Sequence[Trial], pictures: Mapping[str, Pic
 
 
 def choose_trials(trials: Sequence[Trial]) -> list[int]:
-    """Take all people of the first noise of two words: the same noise side by side."""
+    """Choose the people of the first noise of two words: the same noise side by side."""
     alone = [i for i, trial in enumerate(trials) if len(trial.people) == 1]
     half = SHOWN // 2
     by_word: dict[str, list[int]] = {}

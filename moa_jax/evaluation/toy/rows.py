@@ -1,7 +1,7 @@
-"""The rows of the table: what is trained for each, by the project's own command.
+"""The rows of the table, and their training by the project's own command.
 
-Every row is `configs/toy.py` but for the values it names, so all have the same budget. A row that
-is whole is not trained again, one that was cut short resumes.
+A row is `configs/toy.py` with some values changed, so all rows have the same budget. A row that is
+complete is not trained again; one that was interrupted resumes.
 """
 
 import json
@@ -19,7 +19,7 @@ from moa_jax.toyworld.world.scenes import DATA_SET, write_data
 TRAIN = Path("train.py")
 SWEEP = ("1e-4", "1e-3", "1e-2", "1e-1")  # of lambda_r
 WEIGHT = "method.router_loss_weight"
-HOW = ("data.workers", "data.resident", "model.attention")  # how it is computed, not what
+HOW = ("data.workers", "data.resident", "model.attention")  # how a run computes, not what it learns
 PRIOR, MOA, SINGLE = "prior", "moa", "single-branch"
 
 
@@ -28,10 +28,11 @@ class Row:
     """One line of the table.
 
     Attributes:
-        name: of its folders.
-        title: for people.
-        overrides: of the configuration.
-        seeds: trainings with other random numbers; none for the prior, which is not trained.
+        name: the name of its folders.
+        title: the name that people read.
+        overrides: values of the configuration that it changes.
+        seeds: number of trainings, which differ in their random numbers; 0 for the prior, which is
+            not trained.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Row:
 
 
 def make_rows(config: Config) -> list[Row]:
-    """List the rows; the value of lambda_r that the configuration has is MoA's own row."""
+    """List the rows; the sweep leaves out the configuration's own lambda_r, which MoA's row has."""
     own = config.method.router_loss_weight
     return [
         Row(PRIOR, "prior, no subject", seeds=0),
@@ -64,10 +65,10 @@ def make_rows(config: Config) -> list[Row]:
 
 
 def select(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """Choose rows by name, in the table's order; all by default.
+    """Choose rows by name, in the table's order; without names, choose all.
 
     Raises:
-        InputError: no such row.
+        InputError: there is no such row.
     """
     known = [row.name for row in rows]
     if unknown := [name for name in names if name not in known]:
@@ -81,11 +82,11 @@ def row_config(row: Row, seed: int, config: Config) -> Config:
 
 
 def train(row: Row, seed: int, folder: Path, config: str, extra: Sequence[str] = ()) -> None:
-    """Train one row with one seed, unless it is whole.
+    """Train one row with one seed, unless that is complete.
 
     Args:
-        folder: the run's.
-        config: the configuration's file.
+        folder: folder of the run.
+        config: file of the configuration.
         extra: overrides that all rows share.
 
     Raises:
@@ -100,12 +101,13 @@ def train(row: Row, seed: int, folder: Path, config: str, extra: Sequence[str] =
         raise InputError(f"{TRAIN} is not here: run the study from the project's root")
     data = Path(wanted.data.path)
     if not data.exists():
+        # Renamed at the end, so that an interrupted data set is never taken for a complete one.
         unfinished = data.with_name(data.name + ".unfinished")
         write_data(unfinished, DATA_SET)
         unfinished.rename(data)
     command = [sys.executable, str(TRAIN), config, *assignments]
     code = subprocess.run(command, check=False).returncode
-    if code == 130:
+    if code == 130:  # stopped by Ctrl-C
         raise KeyboardInterrupt
     if code:
         raise InputError(f"training {folder.name} failed with exit code {code}: see above")
@@ -123,7 +125,7 @@ def recipe(config: Config) -> dict[str, str]:
 
 
 def is_whole(folder: Path, wanted: Config) -> bool:
-    """Say whether a run's weights are there, after all of its steps.
+    """Say whether a run is complete: its weights are there, after all of their steps.
 
     Raises:
         InputError: they were trained with other values.

@@ -1,7 +1,7 @@
 """Draw, read and measure one row after the other; what is done already is not done again.
 
-A run's pictures and numbers lie beside its weights and are taken from there while weights, base,
-readers and protocol are the same. Trains through `rows`; what is printed, the command decides.
+A run's pictures and numbers lie beside its weights. They are taken from there as long as weights,
+base, readers and protocol are the same. `rows` trains, and the command decides what is printed.
 """
 
 import dataclasses
@@ -39,12 +39,12 @@ from moa_jax.toyworld.readers.training import reader_accuracy
 Progress = Callable[[int, int], None]  # pictures drawn, of how many
 
 RESULT, PICTURES = "evaluation.json", "evaluation.npz"
-MEASURE = 1  # changes when the same pictures give other numbers
+MEASURE = 1  # version of the measures: it changes when the same pictures give other numbers
 REAL = 4  # renders of each trial that the reader FID compares with
 
 
 class Study:
-    """All that the rows share: protocol, readers, base, and the prior's pictures."""
+    """Everything that the rows share: protocol, readers, base, and the prior's pictures."""
 
     def __init__(
         self, base: str, runs: Path, protocol: Protocol | None = None, readers: Path = COMMITTED
@@ -54,7 +54,7 @@ class Study:
         Args:
             base: the prior's folder.
             runs: where the shared results are kept.
-            readers: their weights.
+            readers: file of the readers' weights.
         """
         self.protocol = protocol or Protocol()
         self.trials = make_trials(self.protocol)
@@ -63,7 +63,7 @@ class Study:
 
     @cached_property
     def readers(self) -> Readers:
-        """The judges."""
+        """The networks that judge the pictures."""
         return Readers.load(self._readers)
 
     @cached_property
@@ -78,7 +78,7 @@ class Study:
 
     @cached_property
     def key(self) -> str:
-        """What every number depends on besides a row's own weights."""
+        """Hash of everything that a row's numbers depend on, besides its own weights."""
         parts = [json.dumps(dataclasses.asdict(self.protocol), sort_keys=True), str(MEASURE)]
         parts += [self._readers_key, json.dumps(Identity.of(self.base).fingerprints)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -91,9 +91,9 @@ class Study:
         """Examine the readers, and find floor and ceiling, on renders.
 
         Returns:
-            "readers": their accuracy. Identity of "floor" (other people in the same scenes),
-            "ceiling" (the same people drawn again by the renderer) and "vae" (those, encoded and
-            decoded). "prompt" and "fid": of the renderer's own pictures.
+            "readers": their accuracy. "floor", "ceiling" and "vae": the identity of other people
+            in the same scenes, of the same people drawn again by the renderer, and of the latter
+            encoded and decoded. "prompt" and "fid": measures of the renderer's own pictures.
         """
         file = self._runs / "renders.json"
         cached = read_json(file)
@@ -124,7 +124,7 @@ class Study:
 
         Args:
             weights: the folder of `moa.safetensors`.
-            cache: where pictures and numbers are kept; may be the same.
+            cache: where pictures and numbers are kept; may be the same folder.
         """
         return self._measured(cache, weights, on_batch)
 
@@ -135,7 +135,7 @@ class Study:
 
     def _measured(self, cache: Path, weights: Path | None, on_batch: Progress | None) -> Numbers:
         parts = [weights / WEIGHTS_NAME, weights / "moa.json"] if weights else []
-        # What is missing is named when the weights are loaded.
+        # If a file is missing, loading the weights below names it.
         content = b"".join(part.read_bytes() for part in parts if part.is_file())
         run = hashlib.sha256(self.key.encode() + content).hexdigest()
         result = read_json(cache / RESULT)
@@ -149,7 +149,7 @@ class Study:
         return numbers
 
     def _pipeline(self, weights: Path | None) -> Pipeline:
-        """Load a row, into the pipeline of an earlier one of the same method: that is compiled."""
+        """Load a row into an earlier pipeline of the same method, which is compiled already."""
         if weights is None:
             return Pipeline(self.base)
         loaded = Pipeline.from_pretrained(self._base, weights)
@@ -159,7 +159,7 @@ class Study:
         return compiled
 
     def measure(self, pictures: Pictures, is_prior: bool) -> Numbers:
-        """Read a row's pictures of all trials and measure them."""
+        """Read and measure a row's pictures of all trials."""
         readings = self.readers.read(pictures)
         alone, pairs = self._split(readings)
         trials_alone, trials_pairs = self._split(self.trials)
@@ -191,7 +191,7 @@ class Study:
         return pictures, self.readers.read(pictures)
 
     def _within(self, group: Callable[[Trial], Any]) -> list[tuple[int, int]]:
-        """Pair trials of one person."""
+        """List pairs of trials within a group, only trials of one person."""
         pairs = pairs_within([self.trials[i] for i in self.alone], group)
         return [(self.alone[i], self.alone[j]) for i, j in pairs]
 
@@ -201,7 +201,10 @@ class Study:
         return [values[i] for i in self.alone], pairs
 
     def _fid(self, readings: list[Reading]) -> float:
-        """Compare one picture of each noise, of the people by turns, with renders of its words."""
+        """Compare one picture of each noise with renders of the same words.
+
+        The people of a noise take turns.
+        """
         members: dict[int, list[int]] = {}
         for place, trial in enumerate(self.trials):
             members.setdefault(trial.noise, []).append(place)

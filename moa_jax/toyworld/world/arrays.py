@@ -1,7 +1,7 @@
 """Scenes on disk as arrays, rendered once by many processes, and batches of their rows.
 
-A folder holds a file for each array, all with a row for each scene but `portraits`, which has one
-for each group of four (see `training_scene`). It appears whole or not at all.
+A folder holds one file for each array. An array has a row for each scene; only `portraits` has one
+for each group of four (see `training_scene`). The folder appears complete or not at all.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from moa_jax.toyworld.world.scenes import GROUP, render, render_portrait, traini
 
 CHUNK = 128  # scenes that one task renders
 CARD = "scenes.json"
-CAPTIONS = ("input_ids", "described_ids")  # of a scene: its caption and its description
+CAPTIONS = ("input_ids", "described_ids")  # tokens of a scene's caption and of its description
 IDENTIFYING = 64  # scenes that tell one stream from another
 
 Arrays = dict[str, np.ndarray]
@@ -43,10 +43,10 @@ def write_scenes(
     and the arrays of `moa_jax.toyworld.world.labels`.
 
     Args:
-        workers: processes; None: one a core.
+        workers: number of processes; None means one per core.
 
     Raises:
-        InputError: the folder holds other scenes, or `count` does not make whole groups.
+        InputError: the folder holds other scenes, or `count` is no multiple of a group's four.
     """
     if count < GROUP or count % GROUP:
         raise InputError(f"a count of {count} scenes is not a multiple of {GROUP}")
@@ -86,7 +86,7 @@ def open_scenes(folder: Path) -> Arrays:
     """Map the arrays of a folder into memory, by name.
 
     Raises:
-        InputError: there are none.
+        InputError: the folder holds no scenes.
     """
     if not (folder / CARD).is_file():
         raise InputError(f"{str(folder)!r} holds no scenes: run the stage 'scenes' first")
@@ -99,12 +99,12 @@ def create(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def of_scenes(arrays: Mapping[str, Any], rows: Int[Any, " B"]) -> dict[str, Any]:
-    """Read scenes: every array as it is, "B ..."."""
+    """Read some scenes: their rows of every array, "B ..."."""
     return {name: array[rows] for name, array in arrays.items()}
 
 
 def of_groups(arrays: Mapping[str, Any], groups: Int[Any, " G"]) -> dict[str, Any]:
-    """Read whole groups: every array as "G 4 ...", `portraits` as "G ..."."""
+    """Read entire groups: every array as "G 4 ...", `portraits` as "G ..."."""
     scenes = groups[:, None] * GROUP + np.arange(GROUP)[None]
     return {
         name: array[groups if name == "portraits" else scenes] for name, array in arrays.items()
@@ -118,11 +118,11 @@ class RowBatches:
         """Start at the first epoch.
 
         Args:
-            read: makes a batch of some row numbers.
-            count: rows there are; each epoch leaves out what does not fill a batch.
+            read: makes a batch from row numbers.
+            count: number of rows; each epoch leaves out those that do not fill a batch.
 
         Raises:
-            InputError: a batch is larger than all there is.
+            InputError: a batch is empty, or larger than the number of rows.
         """
         if not 1 <= batch_size <= count:
             raise InputError(f"batch_size={batch_size} must be 1 to {count}, what there is")
@@ -149,10 +149,10 @@ class RowBatches:
 
 
 class InTurn:
-    """Batches of one kind, then of another."""
+    """Batches of one kind, and after them batches of another."""
 
     def __init__(self, first: RowBatches, then: RowBatches, switch: int) -> None:
-        """Take `switch` batches from the first."""
+        """Take the first `switch` batches from `first`, and the others from `then`."""
         self._first, self._then, self._switch, self._place = first, then, switch, 0
 
     def __next__(self) -> Mapping[str, np.ndarray]:
@@ -172,7 +172,7 @@ class InTurn:
 
 
 def _fingerprint(seed: int, size: int) -> str:
-    """Identify a stream by its first scenes and their pictures: a change of the world shows."""
+    """Identify a stream by its first scenes and pictures, so that a change of the world shows."""
     digest = hashlib.sha256()
     for index in range(IDENTIFYING):
         scene = training_scene(seed, index)
@@ -181,7 +181,7 @@ def _fingerprint(seed: int, size: int) -> str:
 
 
 def _render(task: tuple[Path, int, int, int]) -> list[tuple[str, str]]:
-    """Render a chunk into the arrays on disk; gives its captions."""
+    """Render a chunk into the arrays on disk; give its captions and descriptions."""
     folder, seed, first, size = task
     names = ("pictures", "masks", "portraits", *SHAPES)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in names}

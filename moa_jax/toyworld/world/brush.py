@@ -1,6 +1,6 @@
-"""Drawing in units of the picture's side, on Pillow, at several times the size and then reduced.
+"""Draw with Pillow, in units of the picture's side, at several times the size; then reduce.
 
-Colours are RGB in [0, 1], as the world's people have them. What is drawn, others decide.
+Colours are RGB in [0, 1], as the world's people have them. Other modules decide what is drawn.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 Color = tuple[float, float, float]
 
-OVERSAMPLING = 3
+OVERSAMPLING = 3  # Pillow's shapes have hard edges; reducing them makes them smooth
 
 
 def rgb(color: Color) -> tuple[int, int, int]:
@@ -21,7 +21,7 @@ def rgb(color: Color) -> tuple[int, int, int]:
 
 
 def blend(color: Color, other: Color, share: float) -> Color:
-    """Mix two colours; `share` is that of the other, in [0, 1]."""
+    """Mix two colours; `share` is the share of the other one, in [0, 1]."""
     first, second, third = (a + share * (b - a) for a, b in zip(color, other, strict=True))
     return first, second, third
 
@@ -51,7 +51,7 @@ class Brush:
     def box(
         self, x: float, y: float, width: float, height: float, color: Color, corner: float = 0.0
     ) -> None:
-        """Fill a rectangle of centre x and top y; `corner` rounds its corners."""
+        """Fill a rectangle with centre x and top y; `corner` is the radius of its corners."""
         area = self._around(x, y + height / 2, width, height)
         self._draw.rounded_rectangle(area, corner * self._side, rgb(color))
 
@@ -77,12 +77,13 @@ class Brush:
         """Fill the rows from `start` to `end` with a vertical gradient."""
         first, last = round(start * self._side), round(end * self._side)
         size = (self._side, max(1, last - first))
+        # The ramp is black at the top and white at the bottom.
         ramp = Image.linear_gradient("L").resize(size, Image.Resampling.BILINEAR)
         ends = [Image.new("RGB", size, rgb(color)) for color in (bottom, top)]
         self.layer.paste(Image.composite(*ends, ramp), (0, first))
 
     def tint(self, color: Color, share: float) -> None:
-        """Blend what has been drawn towards a colour; what is empty stays empty."""
+        """Blend what has been drawn towards a colour; empty pixels stay empty."""
         alpha = self.layer.getchannel("A")
         flat = Image.new("RGB", self.layer.size, rgb(color))
         mixed = Image.blend(self.layer.convert("RGB"), flat, share)
@@ -95,7 +96,7 @@ class Brush:
         return np.asarray(alpha) > 127
 
     def picture(self, layers: Sequence["Brush"]) -> UInt8[np.ndarray, "size size 3"]:
-        """Lay others over this one, in order, and reduce to the picture's size."""
+        """Lay other layers over this one, in order, and reduce to the picture's size."""
         image = self.layer.convert("RGB")
         for brush in layers:
             image.paste(brush.layer, mask=brush.layer.getchannel("A"))

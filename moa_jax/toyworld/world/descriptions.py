@@ -2,7 +2,7 @@
 
 Captions of photos sometimes name a beard or the colour of a shirt, and a model that is trained on
 such captions can be asked for them. The prior's training names some attributes of each person in
-one caption of two; MoA's training and its prompts name none, for there the photo says them.
+one caption of two. MoA's training and its prompts name none, because there the photo shows them.
 """
 
 import colorsys
@@ -15,10 +15,10 @@ from moa_jax.toyworld.world.people import BELOW_HATS, Look
 Random = np.random.Generator
 
 MOST = 3  # attributes that a caption names of one person
-PLAIN = 0.3  # share of the phrases with a colour that leave it out
+PLAIN = 0.3  # share of the people whose colours are left out where they can be
 DARK = 0.2  # brightness below which a colour is black
 PALE = 0.22  # saturation below which it is gray
-# Upper end of each hue, in degrees; red goes on from the last to 360.
+# Upper end of each hue, in degrees; red has both ends of the circle.
 HUES = (
     (15, "red"),
     (42, "orange"),
@@ -29,7 +29,7 @@ HUES = (
     (342, "pink"),
     (360, "red"),
 )
-BROWN = ("red", "orange", "yellow")  # what is brown where it is dark
+BROWN = ("red", "orange", "yellow")  # all but red are called brown where they are dark
 
 
 def color_word(color: Color) -> str:
@@ -50,10 +50,11 @@ def hair_word(color: Color) -> str:
 
 
 def phrases(look: Look, colored: bool = True) -> dict[str, str]:
-    """Say each attribute that can be seen, by its name.
+    """Give a phrase for each attribute that can be seen, by the attribute's name.
 
     Args:
-        colored: whether colours are named; what has nothing but a colour is named all the same.
+        colored: whether colours are named. Shirts and trousers always have theirs, because there is
+            nothing else to say of them.
     """
 
     def of(color: str, thing: str, *, needed: bool = False) -> str:

@@ -1,7 +1,7 @@
-"""What is on a scene, in numbers: for networks that learn to read pictures of it.
+"""What a scene shows, in numbers, for networks that learn to read pictures of it.
 
-Kinds are places in the tables of `KINDS` and `CHOICES`, colours RGB in [0, 1]. Nobody's place
-repeats the first person, and `present` tells that nobody is there.
+A kind is a place in the tables of `KINDS` and `CHOICES`; a colour is RGB in [0, 1]. Where there is
+no second person, the first is repeated, and `present` tells that nobody is there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], Any]] = {
 
 
 def label(scene: Scene) -> dict[str, np.ndarray]:
-    """Write a scene as the arrays of SHAPES; its people in the caption's order."""
+    """Write a scene as the arrays of SHAPES, with its people in the caption's order."""
     people = [*scene.people, *scene.people[:1] * (PEOPLE - len(scene.people))]
     context = [values.index(getattr(scene.context, field)) for field, values in CONTEXT.items()]
     kinds = [[values.index(getattr(p, name)) for name, values in KINDS.items()] for p in people]
@@ -42,7 +42,7 @@ def label(scene: Scene) -> dict[str, np.ndarray]:
 
 
 def by_name(labels: Mapping[str, Array]) -> dict[str, Array]:
-    """Split labels "B ..." by the fields of a context, "B", and attributes, "B K" and "B K 3"."""
+    """Split labels by name: fields of the context "B", kinds "B K" and colours "B K 3"."""
     found = {field: labels["context"][:, i].astype(jnp.int32) for i, field in enumerate(CONTEXT)}
     found |= {name: labels["kinds"][..., i].astype(jnp.int32) for i, name in enumerate(KINDS)}
     return found | {name: labels["colors"][..., i, :] for i, name in enumerate(COLORS)}
@@ -68,7 +68,7 @@ def visible(kinds: Mapping[str, Array]) -> dict[str, Bool[Array, "*B"]]:
 def describe(
     kinds: Int8[Array, "*B k"], colors: Float[Array, "*B c 3"]
 ) -> tuple[Float[Array, "*B n"], Float[Array, "*B n"]]:
-    """Write looks as numbers in [0, 1]: a colour is three of them, a kind one for each value.
+    """Write looks as numbers in [0, 1]: three for a colour, and for a kind one for each value.
 
     Returns:
         The numbers, and for each whether it can be seen (1 or 0).

@@ -1,7 +1,7 @@
 """The people of the toy world: who they are, and how they are drawn.
 
 A `Look` is an identity: what no caption tells, and what MoA has to take from a picture. Its colours
-are continuous, so two people drawn independently never agree. Drawn with large heads, so that 64
+are continuous, so two people drawn independently never agree. People have large heads, so that 64
 pixels are enough to tell two of them apart.
 """
 
@@ -20,7 +20,7 @@ HAIR_STYLES = ("short", "curly", "spiky", "long", "bun")
 BELOW_HATS = ("curly", "long")  # hair styles whose colour is seen under a hat
 HATS = ("none", "cap", "beanie", "brimmed")
 POSES = ("standing", "waving", "cheering")
-KINDS: dict[str, tuple[Any, ...]] = {  # what of a person is one of several
+KINDS: dict[str, tuple[Any, ...]] = {  # attributes with a few possible values
     "word": WORDS,
     "hair_style": HAIR_STYLES,
     "hat": HATS,
@@ -37,9 +37,9 @@ NATURAL_HAIR: tuple[Color, ...] = (
     (0.95, 0.82, 0.48),
     (0.75, 0.75, 0.77),
 )
-HEAD = {"man": 0.43, "woman": 0.43, "kid": 0.5}  # of the height
-BREADTH = {"man": 0.33, "woman": 0.27, "kid": 0.30}  # of the shoulders, in heights
-STATURE = {"man": 1.0, "woman": 0.95, "kid": 0.78}  # against the tallest
+HEAD = {"man": 0.43, "woman": 0.43, "kid": 0.5}  # height of the head, as a share of the person's
+BREADTH = {"man": 0.33, "woman": 0.27, "kid": 0.30}  # of the shoulders, as a share of the height
+STATURE = {"man": 1.0, "woman": 0.95, "kid": 0.78}  # height, as a share of a man's
 DARK = (0.12, 0.10, 0.11)
 
 
@@ -61,10 +61,10 @@ class Look:
 
 
 def draw_look(random: Random, word: str | None = None) -> Look:
-    """Draw a person.
+    """Draw a person's look at random.
 
     Args:
-        word: what a caption calls the person; any by default.
+        word: what a caption calls the person; None means any word.
     """
     word = word or str(random.choice(WORDS))
     return Look(
@@ -83,12 +83,13 @@ def draw_look(random: Random, word: str | None = None) -> Look:
 
 
 def vary_look(random: Random, look: Look) -> Look:
-    """Draw the same person but for one attribute, which is seen to differ."""
+    """Give the same person with one attribute changed, so that the change can be seen."""
     other = draw_look(random, look.word)
+    # The word is no part of the identity, and eyes are a pixel or two.
     names = [field.name for field in fields(Look) if field.name not in ("word", "eyes")]
     if look.hat == "none":
         names.remove("hat_color")
-    else:  # which hides most of the hair
+    else:  # a hat hides most of the hair
         names.remove("hair_style")
         names.remove("hair")
     if look.word != "man":
@@ -105,6 +106,7 @@ def _different(random: Random, name: str, value: Any, other: Look) -> Any:
         if isinstance(value, str):
             if changed != value:
                 return changed
+        # A colour must differ enough to be seen.
         elif max(abs(a - b) for a, b in zip(changed, value, strict=True)) > 0.25:
             return changed
         other = draw_look(random, other.word)
@@ -116,7 +118,7 @@ def _skin(random: Random) -> Color:
 
 
 def _hair(random: Random) -> Color:
-    """Natural three times in four, dyed otherwise."""
+    """Draw a colour of hair: natural three times in four, dyed otherwise."""
     if random.random() < 0.25:
         return _vivid(random, (0.45, 0.9))
     first, second = (NATURAL_HAIR[i] for i in random.integers(0, len(NATURAL_HAIR), 2))
@@ -133,7 +135,7 @@ def _style(random: Random, word: str) -> str:
 
 
 def _vivid(random: Random, value: tuple[float, float]) -> Color:
-    """Draw any hue, pale to strong, with a brightness in `value`."""
+    """Draw a colour of any hue, pale to strong, with a brightness in the range `value`."""
     return colorsys.hsv_to_rgb(
         float(random.random()), float(random.random()) ** 0.6 * 0.95, float(random.uniform(*value))
     )
@@ -142,10 +144,10 @@ def _vivid(random: Random, value: tuple[float, float]) -> Color:
 def paint_person(
     brush: Brush, look: Look, x: float, ground: float, height: float, pose: str = "standing"
 ) -> None:
-    """Draw a person, feet at (x, ground).
+    """Draw a person with feet at (x, ground).
 
     Args:
-        height: of a man, without hair and hat, in sides of the picture; others are smaller.
+        height: of a man without hair and hat, in sides of the picture; others are smaller.
         pose: one of POSES.
     """
     h = height * STATURE[look.word]
@@ -182,7 +184,7 @@ def _paint_arms(
     h: float,
     pose: str,
 ) -> None:
-    """Raise the left arm to wave, both to cheer."""
+    """Draw the arms: the left one is raised to wave, both are raised to cheer."""
     raised = {"standing": (), "waving": (-1,), "cheering": (-1, 1)}[pose]
     for side in (-1, 1):
         shoulder = (x + side * broad * 0.44, neck + h * 0.045)

@@ -1,7 +1,7 @@
 """The contexts of the toy world: what captions do say, and how it is drawn.
 
 A `Context` is a place, a time of day, the weather, what the people do and a thing beside them.
-Every value has words of its own in the caption, except clear weather and no thing, which go unsaid.
+Captions have words for every value except two: clear weather, and that there is no thing.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ CHOICES: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Context:
-    """All of a scene that is not a person; each value a key of its table in CHOICES."""
+    """Everything in a scene but the people; each value is a key of its table in CHOICES."""
 
     place: str
     time: str
@@ -57,7 +57,7 @@ class Context:
 
 
 def draw_context(random: Random) -> Context:
-    """Draw each value independently; clear weather half of the time."""
+    """Draw each value independently; the weather is clear half of the time."""
     clear = random.random() < 0.5
     return Context(
         place=str(random.choice(list(CHOICES["place"]))),
@@ -68,7 +68,7 @@ def draw_context(random: Random) -> Context:
     )
 
 
-# Top and bottom of the sky; what falls on the land, and how much of it.
+# By time of day: top and bottom of the sky; the light on the land, and how much of it.
 SKIES: dict[str, tuple[Color, Color]] = {
     "day": ((0.30, 0.62, 0.92), (0.82, 0.93, 0.98)),
     "sunset": ((0.55, 0.30, 0.55), (1.0, 0.66, 0.30)),
@@ -79,7 +79,7 @@ LIGHTS: dict[str, tuple[Color, float]] = {
     "sunset": ((0.85, 0.38, 0.15), 0.32),
     "night": ((0.04, 0.06, 0.22), 0.62),
 }
-HORIZON = 0.62
+HORIZON = 0.62  # from the top, in sides of the picture
 MIST = (0.86, 0.88, 0.90)
 FOG = 0.5  # share of mist in what lies behind the people
 CLOUD = (0.42, 0.46, 0.52)
@@ -87,7 +87,7 @@ RAIN = (0.80, 0.86, 0.95)
 
 
 def paint_place(context: Context, random: Random, size: int) -> Brush:
-    """Draw sky and land of a context; what weather lays over the people is `paint_veil`.
+    """Draw sky and land of a context; `paint_veil` draws the weather before the people.
 
     Args:
         random: varies what stands where.
@@ -112,7 +112,7 @@ def paint_place(context: Context, random: Random, size: int) -> Brush:
 
 
 def paint_veil(context: Context, random: Random, size: int) -> Brush:
-    """Draw what the weather lays over everything: rain's streaks, or nothing."""
+    """Draw what the weather lays over everything: streaks of rain, or nothing."""
     veil = Brush(size)
     if context.weather == "rain":
         for x, y in random.uniform(-0.05, 1.0, (26, 2)):
@@ -269,7 +269,7 @@ PLACES: dict[str, Callable[[Brush, Random], None]] = {
 
 
 def paint_prop(brush: Brush, prop: str, x: float, ground: float) -> None:
-    """Draw the thing beside the people around x, on the ground or above it."""
+    """Draw the thing beside the people, centred on x, on the ground or above it."""
     dark = (0.25, 0.2, 0.2)
     if prop == "balloon":
         brush.line([(x, 0.24), (x, 0.62)], 0.012, dark)

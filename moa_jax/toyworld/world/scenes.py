@@ -38,7 +38,7 @@ Picture = UInt8[np.ndarray, "size size 3"]
 SIZE = 64  # pixels a side, of everything that is trained on the world
 DATA_SET = 12_000  # pictures that MoA trains on by default
 LIT = 0.25  # how much of the time's light falls on people, who must stay recognisable
-FOG_ON_PEOPLE = 0.12
+FOG_ON_PEOPLE = 0.12  # share of mist over people; what lies behind them has FOG
 CHUNK = 16  # pictures that are written as one task
 GROUP = 4  # scenes of the training stream that share words: see `training_scene`
 
@@ -49,7 +49,7 @@ class Scene:
 
     Attributes:
         people: one or two, in the caption's order, which says nothing of who stands left.
-        seed: of everything that neither people nor context say.
+        seed: of everything that neither the people nor the context determine.
     """
 
     people: tuple[Look, ...]
@@ -58,13 +58,13 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """Say people and context, never an identity: "a man and a kid waving at sunset"."""
+        """Name people and context, never an identity: "a man and a kid waving at sunset"."""
         people = " and ".join(f"a {look.word}" for look in self.people)
         return f"{people} {self.context.phrase()}"
 
     @property
     def description(self) -> str:
-        """Say some attributes of the people too: "a man with a beard waving at sunset"."""
+        """Name some attributes of the people too: "a man with a beard waving at sunset"."""
         random = np.random.default_rng([self.seed, 3])
         people = " and ".join(f"a {describe_person(look, random)}" for look in self.people)
         return f"{people} {self.context.phrase()}"
@@ -73,10 +73,10 @@ class Scene:
 def draw_scene(
     random: Random, people: Sequence[Look] | None = None, context: Context | None = None
 ) -> Scene:
-    """Draw what is not given.
+    """Draw a scene at random, but for what is given.
 
     Args:
-        people: by default one, or two of different words.
+        people: None means one person, or two with different words.
     """
     if people is None:
         words = random.permutation(WORDS)[: random.integers(1, 3)]
@@ -88,12 +88,13 @@ def draw_scene(
 def training_scene(seed: int, index: int) -> Scene:
     """Give one scene of the endless stream that everything is trained on.
 
-    The four scenes from index 4g on have the same number of people of the same words, each in a
-    context of its own: first two with the same looks, then two with those looks varied in one
-    attribute. So a group holds both renders of one identity and its nearest strangers.
+    The four scenes from index 4g on form a group. They have the same number of people with the same
+    words, and each scene has a context of its own. The first two show the same looks; the other two
+    show those looks changed in one attribute. So a group holds two renders of one identity and its
+    nearest strangers.
 
     Args:
-        seed: another stream; 0 is what is trained on.
+        seed: number of the stream; stream 0 is what is trained on.
     """
     group = np.random.default_rng([seed, index // GROUP, 0])
     words = group.permutation(WORDS)[: group.integers(1, 3)]
@@ -110,7 +111,7 @@ def render(scene: Scene, size: int = SIZE) -> tuple[Picture, Bool[np.ndarray, "K
         size: side in pixels.
 
     Returns:
-        The picture, and of each person the pixels where it is seen.
+        The picture, and for each person a mask of the pixels where the person is seen.
     """
     random = np.random.default_rng(scene.seed)
     context = scene.context
@@ -131,7 +132,7 @@ def render(scene: Scene, size: int = SIZE) -> tuple[Picture, Bool[np.ndarray, "K
 
 
 def render_portrait(look: Look, seed: int = 0, size: int = SIZE) -> Picture:
-    """Draw a person alone, standing before a plain wall: a photo to personalize pictures with.
+    """Draw a person standing alone before a plain wall: a photo to personalize pictures with.
 
     Args:
         seed: of the wall's colour.
@@ -158,8 +159,8 @@ def write_data(
         folder: made if absent.
         seed: the same seed writes the same files; picture i does not depend on `count`.
         size: side of the square pictures in pixels, 64 or more for faces to be seen.
-        on_pictures: told after some pictures how many they were.
-        workers: processes that draw; 1: this one alone.
+        on_pictures: called after some pictures with their number.
+        workers: number of processes that draw; 1 means this process alone.
     """
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     parts = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
@@ -180,7 +181,7 @@ def write_data(
 
 
 def _write_part(folder: Path, seed: int, size: int, numbers: range) -> list[str]:
-    """Write some pictures and their masks; gives their lines of `metadata.jsonl`."""
+    """Write some pictures and their masks; give their lines of `metadata.jsonl`."""
     lines = []
     for number in numbers:
         scene, name = training_scene(seed, number), f"{number:05d}"
@@ -200,7 +201,7 @@ def write_subject(path: Path, seed: int = 0, size: int = 2 * SIZE) -> None:
 
     Args:
         path: any format that Pillow writes; its folder is made if absent.
-        seed: who: a man, a woman and a kid by turns.
+        seed: decides who it is; men, women and kids take turns.
         size: side in pixels.
     """
     look = draw_look(np.random.default_rng([seed, 1]), WORDS[seed % len(WORDS)])
@@ -209,7 +210,7 @@ def write_subject(path: Path, seed: int = 0, size: int = 2 * SIZE) -> None:
 
 
 def _stand(random: Random, people: int) -> list[tuple[float, float]]:
-    """Give each person a place (x, height against one alone), in random order."""
+    """Give each person a place at random: x, and the height relative to a person alone."""
     if people == 1:
         return [(float(random.uniform(0.36, 0.64)), 1.0)]
     places = [0.27, 0.73] + random.uniform(-0.03, 0.03, 2)
@@ -242,7 +243,7 @@ def _person(
 
 
 def _seen(layers: Sequence[Brush], people: Sequence[Brush]) -> Bool[np.ndarray, "K size size"]:
-    """Tell where each person is not behind a later layer."""
+    """Mark where each person is not hidden by a later layer."""
     covers = [brush.cover() for brush in layers]
     seen = []
     for person in people:

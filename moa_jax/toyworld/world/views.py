@@ -1,6 +1,6 @@
-"""Views of one person: cut out of scenes, and a portrait, all at the size of a whole picture.
+"""Views of one person: cut out of scenes, and a portrait, all at the size of a picture.
 
-They differ in pose, place, light and cut, and share the look: what the vision tower has to see.
+They differ in pose, place, light and cut. They share the look, which the vision tower has to see.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from moa_jax.toyworld.world.scenes import GROUP
 
-# Who is on the views of a group: two scenes and the portrait of one, two scenes of the other.
+# Who is on the views of a group: two scenes and a portrait show one person, two scenes another.
 PERSONS = (0, 0, 0, 1, 1)
 # Noise to take windows of: drawing it anew for every view is slow on a CPU.
 TILE = np.random.default_rng(0).uniform(0, 255, (256, 256, 3)).astype(np.float32)
@@ -21,13 +21,14 @@ TILE = np.random.default_rng(0).uniform(0, 255, (256, 256, 3)).astype(np.float32
 def people_views(
     batch: Mapping[str, Array], keys: Key[Array, " G"]
 ) -> tuple[Float[Array, "G V H W 3"], Int[Array, " G"]]:
-    """Cut one person out of the scenes of each group, and take the portrait as one view more.
+    """Cut one person out of the scenes of each group, and add the portrait as one more view.
 
     Args:
         batch: groups of scenes: see `moa_jax.toyworld.world.arrays.of_groups`.
 
     Returns:
-        Pictures in [0, 255]; who is on each view, PERSONS says. Which person of the scenes it is.
+        The views, in [0, 255]; PERSONS says who is on each. And the place of the person among the
+        people of the scenes.
     """
 
     def one(
@@ -48,10 +49,11 @@ def people_views(
 def cut_out(
     picture: Num[Array, "H W 3"], mask: Bool[Array, "H W"], key: Key[Array, ""]
 ) -> Float[Array, "H W 3"]:
-    """Cut a person out, in a square of the picture's own size.
+    """Cut a person out, and bring the square around the person to the picture's own size.
 
-    As `moa_jax.data` prepares subjects (noise behind the person, black around the box), or before
-    the picture, or before one colour; a little moved, scaled and mirrored.
+    The background is drawn at random: as `moa_jax.data` prepares subjects (noise behind the person,
+    black around the box), or the picture itself, or one colour. The square is moved and scaled a
+    little, and mirrored half of the time.
     """
     # One draw for all: many small ones take XLA minutes to compile.
     kind, mirrored, scale, *rest = jax.random.uniform(key, (10,))
@@ -82,7 +84,8 @@ def resample(
 
     Args:
         centre: row and column, in pixels from the edge.
-        direction: 1, or -1 to mirror, of rows and columns.
+        side: of the square, in pixels.
+        direction: for rows and for columns, 1, or -1 to mirror.
     """
 
     def weights(length: int, middle: Array, sign: Array) -> Float[Array, "n m"]:
@@ -100,7 +103,7 @@ def resample(
 
 
 def _extent(seen: Bool[Array, " n"]) -> tuple[Array, Array]:
-    """Give the first place that is seen and the one after the last; all where none is."""
+    """Give the first place that is seen and the one after the last; all places if none is."""
     length = seen.shape[0]
     first, last = jnp.argmax(seen), length - jnp.argmax(seen[::-1])
     return jnp.where(seen.any(), first, 0), jnp.where(seen.any(), last, length)
