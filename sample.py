@@ -16,7 +16,7 @@ from moa_jax.sampling.options import parse_arguments, read_control, read_lora_op
 
 
 def main(command: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is returned."""
+    """Run the command line, and return the exit code."""
     arguments = parse_arguments(sys.argv[1:] if command is None else command)
 
     def work() -> None:
@@ -30,7 +30,7 @@ def main(command: Sequence[str] | None = None) -> int:
 
 
 def load(arguments: argparse.Namespace) -> Any:
-    """Load the pipeline, saying so."""
+    """Load the pipeline, and show that it is being loaded."""
     from moa_jax.runtime import keep_programs
     from moa_jax.sampling.pipeline import Pipeline  # slow to import: not for --help or a typo
 
@@ -57,7 +57,7 @@ class Steps(Bar):
     """A progress bar over the steps of the sampler, with their speed."""
 
     def __init__(self, total: int) -> None:
-        """Start: the first step compiles."""
+        """Start with the word "compiling", because the first step compiles."""
         super().__init__("compiling", total)
         self._done = 0
 
@@ -147,14 +147,15 @@ DRAW = {"draw": draw, "morph": morph, "timelapse": timelapse, "edit": edit}
 
 
 def passes(arguments: argparse.Namespace) -> int:
-    """Count the steps that the progress bar will be told of."""
+    """Count the steps that the progress bar will show."""
     from moa_jax.sampling.start import skipped_steps
 
     taken = arguments.steps
     if getattr(arguments, "image", None):
         inpainting = arguments.mode == "draw" and arguments.mask is not None
         taken -= skipped_steps(taken, arguments.strength, inpainting)
-    if arguments.mode == "edit":  # there, and back twice: as it was, and with others
+    # An edit leads the photo to noise, and draws it from there as it was and with other people.
+    if arguments.mode == "edit":
         return taken * (arguments.iterations + 2)
     pictures = arguments.num_images if arguments.mode == "draw" else arguments.frames
     if pictures is None:  # a frame for each word
@@ -163,7 +164,7 @@ def passes(arguments: argparse.Namespace) -> int:
 
 
 def run_mode(arguments: argparse.Namespace, pipe: Any) -> Drawn:
-    """Draw what the mode draws, with what all modes take and a progress bar."""
+    """Draw in the chosen mode, with the options of all modes and a progress bar."""
     names = ("negative_prompt", "height", "width")
     shared = {name: getattr(arguments, name) for name in names}
     shared |= vars(read_settings(arguments))
@@ -173,7 +174,7 @@ def run_mode(arguments: argparse.Namespace, pipe: Any) -> Drawn:
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    """Say what drawing a batch takes on one device of a TPU topology."""
+    """Print what drawing a batch takes on one device of a TPU topology."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a device here is not to be claimed
@@ -209,7 +210,7 @@ def save(
     """Write the pictures, the figures of who drew where, and what it takes to draw them again.
 
     Args:
-        others: pictures beside the results, by name.
+        others: further pictures, by name.
     """
     from moa_jax.sampling.save import save_result
 
@@ -237,7 +238,7 @@ def make_record(arguments: argparse.Namespace, pipe: Any, images: list[Any]) -> 
 
     from moa_jax.method.identity import Identity
 
-    width, height = images[0].size
+    width, height = images[0].size  # as drawn: the options may have left them to the checkpoint
     return {
         **{name: value for name, value in vars(arguments).items() if name not in WHERE},
         "width": width,

@@ -2,8 +2,8 @@
 
     python train.py configs/NAME.py [section.key=value ...]
 
-Builds the networks, then steps through the data; stops and resumes at any time. What it writes to
-`train.output` is in README.md.
+It builds the networks, then steps through the data. It can be stopped and resumed at any time.
+README.md says what it writes to `train.output`.
 """
 
 import argparse
@@ -61,7 +61,7 @@ another host is gone: start it (all) again to go on; 130 stopped by Ctrl-C.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is returned."""
+    """Run the command line, and return the exit code."""
     parser = argparse.ArgumentParser(
         description="Train MoA on captioned pictures with masks.",
         epilog=EXAMPLES,
@@ -119,15 +119,16 @@ def train(
     """Build, fit, export.
 
     Args:
-        only_encode: stop before training, with `data.encoded` written.
-        devices: to train on; None: all there are.
+        only_encode: write `data.encoded`, and stop before training.
+        devices: to train on; None means all that there are.
     """
+    # What can be checked without the networks comes first: loading them takes long.
     check_run(config)
     check_encoded(config, only_encode)
     output = make_folder("train.output", config.train.output)
     mesh = make_mesh(config.mesh, devices)
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
-    open_records(*config.data.source())  # a wrong data.path should not wait for the networks
+    open_records(*config.data.source())  # refuses a wrong data.path
     dtype = choose_dtype(config.model.dtype)
     attend = choose_attend(config.model.attention, mesh.devices.flat[0].platform, mesh)
     print(f"loading {config.model.base}", flush=True)
@@ -144,6 +145,8 @@ def train(
     schedule = NoiseSchedule.from_config(base.scheduler_config)
     identity = Identity.of(base, config.model.image_encoder)
     mask = learning_mask(params, config.method)
+    # Weights that an earlier run trained in the image encoder make it another one: checkpoints and
+    # encoded data go by `running_on`.
     carried, running_on = {}, identity
     if config.model.moa:
         params = load_moa(config.model.moa, params, identity)
@@ -167,6 +170,7 @@ def train(
     with Checkpoints(output / "checkpoints", config, running_on) as checkpoints:
         state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview, probe)
     batches.close()
+    # All hosts have to gather; one of them writes.
     averaged = hosts.gathered(state.averaged)
     carried |= hosts.gathered(fixed_additions(frozen))
     if hosts.first():
@@ -175,8 +179,8 @@ def train(
 
 
 def plan(config: Config, topology: str, presets: str, file: Path | None) -> None:
-    """Say what the training step takes on a TPU topology."""
-    from moa_jax.planning.plan import check_presets, plan_training  # only here: as all of --plan
+    """Print what a training step takes on a TPU topology."""
+    from moa_jax.planning.plan import check_presets, plan_training  # nothing but --plan needs it
     from moa_jax.planning.report import as_json, rendered
 
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a device here is not to be claimed
@@ -193,7 +197,7 @@ def plan(config: Config, topology: str, presets: str, file: Path | None) -> None
 
 
 def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:
-    """Say how much is trained, on what."""
+    """Print how many parameters are trained, and on which devices."""
     sizes = jax.tree.map(lambda leaf: leaf.size, params)
     trained = sum(jax.tree.leaves(jax.tree.map(lambda size, on: size * on, sizes, mask)))
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -207,7 +211,7 @@ def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:
 
 
 def print_config(config: Config) -> None:
-    """Print every value, as an override would set it."""
+    """Print every value as an override would set it."""
     values = flatten(config)
     width = max(map(len, values))
     shown = {name: "none" if value is None else value for name, value in values.items()}

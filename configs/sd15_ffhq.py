@@ -3,8 +3,8 @@
 Command:  python train.py configs/sd15_ffhq.py data.path=FFHQ
           FFHQ holds FastComposer's layout: <id[:5]>/<id>.{jpg,json,npy} and image_ids_train.txt.
 Hardware: 8 accelerators; the batch of 128 is 16 pictures on each.
-          Less memory: mesh.preset=fsdp, model.remat=true, optimizer.accumulation=2 (or 4, 8);
-          --plan v5e:2x4 says what that needs. sd15_ffhq_v5e_16.py, sd15_ffhq_v6e_8.py and
+          To need less memory: mesh.preset=fsdp, model.remat=true, optimizer.accumulation=2 (or 4,
+          8); --plan v5e:2x4 says what that needs. sd15_ffhq_v5e_16.py, sd15_ffhq_v6e_8.py and
           sd15_ffhq_gpu_8.py have the values for some machines, with their plans.
 Plan:     on 8 v5e with mesh.preset=fsdp model.remat=true a chip needs 8.8 of 15.75 GiB; a picture
           takes 5.16 TFLOP and 14.6 GB of memory traffic, so at most 38 pictures/s on each chip
@@ -17,7 +17,7 @@ from moa_jax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainCon
 
 
 def get_config() -> Config:
-    """Leave everything that the paper and FastComposer fix at its default."""
+    """Leave at its default everything that the paper and FastComposer fix."""
     return Config(
         model=ModelConfig(
             base="stable-diffusion-v1-5/stable-diffusion-v1-5",

@@ -1,13 +1,13 @@
 """Stable Diffusion 1.5 on your own captioned pictures with a mask for each subject.
 
 Command:  python train.py configs/sd15_imagefolder.py data.path=MY_PICTURES
-          MY_PICTURES holds metadata.jsonl; python -m moa_jax.data check MY_PICTURES tells every
-          fault of it before anything is loaded.
-Hardware: meant for one accelerator, a batch of 16 in 4 parts; memory not yet measured. Less of it:
-          model.remat=true, optimizer.accumulation=8 (or 16).
+          MY_PICTURES holds metadata.jsonl; python -m moa_jax.data check MY_PICTURES lists all
+          faults in it before anything is loaded.
+Hardware: meant for one accelerator, a batch of 16 in 4 parts; memory not yet measured. To need
+          less: model.remat=true, optimizer.accumulation=8 (or 16).
 Time:     20,000 steps; not yet measured.
-Result:   not yet measured. FastComposer trains on FFHQ's 70,000 pictures: the prompt has to learn
-          what a subject is from many different ones.
+Result:   not yet measured. FastComposer trains on FFHQ's 70,000 pictures, because the prompt has to
+          learn from many different subjects what a subject is.
 """
 
 from moa_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig

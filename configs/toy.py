@@ -3,7 +3,7 @@
 Command:  python -m moa_jax.toyworld runs/toy_data
           python train.py configs/toy.py
 Hardware: 2 CPU cores.
-Time:     29 minutes, after one for the data and one for encoding it.
+Time:     29 minutes, after one minute for the data and one for encoding it.
 Result:   identity 51.7 % of the way to the renderer's, prompt 97.1 %, binding 84.6 % (means of
           three seeds; all of it in docs/evaluation/toy.md).
 """
@@ -23,7 +23,7 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(base="moa_jax/toyworld/weights/base"),
         # The personalized expert draws most of everything until it knows something; only then do
-        # routers learn. From a weight of 0.1 on, AdamW found no use for the photographs.
+        # routers learn. Starting from a weight of 0.1, AdamW found no use for the photographs.
         method=MethodConfig(
             max_subjects=2,
             image_encoder_layers=0,
@@ -38,7 +38,7 @@ def get_config() -> Config:
             encoded="runs/toy_encoded",
             workers=2,
         ),
-        # AdamW learns shirts and skin in that time, and little else.
+        # In this time AdamW alone learns shirts and skin, and little else; hence Muon.
         optimizer=OptimizerConfig(
             learning_rate=1e-3,
             muon_learning_rate=0.01,

@@ -1,8 +1,9 @@
-"""`make demo`: what MoA does, and both its jobs, sampling and training, in a few minutes.
+"""`make demo`: what MoA does, in sampling and in training, in a few minutes.
 
-On the toy world's weights, which come with this package: draws a grid of people and places by the
-Python interface, then two people together and a short fine-tuning by the commands a user would
-type, which it prints. From the project's root: `python examples/demo.py [FOLDER]`.
+It uses the toy world's weights, which come with this package. It draws a grid of people and places
+by the Python interface. Then it draws two people together and fine-tunes for a short time, by the
+commands that a user would type, and prints these. From the project's root:
+`python examples/demo.py [FOLDER]`.
 """
 
 import shlex
@@ -41,7 +42,7 @@ CONTEXTS = (  # its columns
 
 
 def main(folder: Path) -> int:
-    """Draw, then run the commands; stop at the first that fails, with its exit code."""
+    """Draw, then run the commands; if one fails, stop and return its exit code."""
     start = time.monotonic()
     keep_programs()
     names = ("data", "encoded", "run", "out", "subjects")
@@ -80,7 +81,7 @@ def main(folder: Path) -> int:
 
 
 def draw_grid(subjects: Sequence[Path]) -> Image.Image:
-    """Draw every subject in every context, below what the prior draws; one noise a column."""
+    """Draw every subject in every context, below a row of the prior's; a column shares a noise."""
     prior, pipe = Pipeline.from_pretrained(BASE), Pipeline.from_pretrained(BASE, MOA)
     rows = []
     for subject in track([None, *subjects], "drawing the grid"):

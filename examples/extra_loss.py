@@ -1,4 +1,4 @@
-"""A term of one's own in the loss: the router should be sure.
+"""A loss term of your own: the router should be sure.
 
     python train.py configs/toy.py 'method.extra_loss=extra_loss:certainty(weight=0.01)'
 
@@ -13,10 +13,10 @@ def certainty(forward, weight=0.01):
 
     Args:
         forward: the pass, see `moa_jax.method.variant.Forward`.
-        weight: what the term counts.
+        weight: factor of the term.
 
     Returns:
-        The term by its name, already multiplied by its weight; 0 where every pixel has one expert.
+        The term by its name, already multiplied by its weight; 0 if every pixel has one expert.
     """
     layers = forward.seen.routing.values()
     entropies = [-jnp.mean(jnp.sum(r * jnp.log(r + 1e-6), axis=-1)) for r in layers]

@@ -1,6 +1,7 @@
 """The pictures of `docs/applications.md`: what each application does, on the toy world.
 
-From the root: `python examples/gallery.py [FOLDER]`, docs/applications by default.
+From the project's root: `python examples/gallery.py [FOLDER]`; FOLDER is docs/applications by
+default.
 """
 
 import sys
@@ -55,7 +56,7 @@ def first(pipe: Pipeline, *arguments: Any, **options: Any) -> Image.Image:
 
 
 def several(pipe: Pipeline, folder: Path) -> None:
-    """Two people, the same one twice, and one beside plain words."""
+    """Draw two people, the same person twice, and one person beside a word without a picture."""
     he, she = "a man <|image|>", "a woman <|image|>"
     asked = (
         (f"{he} and {she} {BEACH}", [HE, SHE], "him and her"),
@@ -67,7 +68,7 @@ def several(pipe: Pipeline, folder: Path) -> None:
 
 
 def swap(pipe: Pipeline, folder: Path) -> None:
-    """One noise, several people."""
+    """Draw several people from one noise."""
     people = (SHE, HER, THIRD)
     prompt = f"a woman <|image|> {GARDEN}"
     prior = first(pipe, prompt, [SHE], moa_strength=0.0, seed=4)
@@ -77,14 +78,14 @@ def swap(pipe: Pipeline, folder: Path) -> None:
 
 
 def morphing(pipe: Pipeline, folder: Path) -> None:
-    """From one person to another."""
+    """Draw one person becoming another."""
     drawn = morph(pipe, f"a woman <|image|> {BEACH}", [SHE], HER, FRAMES, seed=3, **DRAW).images
     save_animation([large(each) for each in drawn], folder / "morph.gif", bounce=True)
     table([drawn], [""] * FRAMES, folder / "morph", size=96)
 
 
 def aging(pipe: Pipeline, folder: Path) -> None:
-    """From a kid to a woman; the toy world has no older people."""
+    """Draw a kid becoming a woman; the toy world has no older people."""
     prompt = f"a {{word}} <|image|> {BEACH}"
     drawn = timelapse(pipe, prompt, ["kid", "woman"], [SHE], FRAMES, seed=3, **DRAW).images
     save_animation([large(each) for each in drawn], folder / "timelapse.gif", bounce=True)
@@ -92,11 +93,11 @@ def aging(pipe: Pipeline, folder: Path) -> None:
 
 
 def style(_: Pipeline, folder: Path) -> None:
-    """A LoRA on nobody, on one expert, on both."""
+    """Draw with a LoRA on no expert, on one of them, and on both."""
     prompt, heads = f"a woman <|image|> {GARDEN}", ["none", "prior", "personalized", "both"]
     drawn = []
     for experts in heads:
-        pipe = Pipeline.from_pretrained(BASE, MOA)
+        pipe = Pipeline.from_pretrained(BASE, MOA)  # a new one, without the LoRA of the last turn
         if experts != "none":
             pipe.add_lora(STYLE, 1.0, experts)
         drawn.append(first(pipe, prompt, [SHE], seed=4))
@@ -104,7 +105,7 @@ def style(_: Pipeline, folder: Path) -> None:
 
 
 def control(_: Pipeline, folder: Path) -> None:
-    """An outline, two people drawn to it, and one of them without it."""
+    """Draw two people to an outline, and one of them without it."""
     pipe = Pipeline.from_pretrained(BASE, MOA, controlnets=[OUTLINE])
     outline = Image.fromarray(np.asarray(outlines(jnp.asarray(render(_scene(11))[1]))))
     prompt = f"a woman <|image|> {GARDEN}"
@@ -115,14 +116,14 @@ def control(_: Pipeline, folder: Path) -> None:
 
 
 def photos(pipe: Pipeline, folder: Path) -> None:
-    """A photo found again from its noise, and other people put into it."""
+    """Draw a photo again from its noise, and put other people into it."""
     photo, mask = render(_scene(11))
     photo, mask = Image.fromarray(photo), Image.fromarray(np.uint8(255 * mask[0]))
     prompt = f"a woman <|image|> {GARDEN}"
     swapped = partial(edit, pipe, photo, prompt, source_prompt=prompt.replace(" <|image|>", ""))
     options = {"num_inference_steps": 25, "guidance_scale": 1.5}
     plain, other = (swapped([who], **options) for who in (SHE, HER))
-    around = _grown(mask, 9)
+    around = _grown(mask, 9)  # by 4 pixels on each side
     kept = swapped([SHE], mask=around, **options).result.images[0]
     drawn = [photo, plain.reconstruction, *(e.result.images[0] for e in (plain, other)), kept]
     heads = ["photo", f"again: {plain.error:.0f} dB", "her", "another", "her, with a mask"]
@@ -134,7 +135,7 @@ def photos(pipe: Pipeline, folder: Path) -> None:
 
 
 def strength(pipe: Pipeline, folder: Path) -> None:
-    """The dial from the prior to the personalized expert."""
+    """Turn the dial from the prior to the personalized expert."""
     values = (0.0, 0.25, 0.5, 1.0, 2.0, 9.0)
     prompt = f"a woman <|image|> {BEACH}"
     drawn = [first(pipe, prompt, [SHE], moa_strength=value, seed=3) for value in values]
@@ -142,7 +143,7 @@ def strength(pipe: Pipeline, folder: Path) -> None:
 
 
 def inside(pipe: Pipeline, folder: Path) -> None:
-    """Who draws what: shares, attention, and the routing while it draws."""
+    """Show who draws what: shares, attention, and the routing during drawing."""
     prompt = f"a man <|image|> and a woman <|image|> {BEACH}"
     result = pipe(prompt, [HE, SHE], seed=2, watch=True, **DRAW)
     seen = (result.attention, 0, ["him", "her"])

@@ -1,8 +1,8 @@
-"""An expert of low rank: the prior's projections, each with a trained product of two thin matrices.
+"""An expert of low rank: the prior's projections, each plus a trained product of thin matrices.
 
     python train.py configs/toy.py 'method.mixture=lora_expert:Lora(rank=8)'
 
-It learns and stores a small part of what a full copy of the attention does. The prior's weights
+It learns and stores a small part of what a full copy of the attention would. The prior's weights
 stay frozen; `self.prior` applies them.
 """
 
@@ -22,7 +22,7 @@ class LoraExpert(Expert):
     Source: LoRA (arXiv 2106.09685), as remembered.
 
     Attributes:
-        rank: of the change.
+        rank: rank of each change.
     """
 
     rank: int = 4
@@ -30,7 +30,7 @@ class LoraExpert(Expert):
     def project(self, source, name, width, bias=False):
         """Apply the prior's projection, and the change to it."""
         low = nn.Dense(self.rank, use_bias=False, dtype=self.dtype, name=f"{name}.down")(source)
-        zero = nn.initializers.zeros
+        zero = nn.initializers.zeros  # so the expert starts as the prior
         up = nn.Dense(width, False, kernel_init=zero, dtype=self.dtype, name=f"{name}.up")
         return self.prior(source, name) + up(low)
 
@@ -42,5 +42,5 @@ class Lora(Variant):
     rank: int = 4
 
     def experts(self, method, block) -> Mapping[str, partial]:
-        """Give the one expert beside the prior."""
+        """Return the builder of the one expert beside the prior."""
         return {"personalized": partial(LoraExpert, rank=self.rank)}

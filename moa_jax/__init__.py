@@ -10,7 +10,7 @@ from typing import Any
 from moa_jax.runtime import quiet
 
 __version__ = "0.1.0"
-_OFFERED = {  # by the module that each comes from
+_OFFERED = {  # and the module that each comes from
     "Control": "moa_jax.sampling.control",
     "InputError": "moa_jax.errors",
     "Pipeline": "moa_jax.sampling.pipeline",
@@ -21,7 +21,7 @@ _OFFERED = {  # by the module that each comes from
 }
 __all__ = [*_OFFERED, "__version__"]
 
-quiet()  # here, for it must come before jax
+quiet()  # here, because it must come before jax
 
 
 def __getattr__(name: str) -> Any:

@@ -15,11 +15,11 @@ from moa_jax.errors import InputError, LostHost, NonFiniteLoss, Preempted
 
 
 def run(work: Callable[[], int | None], stopped: str = "stopped") -> int:
-    """Do a command's work; what stops it is one message, without a traceback.
+    """Do a command's work; print what stops it as one message, without a traceback.
 
     Args:
-        work: may give an exit code of its own.
-        stopped: what Ctrl-C leaves to say.
+        work: may return an exit code of its own.
+        stopped: what to say after Ctrl-C, or when preempted.
 
     Returns:
         The exit code: 0 done; 1 training diverged; 2 something must be changed; 75 preempted, or
@@ -48,10 +48,10 @@ def make_folder(argument: str, path: str | Path) -> Path:
     """Make an output folder, before the long work starts.
 
     Args:
-        argument: what the path was given as, for the message.
+        argument: the option that the path was given for, as the message calls it.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: the folder cannot be made.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def make_folder(argument: str, path: str | Path) -> Path:
 
 
 class Renamed(argparse.Action):
-    """An option's earlier name: it is still read, with a note; `dest` is its name now."""
+    """The earlier name of an option: it is still read, with a note; `dest` is the new name."""
 
     def __call__(
         self,
@@ -75,7 +75,7 @@ class Renamed(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-@cache
+@cache  # a note is said once, however often the option is read
 def _note(text: str) -> None:
     sys.stderr.write(text)
 
@@ -96,7 +96,7 @@ class Bar:
 
         Args:
             doing: what is being done, in a word or two.
-            total: parts of the work; None: not known yet, see `start`.
+            total: parts of the work; None means not known yet, see `start`.
             stdout: show it on standard output instead of standard error.
             keep: leave the finished bar on the screen.
         """
@@ -135,8 +135,8 @@ class Bar:
         """Say how many parts are done, of how many, and what else is worth knowing.
 
         Args:
-            total: None: as before.
-            note: stands beside the bar; None: as before.
+            total: None means as before.
+            note: stands beside the bar; None means as before.
         """
         fields = {} if note is None else {"note": note}
         self._progress.update(self._task, completed=done, total=total, **fields)
@@ -147,9 +147,10 @@ class Bar:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
+        # A line may hold square brackets, which are no markup.
         self._progress.console.print(line, markup=False, highlight=False)
 
     @property
     def speed(self) -> float | None:
-        """Parts a second, of late; None before there are any."""
+        """How many parts were done a second, of late; None before there are any."""
         return self._progress.tasks[0].speed

@@ -1,10 +1,10 @@
 """Every default of a training run, as frozen dataclasses: the one place where a default lives.
 
 A file in `configs/` defines `get_config() -> Config`; the command line overrides single values by
-their path (`optimizer.learning_rate=1e-4`). Whoever makes a section, command line, file or
-`moa.json`: a value of another type or out of range is refused. Comments say where a value comes
-from: [paper] the MoA paper, [FC] FastComposer's released code, [NeTI] that paper, [ours] our choice
-where the paper's text leaves it open or could not be had.
+their path (`optimizer.learning_rate=1e-4`). A value of another type or out of range is refused,
+whether it comes from the command line, a file or `moa.json`. Comments say where a value comes from:
+[paper] the MoA paper, [FC] FastComposer's released code, [NeTI] that paper, [ours] our choice where
+the paper's text leaves it open or could not be had.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ class MethodConfig(Section):
 
     mixture: str = "moa"  # or a variant of your own, package.module:Class(option=1)
     max_subjects: Count = 4  # [FC]
-    router: Literal["linear", "mlp", "personalized"] = "linear"  # [ours] last: no prior
+    router: Literal["linear", "mlp", "personalized"] = "linear"  # [ours] personalized: no prior
     initial_personalized_weight: Inside = 0.1  # [ours] small but not dead: starts near the prior
     time_layer_conditioning: bool = True  # [paper]
     sigma_t: Positive = 0.03  # [NeTI] as remembered
@@ -71,7 +71,7 @@ class MethodConfig(Section):
     image_encoder_layers: Whole = 2  # [FC] last CLIP layers that learn; 0 keeps the tower frozen
     mask_probability: Probability = 0.5  # [FC]
     router_loss_weight: Weight = 1e-4  # [ours]
-    router_loss: Literal["mean", "layers"] = "mean"  # of the layers' mean, as MoA's; or of each
+    router_loss: Literal["mean", "layers"] = "mean"  # of the layers' mean (MoA's), or of each
     router_loss_skip: Whole = 1  # [ours] transformer blocks at either end that L_router leaves out
     object_loss_weight: Weight = 1e-3  # [FC]
     extra_loss: str | None = None  # a term of your own, package.module:function(option=1)
@@ -95,7 +95,7 @@ class DataConfig(Section):
     max_bad_fraction: Probability = 0.01  # more bad records than this stop the run
 
     def source(self) -> tuple[str, str, str, str | None]:
-        """Give path, layout, split and subject label: what decides which records there are."""
+        """Return path, layout, split and subject label, which decide what records there are."""
         return self.path, self.layout, self.split, self.subject_label
 
 
@@ -158,8 +158,8 @@ def load_config(path: str | Path) -> Config:
     """Run `get_config()` of a Python file.
 
     Raises:
-        InputError: no such file, it does not run, or it does not give a Config; a value that is
-            out of range.
+        InputError: there is no such file, it does not run, it does not return a Config, or a value
+            is out of range.
     """
     path = Path(path)
     if not path.is_file():
@@ -189,8 +189,8 @@ def override(config: Sections, assignments: Sequence[str]) -> Sections:
         config: a Config, or another frozen dataclass of sections.
 
     Raises:
-        InputError: no `=`, an unknown key (the nearest names are given), or a value of another type
-            or out of range.
+        InputError: there is no `=`, the key is unknown (the message gives the nearest names), or
+            the value has another type or is out of range.
     """
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -213,7 +213,7 @@ def from_dict(kind: type, values: Mapping[str, Any]) -> Any:
     """Rebuild a config dataclass from what `dataclasses.asdict` and JSON made of it.
 
     Raises:
-        InputError: a key that the dataclass does not have, or a value of another type or out of
+        InputError: the dataclass does not have a key, or a value has another type or is out of
             range.
     """
     hints = hints_of(kind)

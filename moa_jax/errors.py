@@ -11,7 +11,7 @@ class InputError(ValueError):
 
 
 class LostHost(Exception):
-    """Another host of this run is gone: to be started again, all of them."""
+    """Another host of this run is gone: all hosts have to be started again."""
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -19,4 +19,4 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class Preempted(Exception):
-    """Training was told to stop, and has saved the step that the message names."""
+    """Training was told to stop, and saved the step that the message names."""

@@ -1,8 +1,8 @@
-"""What users add from their own files, named by a string: `package.module:name(option=1)`.
+"""Classes and functions from users' own files, named by `package.module:name(option=1)`.
 
-Config keys and command-line options take such strings, so that nothing in this package has to be
-edited. What a name stands for is imported when it is needed; options are Python literals. A module
-is looked for as Python does, and then in the working directory.
+Config keys and command-line options take such names, so that nothing in this package has to be
+edited. A module is imported when it is needed: from Python's own path, and then from the working
+directory. Options are Python literals.
 """
 
 import ast
@@ -30,7 +30,7 @@ class Name(NamedTuple):
 
 
 def is_name(text: str) -> bool:
-    """Say whether a text is meant as a name of this form, and not as one of the built-in ones."""
+    """Tell whether a text is a name of this form, and not a built-in one."""
     return ":" in text
 
 
@@ -38,15 +38,16 @@ def parse_name(text: str, key: str) -> Name:
     """Take a name apart, without importing anything.
 
     Args:
-        key: what the name was given as, for the message.
+        key: the option that the name was given for, as the message calls it.
 
     Raises:
-        InputError: the text is of another form, or an option is no literal.
+        InputError: the text has another form, or an option is not a literal.
     """
     module, _, rest = text.partition(":")
     try:
+        # Parsed but never evaluated: the text may come from a downloaded file.
         node = ast.parse(rest.strip(), mode="eval").body
-        call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+        call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])  # without options
         if not isinstance(call.func, ast.Name) or call.args or not module.strip():
             raise ValueError
         options = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
@@ -61,14 +62,14 @@ def find(text: str, key: str) -> Callable[..., Any]:
     """Import what a name stands for: a class or a function, with its options filled in.
 
     Args:
-        key: what the name was given as, for the message.
+        key: the option that the name was given for, as the message calls it.
 
     Returns:
-        Something to call; of a function with options, a `functools.partial`.
+        The class or function; if there are options, a `functools.partial` of it.
 
     Raises:
-        InputError: no such module, nothing of that name in it, or an option that it does not take;
-            the nearest names are given.
+        InputError: there is no such module, nothing in it has that name, or it does not take an
+            option; the message gives the nearest names.
     """
     name = parse_name(text, key)
     module = _import(name.module, f"{key}={text!r}")
@@ -91,13 +92,13 @@ def find(text: str, key: str) -> Callable[..., Any]:
 
 
 def require_imported(text: str, key: str) -> None:
-    """Refuse a name out of a downloaded file, unless this program has imported its module itself.
+    """Refuse a name from a downloaded file, unless this program has imported its module itself.
 
     Args:
-        key: where the name stands, for the message.
+        key: where the name stands, as the message calls it.
 
     Raises:
-        InputError: the module is neither of this package nor imported, with the remedy.
+        InputError: the module is neither of this package nor imported; the message has the remedy.
     """
     module = parse_name(text, key).module
     if module.partition(".")[0] != "moa_jax" and module not in sys.modules:
@@ -109,7 +110,7 @@ def require_imported(text: str, key: str) -> None:
 
 
 def import_plugin(module: str) -> None:
-    """Import a module whose classes files may then name.
+    """Import a module, so that files may name its classes.
 
     Raises:
         InputError: there is no such module, or it does not run.

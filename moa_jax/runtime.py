@@ -33,9 +33,9 @@ _GPUS = ("/dev/nvidiactl", "/dev/kfd")
 def quiet() -> None:
     """Keep libtpu and XLA from printing what means nothing on this machine.
 
-    Where libtpu is installed and there is no TPU, it prints warnings and a stack of an error that
-    is none. On a machine with nothing but a CPU, XLA prints two error lines for every program that
-    it reads from a cache, about features of which no CPU has any; it reads how much to say when jax
+    Where libtpu is installed and there is no TPU, it prints warnings and the stack of an error that
+    does no harm. On a machine with nothing but a CPU, XLA prints two error lines for every program
+    that it reads from a cache, about features that no CPU has. XLA reads how much to print when jax
     is imported, so this has to come first. Variables that are set already stay.
     """
     if has_tpu():
@@ -50,7 +50,7 @@ def has_tpu(root: Path = Path("/")) -> bool:
     """Tell whether anything here hints at a TPU: a chip, a device file, a variable.
 
     Args:
-        root: of the file system.
+        root: root of the file system.
     """
     if any(name in os.environ for name in _HINTS):
         return True
@@ -63,8 +63,8 @@ def has_tpu(root: Path = Path("/")) -> bool:
 def keep_programs(keep: bool = True) -> None:
     """Keep compiled programs on disk, so that the next start of a command does not compile again.
 
-    The folder is that of JAX_COMPILATION_CACHE_DIR, or one in the user's cache folder for machines
-    of this kind.
+    The folder is JAX_COMPILATION_CACHE_DIR or, by default, one in the user's cache folder for
+    machines of this kind.
 
     Args:
         keep: whether to keep them at all.
@@ -94,15 +94,15 @@ def keep_programs(keep: bool = True) -> None:
 def default_folder() -> Path:
     """Name the user's folder for compiled programs.
 
-    Machines of another kind have another one, though they may share a home: a program that was
-    compiled for one CPU may not run on another.
+    Machines of another kind have another folder, even if they share a home, because a program that
+    was compiled for one CPU may not run on another.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return home / "moa_jax" / f"programs-{_machine()}"
 
 
 def _machine() -> str:
-    """Give a short name of this kind of machine: what it is, and what its CPU can."""
+    """Return a short name of this kind of machine: its architecture and its CPU's features."""
     kind = platform.machine() + platform.processor()
     info = Path("/proc/cpuinfo")
     if info.is_file():

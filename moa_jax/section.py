@@ -1,6 +1,6 @@
-"""A section of a config: what type and range each of its values has, and refusing any other.
+"""A section of a config: each of its values has a type and a range, and any other is refused.
 
-The type of a field says both: `steps: Count = 150_000`. No key of any section is named here.
+The annotation of a field gives both: `steps: Count = 150_000`. No key of any section is named here.
 """
 
 import math
@@ -13,11 +13,11 @@ from moa_jax.errors import InputError
 
 
 class Range(NamedTuple):
-    """Which finite numbers, or which texts, a value may be.
+    """The finite numbers, or the texts, that a value may be.
 
     Attributes:
-        text: for people: "must be ...".
-        holds: whether a value is one of them.
+        text: describes them to people, after "must be".
+        holds: tells whether a value is one of them.
     """
 
     text: str
@@ -41,11 +41,12 @@ class Section:
         """Refuse values of another type, and numbers out of range.
 
         Raises:
-            InputError: naming the key, the value and what it must be.
+            InputError: a value is refused; the message names the key, the value and what it must
+                be.
         """
         for key, hint in hints_of(type(self)).items():
             value = checked(key_of(type(self), key), getattr(self, key), hint)
-            object.__setattr__(self, key, value)  # a float where a whole number was given for one
+            object.__setattr__(self, key, value)  # an int that stands for a float becomes one
 
 
 def parse(hint: Any, text: str, path: str) -> Any:
@@ -55,7 +56,7 @@ def parse(hint: Any, text: str, path: str) -> Any:
         path: the key, for the message.
 
     Raises:
-        InputError: it cannot be read as a bool or a number.
+        InputError: the text is not the bool or number that it should be.
     """
     kind, optional, _ = _taken_apart(hint)
     if optional and text.lower() == "none":
@@ -73,13 +74,13 @@ def parse(hint: Any, text: str, path: str) -> Any:
 
 
 def checked(path: str, value: Any, hint: Any) -> Any:
-    """Give a value as the type `hint`, a float where a whole number was given for one.
+    """Return a value as the type `hint`; an int that stands for a float becomes one.
 
     Args:
         path: the key, for the message.
 
     Raises:
-        InputError: it is of another type, or out of its range.
+        InputError: the value has another type, or is out of its range.
     """
     kind, optional, allowed = _taken_apart(hint)
     if value is None and optional:
@@ -99,19 +100,19 @@ def checked(path: str, value: Any, hint: Any) -> Any:
 
 
 def _is_a(value: Any, kind: type) -> bool:
-    """Tell whether a value is of a type; a whole number is a float too, True is no number."""
+    """Tell whether a value has a type; an int is a float too, but True is not a number."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, int | float if kind is float else get_origin(kind) or kind)
 
 
 def key_of(section: type, key: str) -> str:
-    """Give the key of a section as an override names it."""
+    """Return the key of a section as an override writes it."""
     return f"{section.__name__.removesuffix('Config').lower()}.{key}"
 
 
 def _taken_apart(hint: Any) -> tuple[Any, bool, Range | None]:
-    """Give the type of a field, whether it may be None, and the range of its numbers."""
+    """Return the type of a field, whether it may be None, and the range of its numbers."""
     optional = get_origin(hint) in (Union, types.UnionType)
     if optional:
         (hint,) = [part for part in get_args(hint) if part is not type(None)]

@@ -1,7 +1,7 @@
 """Edit a real photo: find the noise it would be drawn from, then draw with other people in it.
 
-Source: DDIM inversion (2010.02502, Sec. 4.3). What the new subjects do not need stays as in the
-photo, for MoA leaves it to the prior.
+Source: DDIM inversion (2010.02502, Sec. 4.3). MoA leaves to the prior what the new subjects do not
+need, so that stays as in the photo.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,11 +26,11 @@ class Edit:
     """An edited photo.
 
     Attributes:
-        result: the picture, where it was drawn, and by whom.
+        result: the picture, and which expert drew where.
         photo: the photo, cut to size.
         reconstruction: the photo drawn again from its noise, without a swap.
-        error: how near that is to the photo through the VAE, PSNR in dB; what the reconstruction
-            lost, the edit has lost too.
+        error: how near the reconstruction is to the photo after the VAE, as PSNR in dB. What the
+            reconstruction lost, the edit has lost too.
     """
 
     result: Result
@@ -63,18 +63,18 @@ def edit(
     Args:
         image: the photo.
         prompt: what to draw; `<|image|>` after each word that one of `subjects` personalizes.
-        subjects: a picture of each. One that is in `source_subjects` too is kept.
-        source_prompt: what the photo shows; likewise with `source_subjects`.
-        mask: bright where the photo may change; but for a soft edge, the rest is kept.
-        strength: how far back to lead the photo, 0 to 1: less keeps more of it. All parts of the
-            steps are parts of those that this leaves, on both ways.
+        subjects: a picture of each. A subject who is in `source_subjects` too is kept.
+        source_prompt: what the photo shows, with a marker for each of `source_subjects`.
+        mask: bright where the photo may change. The rest is kept, but for a soft edge.
+        strength: how far to lead the photo back to noise, 0 to 1; less keeps more of it. In both
+            directions, a range of steps is a part of the steps that this leaves.
         iterations: passes through the network for each step of the way back.
-        controls: for each ControlNet its picture, for what is drawn anew.
-        watch: whether to give the attention to the subjects in the result.
-        **settings: of `Settings`; the sampler is DDIM, and without guidance unless it is given.
+        controls: one picture for each ControlNet; they act on what is drawn anew.
+        watch: whether the result holds the attention to the subjects.
+        **settings: see `Settings`. The sampler is DDIM, and guidance is off unless it is given.
 
     Raises:
-        InputError: an argument that cannot be served, named with its value and the remedy.
+        InputError: an argument cannot be served; the message names it, its value and the remedy.
     """
     chosen = Settings(**{"sampler": "ddim", "guidance_scale": 1.0, **settings})
     if chosen.sampler != "ddim" or chosen.karras or chosen.eta:
@@ -87,8 +87,9 @@ def edit(
     clean = pipe.encode(photo)
     source = pipe.request(source_prompt, source_subjects)
     asked = pipe.request(prompt, subjects, negative_prompt)
-    unguided = replace(chosen, guidance_scale=1.0)
+    unguided = replace(chosen, guidance_scale=1.0)  # guidance can keep the way back from converging
     start, *later = pipe.invert(source, clean, unguided, iterations, skip=skip, on_step=on_step)
+    # DDIM without noise of its own reads no key.
     options = {"skip": skip, "start": start, "keys": jax.random.key(0)[None], "on_step": on_step}
     again = pipe.draw(source, start, settings=unguided, **options)
     options |= {"controls": controls, "watch": watch}
@@ -96,6 +97,7 @@ def edit(
         options["known"] = Known(coarse_mask(photo.mask, pipe.downscale), later)
     result = pipe.draw(asked, start, settings=chosen, **options)
     result = replace(result, images=[paste(picture, photo) for picture in result.images])
+    # Measured against the VAE's own copy: what the VAE loses, inversion cannot keep.
     (through_vae,), (reconstruction,) = pipe.decode(clean), again.images
     error = psnr(np.asarray(reconstruction), np.asarray(through_vae))
     return Edit(result, Image.fromarray(photo.pixels), reconstruction, error)

@@ -1,4 +1,4 @@
-"""What a sequence of frames has in common: one noise for all of them, so that little else moves."""
+"""What the frames of a sequence share: one noise for all of them, so that little else moves."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ class Frames:
     """How frames are drawn, whatever changes from one to the next.
 
     Attributes:
-        seed: of the noise; a frame is what the pipeline draws first of this seed.
-        height: in pixels; None: the checkpoint's own.
+        seed: of the noise; every frame has that of the pipeline's first picture of this seed.
+        height: in pixels; None means the checkpoint's own.
         width: likewise.
-        controls: for each ControlNet its picture.
-        watch: whether to give the attention to the subjects in the result.
-        batch_size: frames at once; None: as many as the memory holds.
-        on_step: told the index of each step when it is done.
+        controls: one picture for each ControlNet.
+        watch: whether the result holds the attention to the subjects.
+        batch_size: frames at once; None means as many as the memory holds.
+        on_step: called with the index of each step that is done.
     """
 
     seed: int = 0
@@ -46,7 +46,7 @@ class Frames:
         return pipe.draw(
             request,
             jnp.repeat(noise, count, axis=0),
-            jnp.repeat(keys, count),
+            jnp.repeat(keys, count),  # a sampler that adds noise adds the same to every frame
             settings,
             controls=self.controls,
             watch=self.watch,
@@ -56,10 +56,10 @@ class Frames:
 
 
 def shares(frames: int) -> Float[np.ndarray, " frames"]:
-    """Divide the way from 0 to 1 into frames, both ends included.
+    """Spread frames evenly from 0 to 1, both ends included.
 
     Raises:
-        InputError: fewer than 2.
+        InputError: there are fewer than 2 frames.
     """
     if frames < 2:
         raise InputError(f"frames={frames}: must be 2 or more, one for each end")
@@ -67,6 +67,6 @@ def shares(frames: int) -> Float[np.ndarray, " frames"]:
 
 
 def settings_of(options: dict[str, Any]) -> tuple[Frames, Settings]:
-    """Part the options of an application: what `Frames` knows, and the rest for `Settings`."""
+    """Split the options of an application: those of `Frames`, and the rest for `Settings`."""
     known = {name: options.pop(name) for name in Frames.__dataclass_fields__ if name in options}
     return Frames(**known), Settings(**options)

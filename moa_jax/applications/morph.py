@@ -1,6 +1,7 @@
 """Morph: one subject becomes another, in the space of the image encoder's features.
 
-Source: MoA (arXiv 2404.11565), applications. The context, the noise and every other subject stay.
+Source: MoA (arXiv 2404.11565), applications. The context, the noise and every other subject stay
+the same.
 """
 
 from collections.abc import Sequence
@@ -24,15 +25,15 @@ def interpolate(
     """Go from one feature vector towards another.
 
     Args:
-        share: of the way, 0 to 1.
-        spherical: turn the direction at constant speed, and the length apart from it.
+        share: how much of the way to go, 0 to 1.
+        spherical: turn the direction at constant speed, and change the length on its own.
     """
     if not spherical:
         return ((1.0 - share) * start + share * end).astype(start.dtype)
     lengths = [np.linalg.norm(each, axis=-1, keepdims=True) for each in (start, end)]
     one, other = start / lengths[0], end / lengths[1]
     angle = np.arccos(np.clip(np.sum(one * other, axis=-1, keepdims=True), -1.0, 1.0))
-    near = angle < 1e-4  # where the formula divides by nothing, the chord is the arc
+    near = angle < 1e-4  # the formula would divide by 0, and the arc is as good as straight
     safe = np.where(near, 1.0, angle)
     first = np.where(near, 1.0 - share, np.sin((1.0 - share) * safe) / np.sin(safe))
     second = np.where(near, share, np.sin(share * safe) / np.sin(safe))
@@ -57,17 +58,17 @@ def morph(
     Args:
         prompt: with `<|image|>` after each word that one of `subjects` personalizes.
         subjects: a picture of each, in the order of the markers.
-        to: whom the subject becomes.
-        frames: pictures of the way, both ends included.
-        which: of `subjects` it is, counted from 0.
+        to: a picture of the person whom the subject becomes.
+        frames: number of pictures, both ends included.
+        which: the subject that changes, counted from 0 in `subjects`.
         spherical: see `interpolate`.
-        **options: of `Frames` and `Settings`.
+        **options: see `Frames` and `Settings`.
 
     Returns:
         A picture for each frame.
 
     Raises:
-        InputError: an argument that cannot be served, named with its value and the remedy.
+        InputError: an argument cannot be served; the message names it, its value and the remedy.
     """
     how, settings = settings_of(options)
     way = shares(frames)

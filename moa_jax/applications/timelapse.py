@@ -1,7 +1,7 @@
 """Time-lapse: one picture of a person, and words that say how old they are.
 
-Source: MoA (arXiv 2404.11565), applications. The embeddings of the words' prompts are interpolated;
-the picture, the noise and every other word stay.
+Source: MoA (arXiv 2404.11565), applications. Each word makes a prompt, and the embeddings of these
+prompts are interpolated; the picture, the noise and every other word stay the same.
 """
 
 from collections.abc import Sequence
@@ -34,15 +34,15 @@ def timelapse(
         prompt: with `{word}` where the words go, e.g. "a {word} <|image|> on the beach".
         words: at least two, e.g. "kid", "person", "elderly person".
         subjects: a picture of each, in the order of the markers.
-        frames: pictures of the way, both ends included; by default one for each word.
-        **options: of `Frames` and `Settings`.
+        frames: number of pictures, both ends included; None means one for each word.
+        **options: see `Frames` and `Settings`.
 
     Returns:
-        A picture for each frame. Where the words have equally many tokens, a frame at a word is
-        the picture of its prompt; else shorter words are drawn out to the longest.
+        A picture for each frame. If the words have equally many tokens, the frame at a word is the
+        picture of that word's prompt. Otherwise shorter words are drawn out to the longest.
 
     Raises:
-        InputError: an argument that cannot be served, named with its value and the remedy.
+        InputError: an argument cannot be served; the message names it, its value and the remedy.
     """
     how, settings = settings_of(options)
     if prompt.count(WORD) != 1:
@@ -67,7 +67,7 @@ def aligned(
     """Embed the prompts so that what follows the words is at the same place in all of them.
 
     Raises:
-        InputError: a marker takes words of other places in other prompts.
+        InputError: the word of a marker is not at the same place in all prompts.
     """
     tokenizer, before = pipe.base.tokenizer, len(prompt.split(WORD)[0])
     lasts = [  # where each word ends; the begin token moves all by one
@@ -78,6 +78,7 @@ def aligned(
         extra, tokens = max(lasts) - last, request.subject_tokens
         size = request.input_ids.shape[1]
         places = np.arange(size)
+        # A shorter word repeats the embedding of its last token, and the end of the text is cut.
         drawn_out = np.where(places > last, np.maximum(places - extra, last), places)
         shifted = np.where((tokens >= last) & (tokens < size), tokens + extra, tokens)
         text = pipe.embed(request)[:, drawn_out]

@@ -236,6 +236,7 @@ def require_fits(controlnet: Component, name: str, unet: EncoderConfig, downscal
 
 def _find(name_or_path: str | Path, variant: str | None) -> Path:
     path = Path(name_or_path).expanduser()
+    # Before `resolve`, whose message would advise how to make a pipeline's folder.
     if str(name_or_path) and path.is_file():
         raise InputError(
             f"{str(path)!r} is a file; give a ControlNet's folder (diffusers makes one of a single "

@@ -13,6 +13,7 @@ from moa_jax.errors import InputError
 
 DIFFUSERS_NAME, TRANSFORMERS_NAME = "diffusion_pytorch_model", "model"  # before the suffix
 
+# Suffixes of pickled weights. They are not read, because a pickle can run any code.
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 

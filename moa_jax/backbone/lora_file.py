@@ -24,6 +24,7 @@ _WEIGHT = re.compile(
 )
 _ALPHA = re.compile(r"(?P<layer>.+?)(?:[._]lora(?:_linear_layer)?)?\.alpha")
 _ROLES = {"A": "down", "B": "up"}
+# By the prefix of its layers: the network. kohya's prefixes end in "_", the others in a dot.
 _PREFIXES = {
     "lora_unet_": "unet",
     "unet.": "unet",
@@ -34,6 +35,7 @@ _PREFIXES = {
     "text_encoder_2.": "text_encoder_2",
     "text_model.": "text_encoder",
 }
+# Older files name the attention projections of the text encoder so.
 _OLD_TEXT_ATTENTION = re.compile(r"self_attn_to_(q|k|v|out)$")
 # Parts of the keys of other adapters, which the same tools train and the same sites share.
 _OTHER_KINDS = {

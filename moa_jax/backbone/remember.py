@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 Shapes = dict[str, Any]  # nested, with a jax.ShapeDtypeStruct at each end
 SOURCES = Path(__file__).parents[1]
-DIGESTED = ("moa_jax", "jax", "flax", "numpy", "ml_dtypes")  # their sources or versions count
+DIGESTED = ("moa_jax", "jax", "flax", "numpy", "ml_dtypes")  # whose sources or versions count
 
 
 def remember(of: Any, trace: Callable[[], Shapes]) -> Shapes:
@@ -100,7 +100,7 @@ def _file_name(of: Any) -> Path | None:
 def _versions() -> list[str]:
     """Digest the sources that build networks, and name the versions of what they build on."""
     digest = hashlib.sha256()
-    for file in sorted(SOURCES.glob("backbone/*.py")) + sorted(SOURCES.glob("method/*.py")):
+    for file in sorted(SOURCES.rglob("*.py")):
         digest.update(file.name.encode() + file.read_bytes())
     return [digest.hexdigest(), jax.__version__, flax.__version__]
 

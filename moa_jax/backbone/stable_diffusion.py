@@ -95,7 +95,7 @@ def load_stable_diffusion(
 
     Raises:
         InputError: there is no such folder, a file is missing or damaged, a network is not
-            supported, or weights and configurations do not fit each other.
+            supported, weights do not fit their configuration, or networks do not fit each other.
     """
     read = partial(_load_weights, variant=variant, place=place)
     # The variant is the base checkpoint's alone: another image encoder names its files itself.
@@ -137,6 +137,7 @@ def describe_stable_diffusion(
 def save_stable_diffusion(folder: str | Path, sd: StableDiffusion) -> None:
     """Write a folder that diffusers' StableDiffusionPipeline.from_pretrained loads."""
     folder = Path(folder)
+    # It names the class that loads each folder; [None, None] marks what the pipeline lacks.
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": version("diffusers"),
@@ -190,7 +191,7 @@ def _assemble(
         "text_encoder": TextEncoder(TextConfig.from_dict(configs["text_encoder"]), dtype),
     }
     tokenizer = load_tokenizer(path / "tokenizer")
-    _check_fit(path, modules, tokenizer)
+    _check_fit(path, modules, tokenizer)  # before any weights are read
     networks = {
         network: read(path / network, network, modules[network], configs[network], ())
         for network in NETWORKS
@@ -238,7 +239,7 @@ def _prefixed(place: Place, name: str) -> Callable[..., Any]:
 
 def _image_encoder(folder: Path, dtype: Any, read: _Read) -> Component:
     config, ignore = read_config(folder), ()
-    if config.get("model_type") == "clip":
+    if config.get("model_type") == "clip":  # a complete model, not the vision tower alone
         config, ignore = _vision_part(config), CLIP_TEXT_KEYS
     module = VisionEncoder(VisionConfig.from_dict(config), dtype)
     return read(folder, "image_encoder", module, config, ignore)

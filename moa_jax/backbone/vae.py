@@ -199,6 +199,6 @@ class VAE(nn.Module):
         return self.decoder(latents)
 
     def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-        """Reconstruct pixels from the mean of their latents; `init` through this makes every part."""
+        """Reconstruct pixels from the mean of their latents; `init` calls it to make all parts."""
         mean, _ = self.encode(pixels)
         return self.decode(mean)

@@ -1,7 +1,7 @@
 """Look after a data set: `python -m moa_jax.data check|pack|bench DIR`.
 
-Exit codes: 0, done and no fault found; 1, `check` found faults, which standard output lists, or no
-subject at all; 2, the arguments or the files must be changed; 130, stopped by Ctrl-C.
+The exit code is 0 if all is done and no fault found; 1 if `check` found faults (listed on standard
+output) or no subject at all; 2 if the arguments or the files must be changed; 130 after Ctrl-C.
 """
 
 import argparse

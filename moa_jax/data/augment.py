@@ -22,8 +22,8 @@ def crop_target(
     """Take the centre square of a picture and of its masks, at `size` pixels.
 
     Resizing the short side and then cropping the centre amounts to one resampling of the centre
-    square. Doing it as one, the picture and its masks share exactly the same box. Masks are resized
-    by nearest neighbour, so their edges stay hard.
+    square. It is done as one, so that the picture and its masks share exactly the same box. Masks
+    are resized by nearest neighbour, so their edges stay hard.
     """
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2

@@ -1,8 +1,8 @@
 """How fast a host makes training examples, and how many cores keep the chips from waiting.
 
 The same shuffled records are measured three times, with the threads and the code of training:
-reading and decoding alone, complete examples, and complete examples with augmentation. Of the
-chips, only the time that a step takes counts.
+reading and decoding alone, complete examples, and complete examples with augmentation. All that
+matters of the chips is the time of a step.
 """
 
 import math

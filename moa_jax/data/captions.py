@@ -167,7 +167,7 @@ def count_tokens(tokenizer: Tokenizer, text: str, place: int) -> int:
 
 
 def find_word(caption: str, word: str, occurrence: int = 1) -> int | None:
-    """Find where a word (or phrase) ends in a caption, in upper or lower case.
+    """Find where a word (or phrase) ends in a caption, ignoring case.
 
     Args:
         occurrence: which of several occurrences, counted from 1.

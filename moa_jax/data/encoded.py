@@ -72,13 +72,13 @@ class EncodedRecords(Sequence[EncodedRecord]):
         try:
             index = json.loads((folder / INDEX).read_text())
             arrays = [np.load(folder / f"{n}.npy", mmap_mode="r") for n in ARRAYS]
-        except (OSError, ValueError, EOFError) as error:
+            self.source: dict[str, Any] = index["source"]
+            self._records, self._size = index["records"], self.source["resolution"]
+        except (OSError, ValueError, EOFError, KeyError) as error:
             raise InputError(
                 f"data.encoded={str(folder)!r} cannot be read ({error}): delete it, and training "
                 "encodes the pictures again"
             ) from error
-        self.source: dict[str, Any] = index["source"]
-        self._records, self._size = index["records"], self.source["resolution"]
         self._latents, self._masks, self._features = arrays
 
     def __len__(self) -> int:

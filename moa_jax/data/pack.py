@@ -34,6 +34,7 @@ from moa_jax.data.packed import (
 from moa_jax.data.records import METADATA, Record, Records, open_records
 from moa_jax.data.shrink import encode, loss, shrink
 from moa_jax.errors import InputError
+from moa_jax.extension import is_name
 
 # A reader fetches one record at a time; pictures do not compress any further.
 WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -129,12 +130,14 @@ def _describe(
         raise InputError(f"{data.path} is packed already; pack what it was made from")
     if shard_size < 1 or (resolution is not None and resolution < 1):
         raise InputError(f"shard size {shard_size}, resolution {resolution}: must be at least 1")
-    ffhq = records.listing.name != METADATA
+    layout = "imagefolder" if records.listing.name == METADATA else "ffhq"
+    if is_name(data.layout):
+        layout = data.layout
     return {
         "path": str(data.path),
-        "layout": "ffhq" if ffhq else "imagefolder",
+        "layout": layout,
         "split": data.split,
-        "subject_label": data.subject_label if ffhq else None,
+        "subject_label": None if layout == "imagefolder" else data.subject_label,
         "records": len(records),
         "listing": listing_digest(records),
         "resolution": resolution,

@@ -117,7 +117,7 @@ def command(folder: Location, index: Mapping[str, Any]) -> str:
     source = index["source"]
     words = ["python", "-m", "moa_jax.data", "pack", source["path"], str(folder)]
     words += ["--layout", source["layout"], "--shard-size", str(source["shard_size"])]
-    if source["layout"] == "ffhq":
+    if source["layout"] != "imagefolder":
         words += ["--split", source["split"], "--subject-label", source["subject_label"] or "none"]
     if source["resolution"] is not None:
         words += ["--resolution", str(source["resolution"])]

@@ -16,7 +16,7 @@ def over_steps(
         num_steps: how many steps are taken. When a start from a photo leaves out the first steps,
             only the rest count, as in diffusers.
         start: where the range begins: 0 is before the first step, 1 after the last.
-        end: where the range ends; it holds only the steps that lie in it from start to end.
+        end: where the range ends; a step counts only if all of it lies inside.
 
     Raises:
         InputError: not 0 <= start < end <= 1, or no step lies in the range.

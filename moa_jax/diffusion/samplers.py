@@ -26,9 +26,9 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 }
 
 # diffusers' class -> our name, and the supported values of the settings in its file.
-_TO_CLEAN = {"final_sigmas_type": ("zero",)}
+_TO_CLEAN = {"final_sigmas_type": ("zero",)}  # the last step ends at the clean picture
 _OWN_SPREAD = {"use_exponential_sigmas": (False, None), "use_beta_sigmas": (False, None)}
-_WHOLE_RANGE = {"sigma_min": (None,), "sigma_max": (None,)}
+_WHOLE_RANGE = {"sigma_min": (None,), "sigma_max": (None,)}  # of the schedule's levels
 _CLASSES: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
     "DDIMScheduler": ("ddim", {}),
     "DDPMScheduler": ("ddpm", {"variance_type": ("fixed_small",)}),
@@ -40,7 +40,7 @@ _CLASSES: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
     "EulerAncestralDiscreteScheduler": ("euler_a", {}),
     "DPMSolverMultistepScheduler": (
         "dpm++2m",
-        # diffusers itself reads "deis" as dpmsolver++, and the types after "midpoint" as midpoint.
+        # diffusers itself reads "deis" as "dpmsolver++", and the other types as "midpoint".
         {"algorithm_type": ("dpmsolver++", "deis"), "solver_order": (2,)}
         | {"solver_type": ("midpoint", "logrho", "bh1", "bh2"), "use_lu_lambdas": (False, None)}
         | (_TO_CLEAN | _OWN_SPREAD),
@@ -97,9 +97,10 @@ def make_sampler(
         eta: share of DDPM's noise put back at each step, 0 to 1; None means the sampler's default.
 
     Raises:
-        InputError: there is no such sampler, it does not have an option, or a value is out of range.
+        InputError: there is no such sampler, it lacks an option, or a value is out of range.
     """
     planner = find_sampler(name)
+    # What is not asked for is not passed, because not every sampler has the option.
     given = {"karras": karras or None, "eta": eta}
     options = {option: value for option, value in given.items() if value is not None}
     for option, value in options.items():

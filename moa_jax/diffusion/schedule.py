@@ -117,7 +117,7 @@ class NoiseSchedule:
         if spacing == "linspace":
             timesteps = np.linspace(0, last, points) if points > 1 else np.array([last])
             return timesteps.round().astype(np.int64)[::-1][:n]
-        if spacing == "trailing":  # rounding may give one too many, at 0
+        if spacing == "trailing":  # arange may give one too many, at 0
             return np.arange(last + 1, 0, -(last + 1) / n).round().astype(np.int64)[:n] - 1
         timesteps = np.arange(points)[::-1][:n] * ((last + 1) // points)
         return timesteps + min(self.steps_offset, last - int(timesteps[0]))
@@ -216,7 +216,7 @@ def _betas(config: Mapping[str, Any]) -> Float[np.ndarray, " T"]:
     end = _number(config, "beta_end", 0.02, start, 1.0, float)
     if kind == "linear":
         return np.linspace(start, end, steps)
-    return np.linspace(np.sqrt(start), np.sqrt(end), steps) ** 2
+    return np.linspace(np.sqrt(start), np.sqrt(end), steps) ** 2  # scaled_linear
 
 
 def _rescale_to_zero_snr(alphas_cumprod: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
@@ -241,6 +241,7 @@ def _number(
     config: Mapping[str, Any], key: str, default: Any, least: Any, most: Any, kind: type
 ) -> Any:
     value = config.get(key, default)
+    # In Python true and false are numbers.
     if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value:
         raise InputError(f"scheduler_config: {key}={value!r} must be of type {kind.__name__}")
     if not least <= value <= most:

@@ -51,7 +51,7 @@ def unipc(
 
 
 def _corrector(signals: Float[np.ndarray, " levels"]) -> dict[str, Float[np.ndarray, " levels-1"]]:
-    """Compute the weights of the terms of each row's corrected latents; the first row keeps its own.
+    """Compute the weights that make up each row's corrected latents; the first row keeps its own.
 
     Source: UniPC (2302.04867), Theorem 3.1, for the prediction of the clean picture (Sec. 3.3).
     """

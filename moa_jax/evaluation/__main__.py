@@ -94,6 +94,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "default: the committed",
     )
     parser.add_argument("--report-only", action="store_true", help="from what is measured already")
+    # Options may stand between the overrides.
     return parser.parse_intermixed_args(arguments)
 
 
@@ -139,11 +140,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     config = override(load_config(options.config), options.overrides)
     rows = make_rows(config)
     if options.moa:
+        # The given weights are compared with the prior alone.
         rows = [rows[0], Row(MOA, f"MoA, {options.moa.name}/")]
     names = [] if options.moa else [name for name in options.rows.split(",") if name]
     chosen = [] if options.report_only else select(rows, names)
     out = options.out or (options.runs / "given" if options.moa else Path("docs/evaluation"))
     study = Study(config.model.base, options.runs)
+    # Records older than a value count as made with its default.
     records = Records(out / "rows", study.key, recipe(Config()))
     console = Console()
     _print_readers(study, console)
@@ -192,6 +195,7 @@ def _report(
         looked_up = [(each, records.find(each.name, each.recipe)) for each in own]
         known = [(each, record) for each, record in looked_up if record is not None]
         found.append(_row_result(row, known))
+        # The first seed's pictures stand for the row.
         strip = records.strip(known[0][0].name) if known else None
         if strip is not None:
             strips[row.name] = strip

@@ -1,9 +1,9 @@
 """Pictures to look at instead of numbers to read: grids, routing maps, training previews.
 
 A routing map is always the personalized expert's weight on one fixed colour scale: dark violet is 0
-(all prior), light yellow is 1 (all personalized). An attention map, how much a subject's word is
-attended to, is blue to green to yellow, on a scale of its own. Arrays come in, pictures go out:
-nothing here knows a model or jax.
+(all prior), light yellow is 1 (all personalized). An attention map shows how much attention a
+subject's word gets, from blue over green to yellow on a scale of its own. Arrays come in, pictures
+go out: nothing here knows a model or jax.
 """
 
 from moa_jax.figures.animation import save_animation

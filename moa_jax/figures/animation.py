@@ -1,4 +1,4 @@
-"""Pictures in a row as a moving one: GIF, WebP or MP4, by the file's suffix.
+"""Write pictures as an animation: a GIF, WebP or MP4 file, by its suffix.
 
 MP4 needs ffmpeg, which the extra `video` brings.
 """
@@ -11,7 +11,7 @@ from PIL import Image
 
 from moa_jax.errors import InputError
 
-SAMPLED = 2**15  # pixels, of all frames, that a palette is chosen for
+SAMPLED = 2**15  # pixels, from all frames, by which a palette is chosen
 
 
 def save_animation(
@@ -20,17 +20,18 @@ def save_animation(
     milliseconds: int = 120,
     bounce: bool = False,
 ) -> None:
-    """Write an animation that repeats for ever (an MP4 plays once, as its player decides).
+    """Write an animation that repeats for ever (an MP4 plays once, if its player does not repeat).
 
     Args:
-        frames: of one size; two neighbours that are the same may become one that stays longer.
+        frames: all of one size; equal neighbours may become one frame that stays longer.
         path: ends in .gif, .webp or .mp4.
-        milliseconds: that a frame stays; a GIF counts in tens.
-        bounce: play back to the first frame instead of jumping there.
+        milliseconds: how long a frame stays, at least 10; a GIF rounds it to tens.
+        bounce: whether to play backwards to the first frame, instead of jumping there.
 
     Raises:
-        InputError: another suffix, no frames or of different sizes, no time to stay, no ffmpeg for
-            an MP4, or a file that cannot be written.
+        InputError: the suffix is another, there are no frames or frames of different sizes,
+            `milliseconds` is too small, ffmpeg is missing for an MP4, or the file cannot be
+            written.
     """
     path = Path(path)
     if path.suffix.lower() not in WRITERS:
@@ -43,7 +44,7 @@ def save_animation(
         raise InputError(f"{path}: an animation needs frames of one size, these are {found}")
     pictures = [frame.convert("RGB") for frame in frames]
     if bounce:
-        pictures += pictures[-2:0:-1]
+        pictures += pictures[-2:0:-1]  # without the two ends, which would show twice in a row
     try:
         WRITERS[path.suffix.lower()](pictures, path, milliseconds)
     except OSError as error:
@@ -51,16 +52,17 @@ def save_animation(
 
 
 def _write_gif(frames: Sequence[Image.Image], path: Path, milliseconds: int) -> None:
-    """Write with one palette and without dithering, so that what stands still does not flicker."""
+    """Write with one palette and without dithering, so that still parts do not flicker."""
     palette = _palette(frames)
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    duration = 10 * round(milliseconds / 10)
+    duration = 10 * round(milliseconds / 10)  # a GIF counts in hundredths of a second
     first.save(path, save_all=True, append_images=others, duration=duration, loop=0)
 
 
 def _palette(frames: Sequence[Image.Image]) -> Image.Image:
     """Choose the 256 colours that serve all frames best."""
     pixels = np.concatenate([np.asarray(frame).reshape(-1, 3) for frame in frames])
+    # The seed is fixed, so that the same frames give the same palette.
     picked = np.random.default_rng(0).integers(len(pixels), size=SAMPLED)
     return Image.fromarray(pixels[None, picked]).quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
 
@@ -71,7 +73,7 @@ def _write_webp(frames: Sequence[Image.Image], path: Path, milliseconds: int) ->
 
 
 def _write_mp4(frames: Sequence[Image.Image], path: Path, milliseconds: int) -> None:
-    """Write H.264 that browsers play: its sides are even, an odd one repeats its last pixels."""
+    """Write H.264 that browsers play; an odd side repeats its last pixels to become even."""
     try:
         import imageio.v2 as imageio
         import imageio_ffmpeg  # noqa: F401  imageio finds ffmpeg through it

@@ -1,8 +1,8 @@
-"""Where the subjects' words are attended to: the maps that say which subject a pixel belongs to.
+"""Maps of the attention to each subject's word, which say which subject a pixel belongs to.
 
-An attention map is how much the personalized expert's cross-attention gives to a subject's word,
-mean over heads. It is small everywhere, since a pixel also attends to all other words; so its
-figures scale it to its own maximum.
+An attention map is the weight of a subject's word in the personalized expert's cross-attention, as
+a mean over heads. It is small everywhere, because a pixel also attends to all other words. So the
+figures scale each map to its own maximum.
 """
 
 import math
@@ -28,10 +28,10 @@ from moa_jax.figures.canvas import (
 )
 from moa_jax.figures.routing import spread
 
-Attention = Mapping[str, Float[np.ndarray, "steps B _ _ K"]]  # by the cross-attention's path
+Attention = Mapping[str, Float[np.ndarray, "steps B _ _ K"]]  # by the path of the layer
 Regions = Float[np.ndarray, "h w K"]
 
-COLORS = "viridis"  # not the scale of routing, which is another quantity
+COLORS = "viridis"  # not the colours of routing, which is another quantity
 
 
 def mean_attention(attention: Attention, index: int, steps: slice = slice(None)) -> Regions:
@@ -42,11 +42,11 @@ def mean_attention(attention: Attention, index: int, steps: slice = slice(None))
 
 
 def subject_regions(attention: Attention, index: int = 0) -> Regions:
-    """Say where each subject is in one picture: its mean attention, from its least to its most.
+    """Say where each subject is in one picture, by the mean attention to its word.
 
     Returns:
-        For each subject 1 where its word is attended to most and 0 where least; 1 everywhere if
-        there is no difference.
+        For each subject, 1 where its word gets the most attention and 0 where it gets the least; 1
+        everywhere if there is no difference.
     """
     maps = mean_attention(attention, index)
     least, most = maps.min(axis=(0, 1)), maps.max(axis=(0, 1))
@@ -62,16 +62,17 @@ def attention_figure(
     columns: int = 5,
     title: str = "Where each subject's word is attended to",
 ) -> Image.Image:
-    """Lay over the picture how much the personalized expert attends to each subject's word.
+    """Show over the picture how much the personalized expert attends to each subject's word.
 
-    Left the picture; right a row per subject, first the mean over all steps, then a column per
-    step, first to last. A panel is the mean over layers, each scaled to its own maximum.
+    On the left is the picture. On the right is a row per subject: first the mean over all steps,
+    then a column per step, from first to last. Each panel is the mean over layers, scaled to its
+    own maximum.
 
     Args:
-        attention: to each subject's word, of each cross-attention layer.
+        attention: the attention to each subject's word in each cross-attention layer.
         index: which picture of the batch `image` is.
         subjects: their names, in the order of the maps.
-        columns: at most so many steps.
+        columns: how many steps to show at most.
     """
     picture = to_picture(image)
     steps = spread(len(next(iter(attention.values()))), columns)
@@ -100,7 +101,7 @@ def attention_figure(
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Number the names that are not the only one of their kind: man 1, man 2."""
+    """Number the names that occur more than once: man 1, man 2."""
     names = list(names)
     return [
         f"{name} {names[: i + 1].count(name)}" if names.count(name) > 1 else name
@@ -111,7 +112,7 @@ def distinct(names: Sequence[str]) -> list[str]:
 def resize(
     maps: Regions, size: tuple[int, int], how: Image.Resampling
 ) -> Float[np.ndarray, "rows columns K"]:
-    """Resize maps of the same size.
+    """Resize the map of each subject.
 
     Args:
         size: rows and columns.
@@ -122,4 +123,5 @@ def resize(
 
 
 def _to_own_maximum(weights: Weights) -> Weights:
+    # At least the smallest number, so that a map of zeros stays zero.
     return weights / max(weights.max(), np.finfo(np.float32).tiny)

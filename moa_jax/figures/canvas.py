@@ -1,4 +1,4 @@
-"""What all figures are drawn on: their look, axes that hold pictures, and colours for weights.
+"""The parts that all figures share: their look, axes that hold pictures, colours for weights.
 
 matplotlib draws, without pyplot and its global state.
 """
@@ -18,13 +18,13 @@ from PIL import Image
 Picture = Image.Image | UInt8[np.ndarray, "_ _ 3"]  # each of its own size
 Weights = Float[np.ndarray, "h w"]
 
-QUIET = "#71717a"
+QUIET = "#71717a"  # grey, for what should not stand out
 GAP, CAPTION = 6, 32  # pixels between panels; under a picture that has a caption
 DPI = 100
 
 
 def to_picture(image: Picture) -> Image.Image:
-    """Take a picture or its pixels; the picture comes out, RGB."""
+    """Turn a picture or its pixels into an RGB picture."""
     return (image if isinstance(image, Image.Image) else Image.fromarray(image)).convert("RGB")
 
 
@@ -36,7 +36,15 @@ def start_figure(
     rise: int,
     caption: int = CAPTION,
 ) -> Figure:
-    """Start a figure for axes of these sizes, with its title above; all in pixels."""
+    """Start a figure for axes of these sizes, with its title above.
+
+    Args:
+        widths: width of each column of axes in pixels.
+        heights: height of each row of axes in pixels.
+        gap: pixels between columns.
+        rise: pixels from the axes up to the title.
+        caption: pixels between rows.
+    """
     width = sum(widths) + gap * (len(widths) - 1)
     height = sum(heights) + caption * (len(heights) - 1)
     figure = Figure((width / DPI, height / DPI), DPI)
@@ -47,7 +55,7 @@ def start_figure(
 
 
 def show(ax: Axes, picture: Image.Image | None, caption: str = "") -> None:
-    """Show a picture, its caption below; None says "none"."""
+    """Show a picture with its caption below; for None, show the word "none"."""
     if picture is None:
         ax.text(0.5, 0.5, "none", ha="center", va="center", color=QUIET)
     else:
@@ -67,10 +75,11 @@ def show_panels(
     """Show rows of pictures or maps under the heads of their columns.
 
     Args:
-        rows: by the label at their left; None stays empty.
-        panel: width and height of one.
-        look: of maps, as matplotlib's `imshow` takes it.
+        rows: the panels of each row, by the label on its left; None leaves a row empty.
+        panel: width and height of one panel in pixels.
+        look: the look of maps, as options of matplotlib's `imshow`.
     """
+    # The axes count in pixels, downwards.
     width, height = panel
     left = np.arange(len(heads)) * (width + GAP)
     top = np.arange(len(rows)) * (height + GAP)
@@ -85,10 +94,10 @@ def show_panels(
 
 
 def color_bar(ax: Axes, colors: str = "magma", labels: Sequence[str] = ("0", "0.5", "1")) -> None:
-    """Draw the scale at the right of some axes, as high as they are.
+    """Draw the colour scale to the right of some axes, as high as they are.
 
     Args:
-        labels: from its lower to its upper end, evenly.
+        labels: evenly spaced, from the scale's lower end to its upper end.
     """
     width = 14 / ax.bbox.width
     place = ax.inset_axes((1 + width, 0, width, 1))
@@ -99,7 +108,7 @@ def color_bar(ax: Axes, colors: str = "magma", labels: Sequence[str] = ("0", "0.
 
 
 def rendered(figure: Figure) -> Image.Image:
-    """Draw a figure, all its labels inside."""
+    """Render a figure with all its labels inside."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.2)
     return Image.open(file).convert("RGB")

@@ -10,18 +10,18 @@ from moa_jax.figures.canvas import QUIET, Picture, overlay, to_picture
 from moa_jax.figures.routing import Routing, mean_weights
 
 SMALLEST = 384  # pixels of a frame's longer side: smaller pictures are enlarged
-STRIP, LINE = 34, 4  # pixels below the picture: for the words, and of the line that grows
+STRIP, LINE = 34, 4  # pixels: the strip below the picture, and its line of progress
 
 
 def routing_frames(image: Picture, routing: Routing, index: int = 0) -> list[Image.Image]:
-    """Lay over one picture, step by step, where the personalized expert draws it.
+    """Show over one picture, step by step, where the personalized expert draws it.
 
     Args:
-        routing: the personalized expert's weight of each layer.
+        routing: the personalized expert's weight in each layer.
         index: which picture of the batch `image` is.
 
     Returns:
-        A frame per step: the mean over layers over the grey picture, and below it the step.
+        A frame per step: the grey picture under the mean over layers, with the step below.
     """
     picture = to_picture(image)
     larger = max(1, -(-SMALLEST // max(picture.size)))

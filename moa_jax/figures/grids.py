@@ -46,10 +46,10 @@ def image_grid(
 def picture_table(
     rows: Sequence[Sequence[Picture | None]], heads: Sequence[str], size: int = 128
 ) -> Image.Image:
-    """Lay pictures out in rows, under the heads of their columns; None says "none".
+    """Lay pictures out in rows, under the heads of their columns; None shows "none".
 
     Args:
-        heads: of each column.
+        heads: the head of each column.
         size: side of a cell in pixels.
     """
     figure = start_figure([size] * len(heads), [size] * len(rows), GAP, "", 32, caption=GAP)
@@ -67,14 +67,14 @@ class Preview:
     """One row of a training preview: what was asked for and what came out."""
 
     target: Picture  # the training picture
-    subjects: Sequence[Picture]  # what the model was shown of them; may be empty
+    subjects: Sequence[Picture]  # the subjects' pictures that the model was shown; may be empty
     generated: Picture
-    weights: Weights  # the personalized expert's, over the generated picture, in [0, 1]
+    weights: Weights  # the personalized expert's weights in the generated picture, in [0, 1]
     caption: str = ""  # the prompt
 
 
 def preview_figure(previews: Sequence[Preview], size: int = 256, title: str = "") -> Image.Image:
-    """Lay previews out in rows: training picture, subjects, generated, routing over generated.
+    """Lay previews out in rows: training picture, subjects, generated picture, routing over it.
 
     Args:
         size: longest side of a panel in pixels.

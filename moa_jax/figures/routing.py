@@ -64,18 +64,19 @@ def routing_figure(
 ) -> Image.Image:
     """Show where one picture is drawn by the personalized expert, by layer group and step.
 
-    Left the picture and, over it, the mean of all maps; right a row per stage of the U-Net and a
-    column per step, first to last, self- and cross-attention side by side. A panel is the mean over
-    its stage's layers, pixel by pixel as the layer sees it.
+    On the left is the picture, and below it the mean of all maps, laid over the picture. On the
+    right is a row per stage of the U-Net and a column per step, from first to last, with self- and
+    cross-attention side by side. Each panel is the mean over its stage's layers, in their own
+    pixels.
 
     Args:
-        routing: the personalized expert's weight of each layer.
+        routing: the personalized expert's weight in each layer.
         index: which picture of the batch `image` is.
-        columns: at most so many steps.
+        columns: how many steps to show at most.
     """
     picture = to_picture(image)
     groups = _group_maps(routing, index)
-    kinds = sorted({kind for _, kind in groups}, reverse=True)
+    kinds = sorted({kind for _, kind in groups}, reverse=True)  # self-attention first
     stages = sorted({stage for stage, _ in groups})  # down, mid, up: as the U-Net runs
     total = len(next(iter(routing.values())))
     steps = spread(total, columns)
@@ -102,7 +103,7 @@ def routing_figure(
 
 
 def spread(total: int, count: int) -> list[int]:
-    """Pick at most `count` of the steps from 0, evenly, the first and the last among them."""
+    """Pick at most `count` of `total` steps, evenly, with the first and the last among them."""
     return np.unique(np.linspace(0, total - 1, count).round().astype(int)).tolist()
 
 

@@ -24,7 +24,7 @@ def layer_shares(routing: Routing, index: int = 0) -> dict[str, Float[np.ndarray
     """Average the personalized expert's weight over one picture, by layer and step.
 
     Returns:
-        By the layers' paths, as the U-Net runs: down, mid, up.
+        The means by the layers' paths, in the order of the U-Net: down, mid, up.
     """
     return {
         path: routing[path][:, index].mean(axis=(1, 2), dtype=np.float32)
@@ -38,12 +38,12 @@ def subject_shares(
     """Average the personalized expert's weight where each subject is, and where none is.
 
     Args:
-        regions: how much a pixel belongs to each subject, in [0, 1], at any size; the background is
-            what is left of one by the subject it belongs to most.
+        regions: how much a pixel belongs to each subject, in [0, 1], at any size. A pixel belongs
+            to the background by 1 minus the largest of these.
 
     Returns:
-        The mean over layers, a row for each subject and the last for the background; nan for a
-        region that is nowhere.
+        The mean over layers, with a row for each subject and the last row for the background; nan
+        for a region that is nowhere.
     """
     regions = _with_background(regions)
     shares = []
@@ -66,18 +66,19 @@ def share_figure(
 ) -> Image.Image:
     """Show the personalized expert's share of one picture, by layer and step and by subject.
 
-    Left its mean weight over the picture, a row per layer as the U-Net runs and a column per step,
-    self- and cross-attention apart. Right its mean weight on each subject and on the background
-    from step to step, and the regions that are averaged over.
+    On the left is its mean weight over the picture: a row per layer, in the order of the U-Net, and
+    a column per step, with self- and cross-attention apart. On the right are its mean weight on
+    each subject and on the background, from step to step, and the regions of these means.
 
     Args:
-        routing: the personalized expert's weight of each layer.
-        attention: to each subject's word, of each cross-attention layer; not read without subjects.
-        index: which picture of the batch.
+        routing: the personalized expert's weight in each layer.
+        attention: the attention to each subject's word in each cross-attention layer; not read if
+            there are no subjects.
+        index: which picture of the batch to show.
         subjects: their names, in the order of the maps.
     """
     shares = layer_shares(routing, index)
-    kinds = sorted({layer_group(path)[1] for path in shares}, reverse=True)
+    kinds = sorted({layer_group(path)[1] for path in shares}, reverse=True)  # self first
     regions = np.ones((1, 1, 0), np.float32)
     if subjects:
         regions = subject_regions(attention, index)[..., : len(subjects)]
@@ -152,7 +153,7 @@ def _mark_steps(ax: Axes, steps: int) -> None:
 
 
 def _show_regions(ax: Axes, regions: Regions, names: Sequence[str], colors: Sequence[str]) -> None:
-    """Show below each other what the curves are means over, in their colours."""
+    """Show the regions of the curves one below the other, in the curves' colours."""
     width, height = ax.bbox.width, ax.bbox.height
     room = height / len(names)
     side = min(width, room - LABEL - GAP)

@@ -1,4 +1,4 @@
-"""Which frozen networks some weights belong to, and what to say where they meet others."""
+"""Which frozen networks some weights belong to, and what to say when others are loaded."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ from moa_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Which frozen networks some weights belong to: names for people, fingerprints to compare."""
+    """The frozen networks that weights belong to: names for people, fingerprints to compare."""
 
     base: str
     image_encoder: str
@@ -24,7 +24,7 @@ class Identity:
         """Identify a loaded checkpoint.
 
         Args:
-            image_encoder: where its image encoder came from; None: the base folder itself.
+            image_encoder: where its image encoder came from; None means the base folder itself.
         """
         parts = ("unet", "vae", "text_encoder", "image_encoder")
         components = {part: getattr(sd, part) for part in parts}
@@ -38,13 +38,14 @@ class Identity:
         """Identify these networks with other weights in the image encoder.
 
         Args:
-            carried: the weights that replace its own, by their path.
+            carried: the weights that replace the encoder's own, by their path.
             source: the folder that they came from.
         """
         if not carried:
             return self
+        # The carried weights are only a part of the encoder; the rest is what it was.
         digest = hashlib.sha256(self.fingerprints["image_encoder"].encode())
-        for path, array in sorted(carried.items()):
+        for path, array in sorted(carried.items()):  # their order in a file says nothing
             digest.update(f"{path} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return dataclasses.replace(
@@ -57,7 +58,8 @@ class Identity:
         """Refuse networks other than the ones `what` was made with.
 
         Raises:
-            InputError: naming every component that differs, where both came from and the remedy.
+            InputError: a component differs; the message names all that do, where both came from
+                and the remedy.
         """
         differing = [part for part in self.fingerprints if not self._agrees(loaded, part)]
         if differing:

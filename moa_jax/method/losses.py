@@ -1,8 +1,8 @@
 """The three losses of MoA, as functions of arrays.
 
 Source: MoA (arXiv 2404.11565), with the masked and localisation losses of FastComposer's released
-code (arXiv 2305.10431). K are the subjects of a picture. Masks are 1 on a subject; soft edges
-allowed.
+code (arXiv 2305.10431). K is the number of subjects in a picture. A mask is 1 on its subject, and
+its edges may be soft.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def masked_denoising_loss(
     mask: Float[Array, "B H W"],
     masked: Bool[Array, " B"],
 ) -> Float[Array, ""]:
-    """Measure the denoising error, of some pictures only on the subjects.
+    """Measure the denoising error; some pictures count on their subjects only.
 
     Source: FastComposer's released code, which draws `masked` once a batch; a draw for each picture
     is our choice.
@@ -30,7 +30,8 @@ def masked_denoising_loss(
         masked: whether a picture counts on the mask alone.
 
     Returns:
-        The squared error, mean over everything, pixels outside the mask counted as zero.
+        The mean squared error over everything; of a masked picture, pixels outside the mask count
+        as zero.
     """
     weight = jnp.where(masked[:, None, None], mask, 1.0)[..., None]
     error = (prediction - target).astype(jnp.float32) * weight
@@ -77,23 +78,24 @@ def router_loss_by_layer(
 ) -> Float[Array, ""]:
     """Keep the background of every layer on the prior, whatever the other layers do [ours].
 
-    The mean of `router_loss` is small where a few layers leave the prior and the others make up for
-    them, and where subjects are large. Here each layer has its own loss, and it is a mean over the
-    background alone.
+    `router_loss` takes the mean over all layers and pixels. It is small if a few layers leave the
+    prior and the others make up for them, or if subjects are large. Here each layer has its own
+    loss, and it is a mean over the background alone.
 
     Args:
         maps: the prior's weight in each layer, in [0, 1].
         mask: the union of the subjects, resized (bilinear, antialiased) to each layer's size.
 
     Returns:
-        Mean squared weight of other experts on the background: of a picture's background, then over
-        pictures and layers; in [0, 1].
+        Mean squared weight of the other experts, in [0, 1]: over a picture's background first, then
+        over pictures and layers.
     """
 
     def of_layer(prior: Float[Array, "B h w"]) -> Float[Array, ""]:
         background = 1 - jax.image.resize(mask, prior.shape, "linear")
         squared = jnp.square(background * (1 - prior))
         total = jnp.sum(squared, axis=(1, 2))
+        # Divided by squares too, so that soft edges leave the quotient in [0, 1].
         return jnp.mean(total / (jnp.sum(jnp.square(background), axis=(1, 2)) + EPSILON))
 
     return jnp.mean(jnp.stack([of_layer(layer) for layer in maps]))
@@ -104,15 +106,15 @@ def object_loss(
     masks: Float[Array, "B K H W"],
     present: Bool[Array, "B K"],
 ) -> Float[Array, ""]:
-    """Draw each subject's word to its subject, by the personalized expert's cross-attention.
+    """Pull each subject's word to its subject, in the personalized expert's cross-attention.
 
     Source: FastComposer's released code, its balanced L1; that it reads the personalized expert is
     our choice.
 
     Args:
-        attention: of each layer, the weight of each subject's token at every pixel.
-        masks: of each subject, at any size; resized (bilinear, antialiased) to each layer's.
-        present: which of the K there are.
+        attention: for each layer, the weight of each subject's token at every pixel.
+        masks: one for each subject, at any size; resized (bilinear, antialiased) to each layer's.
+        present: which of the K subjects there are.
 
     Returns:
         Mean attention on the background minus mean attention on the subject, in [-1, 1]: first
@@ -128,6 +130,7 @@ def _object_loss_of_layer(
     rows, columns = weights.shape[2:4]
     resized = jax.image.resize(masks, (*masks.shape[:2], rows, columns), "linear")
     subject = jnp.moveaxis(resized, 1, -1)[:, None]
+    # Without an absolute value, as FastComposer released it.
     difference = _mean_over(weights, 1 - subject) - _mean_over(weights, subject)
     counted = present.astype(jnp.float32)[:, None, :]
     balanced = jnp.sum(difference * counted, axis=-1) / (jnp.sum(counted, axis=-1) + EPSILON)

@@ -1,8 +1,8 @@
 """Mixture of attention: in every attention layer a router decides, pixel by pixel, who draws.
 
 Source: MoA (arXiv 2404.11565). Expert 0 is the prior, the layer of Stable Diffusion with
-its own parameters under its own names; the added experts are copies of it that learn. What an
-expert attends to comes with the context; this file does not know what it is made of.
+its own parameters under its own names; the added experts are copies of it that learn. The context
+gives each expert what it attends to; this file does not know what the context is made of.
 """
 
 import re
@@ -29,7 +29,7 @@ class ExpertContext(Protocol):
     dial: Float[Array, " blocks"] | None  # see `turn`, for each transformer block
 
     def for_experts(self, block: int, experts: Sequence[str]) -> Sequence[Float[Array, "B S D"]]:
-        """Give the prior, and then each of the named experts, what it attends to in a block."""
+        """Return what the prior, and then each of the named experts, attends to in a block."""
         ...
 
 
@@ -41,11 +41,11 @@ def mix(
     Source: MoA, the sum over n of R_n times Attention_n.
 
     Args:
-        outputs: of each expert.
+        outputs: one for each expert.
         routing: weights in [0, 1] that sum to one over the experts.
 
     Returns:
-        The mixture, summed in float32, in the outputs' dtype.
+        The mixture in the outputs' dtype; the sum is taken in float32.
     """
     weighted = [
         routing[..., expert, None] * output.astype(jnp.float32)
@@ -59,28 +59,30 @@ def turn(
 ) -> Float[Array, "B H W E"]:
     """Turn the added experts up or down; the prior takes what they leave.
 
-    Ours, not the paper's: a dial for whoever draws.
+    The dial is ours, not the paper's; it is for the person who draws.
 
     Args:
         routing: weights in [0, 1] that sum to one over the experts.
-        dial: what the added experts' weights are multiplied by, at least 0: 0 is the prior
-            alone, exactly; 1 what the router chose, exactly; beyond it, up to their taking all.
+        dial: factor of the added experts' weights, at least 0. 0 is exactly the prior alone, and 1
+            is exactly what the router chose. Above 1 they gain, until they take everything.
     """
     added = routing[..., 1:]
     limit = 1.0 / jnp.sum(added, axis=-1, keepdims=True)  # infinite where nothing can grow
     added = added * jnp.minimum(dial, limit)
     prior = 1.0 - jnp.sum(added, axis=-1, keepdims=True)
+    # At 1 the sums above would round what the router chose.
     return jnp.where(dial == 1.0, routing, jnp.concatenate([prior, added], axis=-1))
 
 
 def counterpart(path: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Tell whose weight one in an attention layer is, and at which path the prior has its own.
+    """Tell which expert a weight belongs to, and at which path the prior has its counterpart.
 
     Args:
-        path: of an added expert's weight, in the U-Net's parameters.
+        path: the path of an added expert's weight in the U-Net's parameters.
 
     Returns:
-        The expert's name, and the path without it; outside of attention layers "" and the path.
+        The expert's name, and the path without that name. Outside of attention layers, the name is
+        "" and the path is unchanged.
     """
     layer = next((i for i, name in enumerate(path) if name in ("attn1", "attn2")), None)
     if layer is None:
@@ -89,10 +91,10 @@ def counterpart(path: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
 
 
 def is_router(path: str) -> bool:
-    """Say whether a weight is a router's: these stay float32 and whole, and may begin late.
+    """Tell whether a weight is a router's; these stay float32 and replicated, and may learn late.
 
     Args:
-        path: the weight's place in the tree, its names joined by anything that is no letter.
+        path: the weight's place in the tree; anything that is not a letter may join its names.
     """
     return re.search(rf"\b{ROUTER}\b", path) is not None
 
@@ -109,9 +111,9 @@ class LinearRouter(nn.Module):
     Source: the router is MoA's; that it is linear, and its start, are our choice.
 
     Attributes:
-        experts: how many there are.
-        block: the transformer block it serves, counted from the U-Net's input.
-        initial_personalized_weight: what the added experts share at the start, in (0, 1).
+        experts: number of experts, with the prior.
+        block: the transformer block that it serves, counted from the U-Net's input.
+        initial_personalized_weight: weight that the added experts share at the start, in (0, 1).
     """
 
     experts: int
@@ -126,7 +128,7 @@ class LinearRouter(nn.Module):
     def _logits(self, hidden: Float[Array, "B H W D"]) -> Float[Array, "B H W E"]:
         return nn.Dense(
             self.experts,
-            kernel_init=nn.initializers.zeros,
+            kernel_init=nn.initializers.zeros,  # every pixel starts with the same weights
             bias_init=lambda *_: initial_logits(self.experts, self.initial_personalized_weight),
             precision=EXACT,
             name="logits",
@@ -134,7 +136,7 @@ class LinearRouter(nn.Module):
 
 
 class MLPRouter(LinearRouter):
-    """Route with one hidden layer of the width of the input. Our choice, as an alternative."""
+    """Route with one hidden layer that is as wide as the input; an alternative of our own."""
 
     def _logits(self, hidden: Float[Array, "B H W D"]) -> Float[Array, "B H W E"]:
         hidden = nn.Dense(hidden.shape[-1], precision=EXACT, name="hidden")(hidden)
@@ -145,7 +147,7 @@ class FixedRouter(nn.Module):
     """Give every pixel the same weights: `(1, 0)` holds the network at the prior.
 
     Attributes:
-        weights: of each expert.
+        weights: one for each expert.
     """
 
     experts: int
@@ -161,10 +163,10 @@ class FixedRouter(nn.Module):
 class PersonalizedRouter(FixedRouter):
     """Hold the network at the personalized expert: a single tuned branch, without prior or router.
 
-    What MoA is compared with: FastComposer's way, all attention tuned.
+    MoA is compared with this. It is FastComposer's way, in which all attention is tuned.
 
     Attributes:
-        initial_personalized_weight: not read; every router of ROUTERS takes it.
+        initial_personalized_weight: not read; it is here because every router of ROUTERS takes it.
     """
 
     weights: tuple[float, ...] = (0.0, 1.0)
@@ -182,7 +184,7 @@ class Expert(Attention):
     """An expert beside the prior: an attention layer of its own, with four projections.
 
     A subclass may use the prior's projections, which stay frozen: `self.prior(source, "to_q")`.
-    What it overrides is mostly `project`.
+    Mostly it overrides `project`.
 
     Attributes:
         prior: applies one of the prior's projections, by its name.
@@ -192,7 +194,7 @@ class Expert(Attention):
 
 
 def one_expert(block: int) -> Mapping[str, Callable[..., nn.Module]]:
-    """Give MoA's experts beside the prior: one, in every block."""
+    """Return MoA's experts beside the prior: the same single one in every block."""
     return {"personalized": Expert}
 
 
@@ -203,12 +205,13 @@ class MixtureOfAttention(Attention):
     tree without the experts' and the router's names is Stable Diffusion's. Each added expert has
     its own four projections; the outputs are mixed after the last of them (our choice).
 
-    Sows `routing` (B H W E) and, in cross-attention, the experts' `attention` to the subjects'
+    It sows `routing` (B H W E) and, in cross-attention, the experts' `attention` to the subjects'
     tokens (B N H W K) as intermediates.
 
     Attributes:
         router: builds the router; called with experts, block and name.
-        experts: gives what builds each expert beside the prior, by name, for a transformer block.
+        experts: called with a transformer block; returns a builder for each expert beside the
+            prior, by the expert's name.
     """
 
     router: Callable[..., nn.Module] = LinearRouter
@@ -251,6 +254,7 @@ class MixtureOfAttention(Attention):
                 prior=prior,
                 name=name,
             )
+            # In self-attention there are no words to watch.
             outputs.append(expert(hidden, tokens, context.tokens if self.cross else None))
         router = self.router(experts=len(outputs), block=self.block, name=ROUTER)
         return self.finish(outputs, router(hidden, context), context)
@@ -261,10 +265,10 @@ class MixtureOfAttention(Attention):
         routing: Float[Array, "B H W E"],
         context: ExpertContext,
     ) -> Float[Array, "B H W D"]:
-        """Turn the dial, show the routing to whoever watches, and mix.
+        """Turn the dial, sow the routing, and mix.
 
         Args:
-            outputs: of each expert, prior first.
+            outputs: one for each expert, the prior's first.
             routing: from the router.
         """
         if context.dial is not None:

@@ -1,4 +1,4 @@
-"""MoA as a whole: Stable Diffusion whose U-Net attends by mixtures, and the multimodal prompt.
+"""The entire MoA: Stable Diffusion with mixtures in its U-Net, and the multimodal prompt.
 
 `build` turns a loaded Stable Diffusion into the networks and one tree of parameters; the methods of
 `MoA` are pure functions of that tree. Training, sampling and evaluation all go through `denoise`.
@@ -29,11 +29,11 @@ Params = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class MoA:
-    """The networks; their parameters are one tree with an entry of the same name for each.
+    """The networks; their parameters are one tree, with an entry of the same name for each.
 
     Attributes:
-        blocks: the U-Net's transformer blocks by their path, in the order of the computation.
-        variant: what stands in the places of MoA's own parts.
+        blocks: paths of the U-Net's transformer blocks, in the order of the computation.
+        variant: says which parts of MoA are replaced; `Variant()` is the paper's MoA.
     """
 
     unet: nn.Module
@@ -51,15 +51,16 @@ class MoA:
     def encode_subjects(
         self, params: Params, images: UInt8[Array, "B K H W 3"]
     ) -> Float[Array, "B K F"]:
-        """Give the image features of every subject's picture."""
+        """Compute the image features of every subject's picture."""
         return self.variant.look(self, params, images)
 
     def feature_width(self, params: Params) -> int:
-        """Say how wide the features of a subject are."""
+        """Return the width of a subject's features."""
         tower = self.image_encoder.config
         if not self.variant.replaces("look"):
             return tower.projection_dim
         picture = jax.ShapeDtypeStruct((1, 1, tower.image_size, tower.image_size, 3), jnp.uint8)
+        # A variant may compute features of another width; only their shape is traced.
         return jax.eval_shape(self.encode_subjects, params, picture).shape[-1]
 
     def denoise(
@@ -80,11 +81,11 @@ class MoA:
         Args:
             text: from `encode_text`.
             features: from `encode_subjects`.
-            tokens: position of each subject's word in the text; S for no subject.
+            tokens: position of each subject's word in the text; S means no subject.
             residuals: what ControlNets add; both experts see their effect.
-            dial: of the personalized expert in each block, see `turn`.
-            keys: for a variant that draws at random in training.
-            progress: for one that changes in the course of the training: share that is over.
+            dial: where the dial stands in each block, see `turn`; None means as the router chose.
+            keys: random keys, for a variant that draws at random in training.
+            progress: share of the training that is over, for a variant that changes with it.
 
         Returns:
             The prediction, and what the layers did.
@@ -111,7 +112,7 @@ class MoA:
         """Name the blocks that L_router averages over.
 
         Args:
-            skip: blocks left out at either end, which carry low-level features.
+            skip: how many blocks to leave out at either end; they carry low-level features.
         """
         return self.blocks[skip : len(self.blocks) - skip]
 
@@ -126,7 +127,7 @@ class MoA:
 
 
 def _observe(intermediates: Params) -> Observations:
-    """Sort what the modules sowed: `(value,)` under the module's path and the value's name."""
+    """Sort what the modules sowed; each value is a tuple `(value,)` under its path and name."""
     routing, attention, extra = {}, {}, {}
     for path, values in flatten_dict(intermediates).items():
         value = values[0] if len(values) == 1 else values  # sown more than once
@@ -151,16 +152,17 @@ def build(
 
     Args:
         dtype: of the computation.
-        key: for what starts at random: routers and the prompt's networks. None computes nothing:
-            what is added is then given as shapes, for weights to be read into.
+        key: for what starts at random: routers and the prompt's networks. None means that nothing
+            is computed: what is added is given as shapes, and its weights can be read from a file.
         remat: recompute the U-Net's blocks in the backward pass.
 
     Returns:
-        The networks, and their parameters: the base's own arrays, and what is added in float32: the
-        experts (copies of the prior), routers and prompt, and what the variant shares.
+        The networks and their parameters. These are the base's own arrays and, in float32, what is
+        added: the experts (copies of the prior), routers, the prompt, and what the variant shares.
 
     Raises:
-        InputError: no such variant, the base has no image encoder, or L_router would read no layer.
+        InputError: there is no such variant, the base has no image encoder, or L_router would read
+            no layer.
     """
     variant = resolve(method.mixture)
     if base.image_encoder is None:
@@ -198,7 +200,7 @@ def build(
 def _added(
     model: MoA, config: UNetConfig, params: Params, key: Array | None
 ) -> dict[str, dict[str, Any]]:
-    """Make what MoA adds, in its places in the tree; as shapes where there is no key."""
+    """Make the parts of the tree that MoA changes; without a key, the leaves it adds are shapes."""
     variant, prior = model.variant, flatten_dict(params["unet"])
     features = model.feature_width(params)
 
@@ -216,6 +218,7 @@ def _added(
         return {"prompt": prompt, "unet": unflatten_dict(added)}
 
     of = (model.unet, model.prompt, features)
+    # A later process reads the shapes from disk instead of tracing the U-Net.
     shapes = remember(of, lambda: jax.eval_shape(lambda: everything(jax.random.key(0))))
     added = flatten_dict(shapes["unet"])
     if key is None:
@@ -225,7 +228,7 @@ def _added(
 
         @jax.jit
         def at_random(key: Array) -> dict[str, Any]:
-            """Initialise what does not start as it should: the compiler drops all else."""
+            """Initialise what has no given start; the compiler drops everything else."""
             made = everything(key)
             unet = flatten_dict(made["unet"])
             return {**made, "unet": {path: unet[path] for path in unet if path not in start}}
@@ -237,6 +240,7 @@ def _added(
 
 
 def _copy(leaf: Any) -> Array:
+    # A copy even of float32: a training step takes over the buffers of what learns.
     return jnp.array(leaf, dtype=jnp.float32, copy=True)
 
 
@@ -248,7 +252,7 @@ def _initialize(
     model: MoA, config: UNetConfig, features: int, shared: Params, key: Array
 ) -> tuple[Any, Flat]:
     """Initialise the prompt's network and the U-Net."""
-    side = 2 ** (len(config.channels) - 1)
+    side = 2 ** (len(config.channels) - 1)  # the smallest that every stage can halve
     latents = jnp.zeros((1, side, side, config.in_channels))
     times, tokens = jnp.zeros(1), jnp.zeros((1, 1), jnp.int32)
     text, picture = jnp.zeros((1, 2, config.context_width)), jnp.zeros((1, 1, features))

@@ -2,8 +2,7 @@
 
 Source: MoA (arXiv 2404.11565); fusion from FastComposer's released code (arXiv 2305.10431);
 features of time and layer from NeTI (arXiv 2305.15391), as remembered. A subject is bound to a
-word, not to a place in the picture: that is how several of them are told apart without masks or
-layouts.
+word, not to a place in the picture. This tells several subjects apart without masks or layouts.
 """
 
 from collections.abc import Sequence
@@ -22,11 +21,12 @@ class Prompt(NamedTuple):
 
     Attributes:
         text: "B S D", the text embeddings; the prior sees these alone.
-        subjects: "B blocks K D", what stands in for the subjects' words in each transformer block.
-        tokens: "B K", each subject's position in the text; S for no subject.
+        subjects: "B blocks K D", the embeddings that replace the subjects' words in each
+            transformer block.
+        tokens: "B K", position of each subject's word in the text; S means no subject.
         timesteps: "B", for routers that want the time.
-        dial: "blocks", how strongly the personalized expert takes part, see `turn`; None as
-            the router chooses.
+        dial: "blocks", how strongly the added experts take part, see `turn`; None means as the
+            router chose.
         keys: "B" random keys, one for each picture; None outside of training.
         progress: "B", share of the training that is over; None outside of training.
         shared: the variant's arrays that belong to no single layer, by name.
@@ -42,7 +42,7 @@ class Prompt(NamedTuple):
     shared: Any = None
 
     def for_experts(self, block: int, experts: Sequence[str]) -> list[Float[Array, "B S D"]]:
-        """Give the prior the text, and every other expert the multimodal prompt."""
+        """Return the text for the prior, and the multimodal prompt for every other expert."""
         prompt = replace_tokens(self.text, self.subjects[:, block], self.tokens)
         return [self.text] + [prompt] * len(experts)
 
@@ -50,16 +50,17 @@ class Prompt(NamedTuple):
 def replace_tokens(
     text: Float[Array, "B S D"], subjects: Float[Array, "B K D"], tokens: Int[Array, "B K"]
 ) -> Float[Array, "B S D"]:
-    """Put each subject's embedding in the place of its word; a position of S is left out."""
+    """Replace each subject's word by its embedding; a position of S replaces nothing."""
     places = jnp.arange(text.shape[1])[None]
-    for subject in range(tokens.shape[1]):  # selects: a scatter would gather a batch that is split
+    # `where` instead of a scatter, which would gather a batch that is split over devices.
+    for subject in range(tokens.shape[1]):
         here = (places == tokens[:, subject, None])[:, :, None]
         text = jnp.where(here, subjects[:, subject, None].astype(text.dtype), text)
     return text
 
 
 class MLP(nn.Module):
-    """Norm, linear, GELU, linear: the block FastComposer's fusion is made of.
+    """Norm, linear, GELU, linear: the block that FastComposer's fusion is made of.
 
     Attributes:
         width: of the hidden layer and the output.
@@ -91,7 +92,7 @@ class Fusion(nn.Module):
     def __call__(
         self, word: Float[Array, "B K D"], image: Float[Array, "B K F"]
     ) -> Float[Array, "B K D"]:
-        """Fuse."""
+        """Fuse each word with its subject."""
         width = word.shape[-1]
         both = jnp.concatenate([word, image.astype(word.dtype)], axis=-1)
         fused = MLP(width, self.dtype, name="mlp1")(both) + word
@@ -102,33 +103,34 @@ class Fusion(nn.Module):
 def fourier_features(
     timesteps: Shaped[Array, " B"], layers: int, sigmas: tuple[float, float], count: int
 ) -> Float[Array, "B layers F"]:
-    """Place (t, l) in random Fourier features, of unit norm.
+    """Map time and layer (t, l) to random Fourier features of unit norm.
 
     Source: NeTI, as remembered; that MoA's are these is our choice. The frequencies are fixed
     draws, the same in every program.
 
     Args:
         timesteps: 0 to T-1.
-        layers: features are given for each l in 0 .. layers-1.
-        sigmas: standard deviation of the frequencies of t and of l.
-        count: of frequencies; the result has a sine and a cosine of each.
+        layers: number of layers; l runs from 0 to layers-1.
+        sigmas: standard deviation of the frequencies of t, and of those of l.
+        count: number of frequencies; the result has a sine and a cosine for each.
     """
     draws = np.random.RandomState(0).standard_normal((2, count)).astype(np.float32)
     phases_of_time = jnp.outer(timesteps.astype(jnp.float32), sigmas[0] * draws[0])
     phases_of_layer = jnp.outer(jnp.arange(layers, dtype=jnp.float32), sigmas[1] * draws[1])
     phases = phases_of_time[:, None, :] + phases_of_layer[None, :, :]
+    # The squares of each sine and cosine sum to 1, so the norm would be sqrt(count).
     return jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], axis=-1) / np.sqrt(count)
 
 
 class SubjectResidual(nn.Module):
     """Add a subject to its word, the same at every time and in every layer.
 
-    The word plus MLP(LN(m)), which starts silent: training starts at the prior, with no random
-    embedding to unlearn. What `TimeLayerConditioning` is compared with, from which it differs by
-    the places alone. The form is our choice.
+    The embedding is the word plus MLP(LN(m)). The MLP starts silent, so training starts at the
+    prior, with no random embedding to unlearn. `TimeLayerConditioning` is compared with this class;
+    the two differ by the places alone. The form is our choice.
 
     Attributes:
-        layers: transformer blocks of the U-Net; l counts them from the input.
+        layers: number of transformer blocks of the U-Net; l counts them from the input.
     """
 
     layers: int
@@ -149,7 +151,7 @@ class SubjectResidual(nn.Module):
         return jnp.broadcast_to(embedded, (len(word), self.layers, *word.shape[1:]))
 
     def places(self, timesteps: Shaped[Array, " B"], width: int) -> Float[Array, "_b _layers D"]:
-        """Embed the places that the subjects are told apart by: none here."""
+        """Embed the places (times and layers) that a subject's embedding depends on: none here."""
         return jnp.zeros((1, 1, width), self.dtype)
 
 
@@ -175,12 +177,12 @@ class TimeLayerConditioning(SubjectResidual):
 
 
 class SubjectPrompt(nn.Module):
-    """Make the multimodal prompt of text embeddings and image features.
+    """Make the multimodal prompt from text embeddings and image features.
 
     Attributes:
-        layers: transformer blocks of the U-Net.
-        conditioning: builds what adds the subjects to their words, called with layers, dtype and
-            name; `SubjectResidual` leaves them the same at every time and in every layer.
+        layers: number of transformer blocks of the U-Net.
+        conditioning: builds the module that adds subjects to their words; called with layers, dtype
+            and name. `SubjectResidual` keeps them the same at every time and in every layer.
     """
 
     layers: int
@@ -199,8 +201,9 @@ class SubjectPrompt(nn.Module):
 
         Args:
             features: image features of each subject's picture.
-            tokens: position of each subject's word; S for no subject.
+            tokens: position of each subject's word; S means no subject.
         """
+        # S is clipped to the last word; `replace_tokens` then leaves this subject out.
         word = jnp.take_along_axis(text, tokens[:, :, None], axis=1, mode="clip")
         subjects = Fusion(self.dtype, name="fusion")(word, features)
         conditioning = self.conditioning(layers=self.layers, dtype=self.dtype, name="conditioning")

@@ -1,7 +1,7 @@
-"""What learns: one answer, and the parameters split and joined by it.
+"""What learns: one answer, and functions that split and join the parameters by it.
 
 `learns` is that answer: gradient, optimizer, checkpoints and the exported file follow it. Both
-halves of the parameters keep the shape of the whole tree; `optax.MaskedNode`, a node without
+halves of the parameters keep the structure of the entire tree; `optax.MaskedNode`, a node without
 leaves, stands where the other half's leaves are. So gradients and optimizer state hold nothing of
 the frozen half.
 """
@@ -34,8 +34,8 @@ def learns(path: str, method: MethodConfig, vision_layers: int) -> bool:
 
     Args:
         path: the parameter's place in the tree joined by ".", as `leaf_paths` gives it.
-        vision_layers: transformer layers of the image encoder, of which the last
-            `method.image_encoder_layers` learn.
+        vision_layers: number of transformer layers in the image encoder; the last
+            `method.image_encoder_layers` of them learn.
     """
     if layer := _VISION_LAYER.match(path):
         return int(layer[1]) >= vision_layers - method.image_encoder_layers
@@ -43,20 +43,20 @@ def learns(path: str, method: MethodConfig, vision_layers: int) -> bool:
 
 
 def is_added(path: str) -> bool:
-    """Say whether the parameter at `path` is none of Stable Diffusion's, but came with MoA."""
+    """Tell whether MoA added the parameter at `path`; otherwise it is Stable Diffusion's."""
     return path.startswith(("prompt.", "variant.")) or _ADDED.match(path) is not None
 
 
 def fixed_additions(params: Any) -> dict[str, Any]:
-    """List the leaves that came with MoA, of parameters that do not learn, by their path."""
+    """List the leaves that MoA added, by path; `params` is the half that does not learn."""
     return {path: leaf for path, leaf in leaf_paths(params).items() if is_added(path)}
 
 
 def learning_mask(params: Mapping[str, Any], method: MethodConfig) -> Any:
-    """Apply `learns` to every leaf: a tree of bool in the shape of `params`.
+    """Apply `learns` to every leaf; return a tree of bool in the shape of `params`.
 
     Raises:
-        InputError: more image encoder layers should learn than there are.
+        InputError: more layers of the image encoder should learn than it has.
     """
     layers = [int(found[1]) for path in leaf_paths(params) if (found := _VISION_LAYER.match(path))]
     vision_layers = max(layers, default=-1) + 1
@@ -93,6 +93,7 @@ def combine(trained: Any, frozen: Any) -> Any:
         lambda one, other: other if isinstance(one, optax.MaskedNode) else one,
         trained,
         frozen,
+        # Without this the map would pass over MaskedNode, which has no leaves.
         is_leaf=lambda node: isinstance(node, optax.MaskedNode),
     )
 

@@ -1,4 +1,4 @@
-"""What of MoA may be replaced, and how to name what replaces it.
+"""The parts of MoA that may be replaced, and how to name a replacement.
 
 `Variant` is the paper's MoA. A subclass overrides one or more of its methods, in any file:
 
@@ -10,7 +10,7 @@
             return partial(MyRouter, sharpness=self.sharpness)
 
 and `method.mixture=my_file:MyVariant(sharpness=3.0)` trains, saves, loads and draws with it. Its
-fields are its options; they must be plain values, for equal options must mean equal models.
+fields are its options. They must be plain values, because equal options must mean equal models.
 `moa_jax.testing.check_variant` tests any variant.
 """
 
@@ -37,7 +37,7 @@ Flat = dict[tuple[str, ...], Any]  # leaves by their path
 
 @runtime_checkable
 class Networks(Protocol):
-    """The networks that a subject's picture may be looked at with."""
+    """The networks with which a variant may look at a subject's picture."""
 
     image_encoder: nn.Module
     vae: nn.Module
@@ -50,7 +50,8 @@ class Observations(NamedTuple):
         routing: "B h w E", the weight of every expert, for all mixture layers.
         attention: "B N h w K", the personalized expert's attention to the subjects' words, for
             cross-attention layers.
-        extra: all else that any module sowed as intermediates, by its path and the value's name.
+        extra: everything else that a module sowed as an intermediate, by the module's path and the
+            value's name.
     """
 
     routing: dict[str, Array]
@@ -62,7 +63,7 @@ Run = Callable[[Any], tuple[Array, Observations]]  # one pass of the U-Net under
 
 
 class Moment(NamedTuple):
-    """When the U-Net is asked.
+    """The moment at which the U-Net is asked.
 
     Attributes:
         timesteps: "B", of the noise schedule.
@@ -76,15 +77,15 @@ class Moment(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """A forward pass of training: what a loss of one's own is computed from.
+    """A forward pass of training, from which you may compute losses of your own.
 
     Attributes:
         prediction: "B h w C", what the U-Net predicts: noise, or velocity.
         target: "B h w C", what it should have predicted.
         timesteps: "B", of the noise schedule.
         seen: what the layers did, and all that they sowed.
-        batch: as `moa_jax.data` gives it, and `progress`, see `Moment`.
-        union: "B h w", the subjects' masks united, at the latents' size.
+        batch: as `moa_jax.data` gives it, with `progress` in it, see `Moment`.
+        union: "B h w", the union of the subjects' masks, at the latents' size.
     """
 
     prediction: Array
@@ -107,22 +108,22 @@ class Variant:
     exceptions: ClassVar[Mapping[str, str]] = {}
 
     def replaces(self, part: str) -> bool:
-        """Say whether a method of this name is the subclass's own."""
+        """Tell whether the subclass has a method of this name of its own."""
         return getattr(type(self), part) is not getattr(Variant, part)
 
     # ---- the networks
 
     def router(self, method: MethodConfig) -> Callable[..., nn.Module]:
-        """Give what builds a router; called with experts (how many), block and name="router".
+        """Return a builder of routers; called with experts (how many), block and name="router".
 
-        A router takes "B H W D" and the context, and gives "B H W E" in [0, 1] that sums to one
-        over the experts, the prior first. It computes in float32.
+        A router takes the features "B H W D" and the context. It returns weights "B H W E" in
+        [0, 1] that sum to one over the experts, the prior first, and computes them in float32.
         """
         weight = method.initial_personalized_weight
         return partial(ROUTERS[method.router], initial_personalized_weight=weight)
 
     def experts(self, method: MethodConfig, block: int) -> Mapping[str, Callable[..., nn.Module]]:
-        """Give what builds each expert beside the prior, by name; see `Expert` for the arguments.
+        """Return a builder for each expert beside the prior, by name; called as `Expert` is.
 
         Args:
             block: the transformer block, counted from the U-Net's input.
@@ -130,7 +131,7 @@ class Variant:
         return {"personalized": Expert}
 
     def attention(self, method: MethodConfig, attend: Attend) -> Callable[..., nn.Module]:
-        """Give what builds an attention layer; called with what `Attention` has for attributes.
+        """Return a builder of attention layers; called with the attributes of `Attention`.
 
         Args:
             attend: how attention is computed, see `choose_attend`.
@@ -141,18 +142,18 @@ class Variant:
         )
 
     def feed_forward(self, method: MethodConfig) -> Callable[..., nn.Module]:
-        """Give what builds the network after the attention; called with dtype and name.
+        """Return a builder of the network after the attention; called with dtype and name.
 
-        It takes the normalised "B H W D" and the context, and gives "B H W D". Weights other than
-        those of `FeedForward` are what it adds.
+        The network takes the normalised features "B H W D" and the context, and returns "B H W D".
+        Weights that `FeedForward` does not have count as added.
         """
         return FeedForward
 
     def prompt(self, method: MethodConfig, layers: int, dtype: Any) -> nn.Module:
-        """Give the network that makes the context of text and subjects; see `SubjectPrompt`.
+        """Return the network that makes the context of text and subjects; see `SubjectPrompt`.
 
         Args:
-            layers: transformer blocks of the U-Net.
+            layers: number of transformer blocks of the U-Net.
         """
         if not method.time_layer_conditioning:
             return SubjectPrompt(layers, SubjectResidual, dtype)
@@ -166,10 +167,10 @@ class Variant:
     def look(
         self, networks: Networks, params: Params, images: UInt8[Array, "B K H W 3"]
     ) -> Float[Array, "B K F"]:
-        """Give the features of every subject's picture: the image encoder's pooled ones.
+        """Compute features of every subject's picture: here the image encoder's, pooled.
 
         Args:
-            params: where `data.encoded` is written, of the VAE and the image encoder alone.
+            params: when `data.encoded` is written, those of the VAE and the image encoder alone.
         """
         batch, subjects = images.shape[:2]
         pixels = normalize_pixels(images.reshape(batch * subjects, *images.shape[2:]))
@@ -179,7 +180,7 @@ class Variant:
     # ---- the parameters
 
     def shared(self, prior: Flat, key: Array) -> Flat:
-        """Give arrays that belong to no single layer; the context has them as `shared`.
+        """Return arrays that belong to no single layer; the context has them as `shared`.
 
         Args:
             prior: the U-Net's weights.
@@ -187,10 +188,10 @@ class Variant:
         return {}
 
     def start(self, added: Flat, prior: Flat) -> Flat:
-        """Give the first values of what does not start at random: copies of the prior's weights.
+        """Return the first values of what does not start at random: copies of the prior's weights.
 
         Args:
-            added: shapes of all that the U-Net has beside the prior.
+            added: shapes of all weights that the U-Net has beside the prior.
             prior: the U-Net's own weights; may be shapes.
         """
         origins = {path: prior.get(counterpart(path)[1]) for path in added}
@@ -201,25 +202,25 @@ class Variant:
         }
 
     def learns(self, path: str) -> bool:
-        """Say whether something learns that this variant adds; what does not is saved all the same.
+        """Tell whether a weight that this variant adds learns; it is saved in either case.
 
         Args:
-            path: its place in the tree of parameters, joined by ".".
+            path: the weight's place in the tree of parameters, joined by ".".
         """
         return True
 
     def weights(self, params: Params, moment: Moment) -> Params:
-        """Give the weights to compute with, inside the compiled program: unpack, merge or mask."""
+        """Unpack, merge or mask the weights to compute with, inside the compiled program."""
         return params
 
     # ---- training, and every prediction
 
     def losses(self, forward: Forward) -> Mapping[str, Float[Array, ""]]:
-        """Give further terms of the loss, already multiplied by their weights, by name."""
+        """Return further terms of the loss by name, already multiplied by their weights."""
         return {}
 
     def predict(self, run: Run, context: Any) -> tuple[Array, Observations]:
-        """Predict; `run(context)` asks the U-Net once."""
+        """Predict; each call of `run(context)` asks the U-Net once."""
         return run(context)
 
 
@@ -231,10 +232,10 @@ def resolve(name: str, key: str = "method.mixture") -> Variant:
     """Make the variant that a name stands for: `moa`, or `package.module:Class(option=1)`.
 
     Args:
-        key: what the name was given as, for messages.
+        key: the option that the name was given for, as messages call it.
 
     Raises:
-        InputError: what `find` raises, or it is no `Variant`.
+        InputError: as `find`, or the name is not that of a `Variant`.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]()
@@ -250,11 +251,11 @@ def resolve(name: str, key: str = "method.mixture") -> Variant:
 
 
 def name_of(variant: Variant) -> str:
-    """Give the name that `resolve` makes a variant from.
+    """Return the name from which `resolve` makes a variant.
 
     Raises:
-        InputError: it cannot be named: its class is not at the top of a module, or an option is no
-            plain value.
+        InputError: the variant has no name, because its class is not at the top of a module or an
+            option is not a plain value.
     """
     kind = type(variant)
     for name, built_in in BUILT_IN.items():

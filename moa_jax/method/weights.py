@@ -1,8 +1,8 @@
-"""The file that trained MoA weights travel in, and its card.
+"""The file of trained MoA weights, and its card.
 
-The exported file (`moa.safetensors` beside `moa.json`) holds what learns and, of the image
-encoder, what an earlier run trained and this one carried in: all that differs from the base. The
-base's own weights are never written; they are named and fingerprinted, and a file is refused on
+The exported file (`moa.safetensors` beside `moa.json`) holds all that differs from the base: what
+learns, and what an earlier run trained in the image encoder and this run carried on. The base's own
+weights are never written. The card has their names and fingerprints, and the file is refused on
 another base. Nothing here depends on training.
 """
 
@@ -37,8 +37,8 @@ class MoaCard:
     """What `moa.json` says about the weights beside it.
 
     Attributes:
-        carried: paths of the weights beside it that did not learn: of an earlier run's image
-            encoder, and what a variant adds and keeps as it is.
+        carried: paths of the weights that are in the file but did not learn: those of an earlier
+            run's image encoder, and those that a variant adds and keeps as they are.
     """
 
     config: Config
@@ -53,14 +53,14 @@ def save_moa(
     card: MoaCard,
     carried: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write `moa.safetensors` and `moa.json`, each whole or not at all.
+    """Write `moa.safetensors` and `moa.json`, each intact or not at all.
 
-    The first holds a digest of the second: a crash between the two leaves files that do not belong
-    together, and reading finds it out.
+    The weights hold a digest of the card. After a crash between the two, the files do not belong
+    together, and reading them finds this out.
 
     Args:
         trained: the leaves that learn; leaves that do not are absent or `optax.MaskedNode`.
-        carried: what does not learn and is not the base's: from `read_carried`, where the run began
+        carried: weights that neither learn nor are the base's: from `read_carried` if the run began
             with earlier weights, and from `fixed_additions`.
     """
     folder = Path(folder)
@@ -69,8 +69,9 @@ def save_moa(
     card = dataclasses.replace(card, carried=tuple(sorted(carried or ())))
     values = {"format_version": FORMAT_VERSION, **dataclasses.asdict(card)}
     if not carried:
-        del values["carried"]  # which earlier versions do not know
+        del values["carried"]  # earlier versions do not know it
     metadata = {"format": "moa_jax", "step": str(card.step), "card": _digest(values)}
+    # A file is renamed when it is finished: a rename happens entirely or not at all.
     unfinished = folder / (WEIGHTS_NAME + ".unfinished")
     save_file(arrays | dict(carried or {}), unfinished, metadata=metadata)
     unfinished.chmod(0o644)  # safetensors makes files that only their owner can read
@@ -81,12 +82,13 @@ def save_moa(
 
 
 def read_moa_card(folder: str | Path) -> MoaCard:
-    """Read `moa.json`: with which configuration to build the model, and for which base.
+    """Read `moa.json`: the configuration to build the model with, and the base that it needs.
 
     Raises:
-        InputError: no such folder or file, not JSON, a format this version does not know, a value
-            that the configuration cannot have, a variant whose module this program has not
-            imported, or not the card of the weights beside it.
+        InputError: the folder or file is missing, is not JSON, or has a format that this version
+            does not know; it holds a value that the configuration cannot have, or names a variant
+            whose module this program has not imported; or it is not the card of the weights beside
+            it.
     """
     path = Path(folder) / CARD_NAME
     if not path.is_file():
@@ -109,7 +111,7 @@ def read_moa_card(folder: str | Path) -> MoaCard:
 
 
 def _require_pair(path: Path, values: Mapping[str, Any]) -> None:
-    """Refuse a card that the weights beside it were not written with."""
+    """Refuse a card that was not written with the weights beside it."""
     weights = path.with_name(WEIGHTS_NAME)
     if not weights.is_file():
         return
@@ -124,7 +126,7 @@ def _require_pair(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _digest(values: Mapping[str, Any]) -> str:
-    """Digest a card, whatever its layout in the file."""
+    """Compute a digest of a card that does not depend on the layout of its file."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -152,11 +154,11 @@ def load_moa(
         allow_other_base: warn of other networks instead of refusing them.
 
     Returns:
-        `params` with every leaf that the file holds replaced, in its dtype and on its devices.
+        `params`, in which the weights of the file replace the old leaves; dtypes and devices stay.
 
     Raises:
-        InputError: another base; a missing, truncated or damaged file; or tensors that do not fit,
-            all of them listed.
+        InputError: the base is another one; the file is missing, truncated or damaged; or tensors
+            do not fit, and the message lists all of them.
     """
     path = Path(folder) / WEIGHTS_NAME
     card = read_moa_card(folder)
@@ -168,20 +170,21 @@ def load_moa(
     def replace(key: str, leaf: Any) -> Any:
         if key not in arrays:
             return leaf
+        # A leaf that is only a shape has no sharding: None is the default device.
         return jax.device_put(arrays[key].astype(leaf.dtype), getattr(leaf, "sharding", None))
 
     return map_paths(replace, params)
 
 
 def read_carried(folder: str | Path, mask: Any) -> dict[str, np.ndarray]:
-    """Read the weights of `folder` that a run does not train when it continues from them.
+    """Read the weights of `folder` that a run continues from but does not train.
 
     Args:
         mask: what that run trains, from `learning_mask`.
 
     Returns:
         Weights of the image encoder by their path, exactly as the file has them. The run's own file
-        must hold them too, for they are not the base's.
+        must hold them too, because they are not the base's.
     """
     learning = leaf_paths(mask)
     arrays = _read_arrays(Path(folder) / WEIGHTS_NAME)
@@ -231,7 +234,7 @@ def _check_fit(
 ) -> None:
     """Refuse weights that are not those of the card.
 
-    The image encoder's may be more than the card says: earlier versions trained its head too.
+    They may hold more of the image encoder than the card says: earlier versions trained its head.
     """
     carried = set(card.carried)
     expected = [key for key in leaves if key in learning | carried or is_added(key)]

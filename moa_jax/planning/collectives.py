@@ -70,5 +70,5 @@ def collectives(module: Module) -> list[Collective]:
 def _results(op: Operation) -> tuple[HloArray, ...]:
     """Give the results without the operands that some asynchronous operations list first."""
     if op.kind == "all-gather-start":
-        return op.arrays[len(op.arrays) // 2 :]
+        return op.arrays[len(op.arrays) // 2 :]  # operands, then as many results
     return op.arrays[1:2] if op.kind == "collective-permute-start" else op.arrays

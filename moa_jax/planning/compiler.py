@@ -75,6 +75,7 @@ def _run(folder: Path) -> int | None:
     Returns:
         The process's exit code; None means that everything was settled before it ended.
     """
+    # The process must find the modules that the pickled `make` names.
     paths = os.pathsep.join(path for path in (os.getcwd(), *sys.path) if path)
     command = [sys.executable, "-m", "moa_jax.planning.compiler", str(folder)]
     with (folder / WORDS).open("wb") as words:

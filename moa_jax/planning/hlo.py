@@ -50,6 +50,7 @@ class HloArray:
         return self._bytes(self.shape)
 
     def _bytes(self, shape: tuple[int, ...]) -> int:
+        # A truth value takes a byte; other types have their bits in their name.
         bits = 8 if self.dtype == "pred" else int(re.match(r"[a-z]+(\d+)", self.dtype)[1])
         return math.prod(shape) * bits // 8
 
@@ -126,7 +127,7 @@ class Module:
         yield name, turns, fused
         for op in self.computations[name].values():
             if op.kind == "while":
-                trips = self._trips(op) or 1
+                trips = self._trips(op) or 1  # unknown turns: see `endless`
                 for each in op.called("body", "condition"):
                     yield from self._walk(each, turns * trips, fused)
             elif op.kind in ("fusion", "call", "conditional") or op.kind.startswith("async-"):
@@ -153,6 +154,7 @@ class Module:
                 for op in self.computations[name].values():
                     if op.kind == "constant" and op.type.startswith("s32[]"):
                         numbers.add(int(op.rest.split(")")[0]))
+        # Of several constants the text does not tell which one ends the loop.
         return numbers.pop() if len(numbers) == 1 else None
 
 

@@ -73,7 +73,7 @@ class Plan:
         return None if self.seconds is None else self.seconds * self.runs / 3600
 
     def remedies(self, remat: bool) -> str:
-        """Say what to change so that a program fits which does not.
+        """Say what to change to make a program fit.
 
         Args:
             remat: whether it already recomputes its blocks.

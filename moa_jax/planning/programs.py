@@ -140,7 +140,7 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
         subject_tokens=shape((num_images, subjects), jnp.int32),
     )
     settings = settings.resolved(base.scheduler_config)
-    plan = settings.make_sampler(NoiseSchedule.from_config(base.scheduler_config))
+    sampler = settings.make_sampler(NoiseSchedule.from_config(base.scheduler_config))
     steering = settings.steering(model.blocks if model else ())
     networks, place = Networks(base, model), replicated(mesh)
     encode = partial(condition, networks, guided=steering.guided)
@@ -153,13 +153,15 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
         # Weights that a program does not use take the device's memory all the same.
         compiled = jax.jit(function, out_shardings=place, keep_unused=True)
         lower = partial(compiled.lower, params, *arguments)
+        # What steers a step is a few numbers without a sharding; they are left out.
         shapes = [each for each in jax.tree.leaves(arguments) if hasattr(each, "sharding")]
         return Program(lower, {"weights": params, "request": shapes}, runs)
 
     step = partial(predict, networks)
+    # Step 0 stands for all steps: what differs between them is an argument of one program.
     return (
         program(encode, request),
-        program(step, conditions, steering.at(0), noise, times, runs=len(plan.timesteps)),
+        program(step, conditions, steering.at(0), noise, times, runs=len(sampler.timesteps)),
         program(partial(decode, base), noise),
     )
 

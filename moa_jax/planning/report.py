@@ -82,6 +82,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 def _column(plan: Plan, remat: bool) -> dict[str, str]:
     usage, rows = plan.usage, plan.images / plan.devices
     found = {"pictures": f"{rows:g}"}
+    # A part may be empty: a run without a moving average has none.
     found |= {f"memory: {name}": _gib(size) for name, size in usage.parts.items() if size}
     found["memory: temporaries"] = _gib(usage.temporaries)
     limit = f" of {_gib(plan.limit)}" if plan.limit else ""

@@ -50,10 +50,11 @@ class Usage:
         return self.flops + self.splash_flops
 
     def times(self, chip: Chip) -> dict[str, float]:
-        """Bound the seconds of one run from below.
+        """Bound the duration of one run from below, in seconds.
 
         Each bound is what one resource needs at its peak rate; the largest bounds the run.
         """
+        # Arithmetic, memory and links may work at the same time, so their times do not add up.
         moved = sum(collective.bytes for collective in self.collectives)
         return {
             "arithmetic": self.all_flops / chip.flops,
@@ -72,6 +73,7 @@ def in_turn(usages: Sequence[tuple[Usage, int]]) -> Usage:
     """
     each = [usage for usage, _ in usages]
     fits = all(usage.fits for usage in each)
+    # Weights that several programs use lie in memory once: the most counts, not the sum.
     parts = {
         name: max(usage.parts.get(name, 0) for usage in each)
         for name in dict.fromkeys(name for usage in each for name in usage.parts)
@@ -102,6 +104,7 @@ def measure(make: Callable[[], Any]) -> Usage:
     """
     compiled = compile_aside(make)
     temporaries = compiled.memory - sum(compiled.parts.values())
+    # Where the program does not fit, the compiler settled nothing else.
     if compiled.text is None:
         return Usage(compiled.parts, temporaries, fits=False)
     module = parse(compiled.text)

@@ -2,8 +2,8 @@
 
 `Pipeline` prepares the arrays from prompts and pictures. The networks are compiled once for all
 calls that draw equally many pictures of the same size: sampler, number of steps, guidance scale,
-dial, ranges and photo are arguments of the program. Only guidance on or off, ControlNets and
-`watch` make another program.
+dial, ranges and photo are arguments of the program. Only switching guidance, ControlNets or `watch`
+on or off makes another program.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -207,7 +207,7 @@ class Engine:
 
     def encode(self, photo: Photo) -> Float[Array, "1 H W C"]:
         """Turn a photo into latents."""
-        latent_shape(self.base, *photo.pixels.shape[:2], 1)  # refuses a size that the VAE cannot
+        latent_shape(self.base, *photo.pixels.shape[:2], 1)  # refuses what the VAE cannot take
         return self._encode(self.params, photo.pixels[None])
 
     def decode(self, latents: Latents) -> list[Image.Image]:

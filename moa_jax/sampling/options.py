@@ -1,6 +1,6 @@
-r"""The options of `sample.py`: modes, help texts, and what short forms of values mean.
+r"""The options of `sample.py`: its modes, help texts, and the short forms of values.
 
-A record of an earlier run stands in for what is not given. No network is imported.
+Options that are not given may come from the record of an earlier run. No network is imported.
 """
 
 import argparse
@@ -24,7 +24,7 @@ Other modes (each with its own --help):
   timelapse  words take turns: kid, person, elderly person
   edit       a real photo, drawn again with other people in it
 """
-# What each mode does, and one example of what is its own.
+# What each mode does, and an example with the options that only it has.
 MODES = {
     "draw": (
         ABOUT,
@@ -48,12 +48,13 @@ MODES = {
 
 
 def parse_arguments(command: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; what it says wrongly ends the program with exit code 2."""
+    """Read the command line; a mistake in it ends the program with exit code 2."""
     named = command[0] if command and command[0] in MODES else None
     options = list(command[1:] if named else command)
     mode = named or "draw"
     parser = make_parser(mode)
     start = argparse.Namespace()
+    # Known options only: the record may be of another mode, whose options this parser lacks.
     file = parser.parse_known_args(options)[0].from_json
     if file:
         try:
@@ -78,24 +79,19 @@ def parse_arguments(command: Sequence[str]) -> argparse.Namespace:
 
 
 def _import_plugins(given: argparse.Namespace, file: str | None) -> None:
-    """Import what the command line names; a record may name nothing more that would run.
-
-    Raises:
-        InputError: no such module, or the record's sampler is of a module that was not named.
-    """
+    """Import the plugins; one that is missing, or a record that needs another, is an InputError."""
     for module in given.plugin:
         import_plugin(module)
-    if file and is_name(given.sampler):
+    if file and is_name(given.sampler):  # a file must not make code run by itself
         require_imported(given.sampler, "sampler")
 
 
 def _recorded(
     record: dict[str, Any], parser: argparse.ArgumentParser, options: list[str]
 ) -> argparse.Namespace:
-    """Give what a record says of a parser's options.
+    """Return the values that a record holds for the options of a parser.
 
-    A list that is given on the command line takes the place of the record's: argparse would add to
-    it.
+    A list on the command line replaces the record's list, to which argparse would append.
     """
     given = vars(parser.parse_args(options))
     replaced = {
@@ -114,7 +110,7 @@ NEEDED = {"draw": (), "morph": ("to",), "timelapse": ("words",), "edit": ("image
 
 
 def make_parser(mode: str) -> argparse.ArgumentParser:
-    """List the options of a mode."""
+    """Make the parser of a mode's options."""
     about, example = MODES[mode]
     parser = argparse.ArgumentParser(
         prog="sample.py" if mode == "draw" else f"sample.py {mode}",
@@ -134,7 +130,7 @@ def make_parser(mode: str) -> argparse.ArgumentParser:
     return parser
 
 
-# Where a mode's options start from other values than elsewhere.
+# Defaults of a mode that differ from those of the other modes.
 DEFAULTS = {"edit": {"sampler": "ddim", "guidance_scale": 1.0}}
 
 
@@ -235,10 +231,10 @@ def _add_output(add: Add) -> None:
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
-    """Gather the settings that the options say.
+    """Make `Settings` of the options.
 
     Raises:
-        InputError: a value that is none.
+        InputError: a value is out of range.
     """
     return Settings(
         num_inference_steps=arguments.steps,
@@ -256,7 +252,7 @@ def read_strength(text: str) -> Strength:
     """Read `[LAYERS=]VALUE[@FROM:TO]`.
 
     Raises:
-        InputError: another form.
+        InputError: the text has another form.
     """
     value, _, steps = text.partition("@")
     layers, _, value = value.rpartition("=")
@@ -270,7 +266,7 @@ def read_strength(text: str) -> Strength:
 
 
 def read_lora_option(text: str) -> tuple[str, float, str]:
-    """Read `FILE[:WEIGHT[:EXPERTS]]`: file, weight, and whose attention it changes."""
+    """Read `FILE[:WEIGHT[:EXPERTS]]`: the file, its weight, and the experts that it changes."""
     file, experts = text, "both"
     head, _, tail = file.rpartition(":")
     if head and tail.isidentifier():
@@ -284,7 +280,7 @@ def read_control(text: str) -> Control:
     """Read `IMAGE[:SCALE[:FROM:TO]]`.
 
     Raises:
-        InputError: a range with one end.
+        InputError: the range has only one end.
     """
     parts = text.split(":")
     numbers: list[float] = []

@@ -1,6 +1,6 @@
 """A photo to start from, and the part of it that is to be drawn anew.
 
-Pixels here are 8-bit RGB of the size of the pictures to draw. Nothing here runs a network.
+Pixels here are 8-bit RGB, in the size of the pictures to draw. Nothing here runs a network.
 """
 
 import math
@@ -14,7 +14,7 @@ from moa_jax.data.images import load_mask, open_image, to_mask
 from moa_jax.errors import InputError
 from moa_jax.sampling.request import Picture
 
-FEATHER = 1 / 128  # of the longer side: how wide what is drawn fades into the photo around the mask
+FEATHER = 1 / 128  # width of the soft edge around the mask, as a share of the longer side
 
 
 class Photo(NamedTuple):
@@ -22,7 +22,7 @@ class Photo(NamedTuple):
 
     Attributes:
         pixels: "H W 3" uint8.
-        mask: "H W" float32, 1 where the picture is drawn anew; None: everywhere.
+        mask: "H W" float32, 1 where the picture is drawn anew; None means everywhere.
     """
 
     pixels: UInt8[np.ndarray, "H W 3"]
@@ -38,20 +38,23 @@ def prepare_photo(
     area: int,
     multiple: int = 8,
 ) -> Photo:
-    """Bring a photo, and with it its mask, to the size of the pictures to draw.
+    """Scale and cut a photo and its mask to the size of the pictures to draw.
 
     Args:
-        mask: bright where the picture is drawn anew, see `to_mask`; as large as `image`, or of
-            its proportions. Where it is scaled down, a pixel is drawn anew if any of its own is.
-        height: in pixels. Where both are given, the photo is scaled to cover the picture and cut
-            around its middle; where one is, the other follows from the photo's proportions.
+        mask: bright where the picture is drawn anew, see `to_mask`. It is as large as `image`, or
+            has its proportions. Where it is scaled down, a pixel that covers any marked pixel is
+            drawn anew.
+        height: in pixels. If height and width are given, the photo is scaled to cover the picture
+            and cut around its middle. If only one is given, the other follows from the photo's
+            proportions.
         width: likewise.
-        area: pixels of a picture if neither is given; its proportions are then the photo's.
+        area: how many pixels a picture has if neither is given; it then has the photo's
+            proportions.
         multiple: in pixels. A side that is not given becomes a multiple of it.
 
     Raises:
-        InputError: a picture that cannot be read, or a mask that is not the photo's, or empty, or
-            all in what is cut away.
+        InputError: a picture cannot be read; or the mask does not have the photo's proportions, is
+            empty, or lies entirely in what is cut away.
     """
     photo = open_image(image)
     size = choose_size(photo.size, height, width, area=area, multiple=multiple)
@@ -60,6 +63,7 @@ def prepare_photo(
         return Photo(pixels, None)
     chosen = to_mask(mask) if isinstance(mask, Image.Image) else load_mask(mask)
     rows, columns = chosen.shape
+    # The proportions may differ by 2 %.
     if abs(math.log(columns / rows * photo.height / photo.width)) > 0.02:
         raise InputError(
             f"the mask has {columns}x{rows} pixels and the photo {photo.width}x{photo.height}: "
@@ -79,10 +83,10 @@ def prepare_photo(
 def choose_size(
     photo: tuple[int, int], height: int | None, width: int | None, *, area: int, multiple: int
 ) -> tuple[int, int]:
-    """Choose width and height of the pictures that start from a photo.
+    """Choose the width and height of pictures that start from a photo.
 
     Args:
-        photo: its width and height.
+        photo: width and height of the photo.
         area: see `prepare_photo`.
         multiple: likewise.
     """
@@ -98,21 +102,22 @@ def choose_size(
 
 
 def coarse_mask(mask: Float[np.ndarray, "H W"], factor: int) -> Float[np.ndarray, "1 h w 1"]:
-    """Say of each latent whether any of its pixels is drawn anew."""
+    """Mark each latent that covers a pixel to be drawn anew."""
     rows, columns = (side // factor for side in mask.shape)
     blocks = mask[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
     return blocks.max(axis=(1, 3))[None, :, :, None]
 
 
 def paste(drawn: Image.Image, photo: Photo) -> Image.Image:
-    """Lay what was drawn into the photo: all that the mask marks, and a soft edge around it.
+    """Paste a drawn picture into the photo: all that the mask marks, and a soft edge around it.
 
-    The edge lies outside the mask, so that a mask is drawn anew whole, be it a line of one pixel.
-    It is `FEATHER` wide (4 pixels of 512); beyond it the photo stays, to the pixel.
+    The edge lies outside the mask, so everything that is marked is drawn anew, even a line of one
+    pixel. The edge is `FEATHER` wide (4 pixels of 512). Beyond it every pixel is the photo's.
     """
     if photo.mask is None:
         return drawn
     mask = Image.fromarray(np.uint8(255 * photo.mask))
+    # Each ring reaches one pixel further; their mean falls from 1 to 0 across the edge.
     rings = [mask]
     for _ in range(max(1, round(FEATHER * max(drawn.size)))):
         rings.append(rings[-1].filter(ImageFilter.MaxFilter(3)))
@@ -121,14 +126,14 @@ def paste(drawn: Image.Image, photo: Photo) -> Image.Image:
 
 
 def psnr(one: UInt8[np.ndarray, "*B H W 3"], other: UInt8[np.ndarray, "*B H W 3"]) -> float:
-    """Measure how near two pictures are, in dB: the more the nearer; infinite if equal."""
+    """Measure how alike two pictures are, as PSNR in dB; equal pictures give infinity."""
     error = np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2)
     return float("inf") if error == 0.0 else float(10.0 * np.log10(255.0**2 / error))
 
 
 def _fit_mask(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
-    """Cut a mask as its photo is cut, and mark each pixel that any of its own falls into."""
-    grey = Image.fromarray(mask.astype(np.float32))  # in 8 bits one of many pixels would be lost
+    """Cut a mask as its photo is cut, and mark each pixel that covers any marked pixel."""
+    grey = Image.fromarray(mask.astype(np.float32))  # in 8 bits, one pixel of many would become 0
     shares = np.asarray(ImageOps.fit(grey, size, Image.BOX))
     return (shares > 0.0).astype(np.float32)
 

@@ -42,18 +42,18 @@ class Pipeline(Engine):
         return cls(*load(base, moa, dtype, **options))
 
     def add_lora(self, file: str | Path, weight: float = 1.0, experts: str = "both") -> None:
-        """Change the weights by a LoRA; several add up, and the same at -weight takes it back.
+        """Merge a LoRA into the weights; several add up, and the same at -weight takes it back.
 
-        The weights are then the very arrays of before. Where `params` is replaced, what replaces it
-        is taken to be without LoRAs.
+        The weights are then the same arrays as before. If you replace `params`, the new weights
+        count as weights without LoRAs.
 
         Args:
             file: .safetensors, with the keys of kohya's scripts, diffusers or peft.
-            weight: how strongly.
-            experts: whose it is: "both", "prior" or "personalized", see `apply_lora`.
+            weight: factor of the change; 1 is as trained.
+            experts: which experts it changes: "both", "prior" or "personalized", see `apply_lora`.
 
         Raises:
-            InputError: a damaged file, or one of another architecture.
+            InputError: the file is damaged, or made for another architecture.
         """
         self.params = self._styles.add(self.params, read_lora(file), weight, experts)
 
@@ -87,20 +87,25 @@ class Pipeline(Engine):
             prompt: with `<|image|>` after each word that one of `subjects` personalizes.
             subjects: a picture of each, in the order of the markers.
             seed: picture i of a seed is the same whatever `num_images` is.
-            latents: standard normal draws [num_images, height/8, width/8, 4] to start from.
-            height: in pixels; the checkpoint's own size by default, as is `width`.
-            image: a photo to start from instead of nothing but noise.
-            mask: bright where `image` is drawn anew; beyond a soft edge (`paste`), it is kept.
-            strength: how much of the way from noise `image` goes through, 0 to 1: 1 leaves nothing
-                of what is drawn over. By default 0.8, and 1 with a mask.
-            controls: for each ControlNet its picture.
-            watch: whether to give the attention to the subjects in the result.
-            batch_size: pictures at once; by default as many as the memory holds.
-            on_step: told the index of each step when it is done.
+            latents: standard normal draws [num_images, height/8, width/8, 4] to start from; None
+                means draws from the seed.
+            height: in pixels; None means the checkpoint's own or, with `image`, one that keeps the
+                photo's proportions.
+            width: likewise.
+            image: a photo to start from, instead of noise alone.
+            mask: bright where `image` is drawn anew. The rest is kept, but for a soft edge, see
+                `paste`.
+            strength: how much of the way from noise `image` goes through, 0 to 1; at 1 nothing of
+                it remains where it is drawn over. None means 0.8, and 1 with a mask.
+            controls: one picture for each ControlNet.
+            watch: whether the result holds the attention to the subjects.
+            batch_size: pictures at once; None means as many as the memory holds.
+            on_step: called with the index of each step that is done.
             **settings: see `Settings`.
 
         Raises:
-            InputError: an argument that cannot be served, named with its value and the remedy.
+            InputError: an argument cannot be served; the message names it, its value and the
+                remedy.
         """
         chosen = Settings(**settings).resolved(self.base.scheduler_config)
         keys = picture_keys(seed, num_images)
@@ -120,6 +125,7 @@ class Pipeline(Engine):
         sampler = chosen.make_sampler(self.schedule, skip)
         start, known = start_from_photo(self.encode(photo), photo, sampler, latents, skip)
         result = draw(skip=skip, start=start, known=known)
+        # The VAE changes every pixel, so the photo's own come back outside of the mask.
         return replace(result, images=[paste(picture, photo) for picture in result.images])
 
     def _photo(
@@ -127,14 +133,14 @@ class Pipeline(Engine):
     ) -> Photo | None:
         if image is not None:
             return self.photo(image, mask, *size)
-        if mask is not None or strength is not None:
+        if mask is not None or strength is not None:  # rather than ignore them
             raise InputError("mask and strength are about a photo: give image (--image) too")
         return None
 
     def request(
         self, prompt: str, subjects: Sequence[Picture] = (), negative_prompt: str = ""
     ) -> Request:
-        """Prepare a request of one row; for the arguments and errors see `__call__`."""
+        """Prepare a request of one row; see `__call__` for the arguments and errors."""
         encoder = self.base.image_encoder
         return make_request(
             self.base.tokenizer,
@@ -152,7 +158,8 @@ class Pipeline(Engine):
         height: int | None = None,
         width: int | None = None,
     ) -> Photo:
-        """Cut a photo, and its mask, to the size of the pictures; see `prepare_photo`."""
+        """Cut a photo and its mask to the size of the pictures; see `prepare_photo`."""
+        # Without a given size, the checkpoint's own number of pixels in the photo's proportions.
         _, rows, columns, _ = latent_shape(self.base, None, None, 1)
         area = rows * columns * self.downscale**2
         return prepare_photo(image, mask, height, width, area=area, multiple=self.downscale)

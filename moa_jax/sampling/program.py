@@ -1,8 +1,8 @@
-"""From a request to pixels, as the few pure functions that a pipeline compiles.
+"""The few pure functions that a pipeline compiles, from a request to pixels.
 
-`condition` encodes a request once, `predict` is asked at every step, `decode` ends it. No function
-depends on the sampler or on the number of steps. These functions read no files and no text, and
-have no defaults.
+`condition` encodes a request once, `predict` runs at every step, and `decode` makes pixels in the
+end. No function depends on the sampler or on the number of steps. These functions read no files and
+no text, and choose no default for a setting.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ class Networks(NamedTuple):
     """The networks that draw; their parameters come as a tree with an entry for each.
 
     Attributes:
-        base: whose own parameters are not read.
-        model: the mixtures, or None for plain Stable Diffusion.
-        controlnets: what draws to a given picture; parameters in a tuple "controlnets".
+        base: the checkpoint; the parameters that it holds itself are not read.
+        model: the mixtures; None means plain Stable Diffusion.
+        controlnets: the ControlNets; the tree has their parameters as a tuple, "controlnets".
     """
 
     base: StableDiffusion
@@ -39,13 +39,14 @@ class Networks(NamedTuple):
 class Conditions(NamedTuple):
     """A request as the networks take it: what stays the same in all steps.
 
-    With guidance the rows are doubled, [negative; positive] in diffusers' order.
+    With guidance the rows are doubled: first the negative ones, then the positive ones, as in
+    diffusers.
 
     Attributes:
         text: "B S D", embeddings of the prompts.
-        tokens: "B K", position of each subject's word; S for no subject.
-        features: "B K F", image features of the subjects; None without mixtures.
-        controls: for each ControlNet its picture, "1 H W 3" in [0, 1].
+        tokens: "B K", position of each subject's word; S means no subject.
+        features: "B K F", image features of the subjects; None means that there are no mixtures.
+        controls: one picture for each ControlNet, "1 H W 3" in [0, 1].
     """
 
     text: Any
@@ -58,9 +59,9 @@ class Seen(NamedTuple):
     """What the mixtures did at a step, by the path of the layer.
 
     Attributes:
-        routing: "B h w", the weight of the added experts together.
-        attention: "B h w K", how much it attends to each subject's word, mean over the heads;
-            only if asked for.
+        routing: "B h w", the sum of the added experts' weights.
+        attention: "B h w K", how much the personalized expert attends to each subject's word, mean
+            over the heads; empty if not asked for.
     """
 
     routing: Any
@@ -84,7 +85,7 @@ def condition(networks: Networks, params: Any, request: Request, *, guided: bool
     if not guided:
         return Conditions(text, tokens, None if model is None else features)
     text = jnp.concatenate([embed(base, params, request.negative_ids), text])
-    tokens = jnp.concatenate([jnp.full_like(tokens, text.shape[1]), tokens])
+    tokens = jnp.concatenate([jnp.full_like(tokens, text.shape[1]), tokens])  # S: no subject
     if model is None:
         return Conditions(text, tokens)
     return Conditions(text, tokens, jnp.concatenate([jnp.zeros_like(features), features]))
@@ -103,10 +104,10 @@ def predict(
     """Predict what the sampler asks for, under guidance if there is any.
 
     Args:
-        watch: whether to give the attention to the subjects too; static under `jax.jit`.
+        watch: whether to return the attention to the subjects too; static under `jax.jit`.
 
     Returns:
-        The prediction, and what the mixtures did on its way, in the positive half.
+        The prediction, and what the mixtures did for the positive half.
     """
     if steered.guidance_scale is None:
         return _predict(networks, params, conditions, steered, latents, timesteps, watch)
@@ -115,6 +116,7 @@ def predict(
     prediction = classifier_free_guidance(
         *jnp.split(both, 2), steered.guidance_scale, steered.guidance_rescale
     )
+    # The negative half has no subjects to be seen.
     positive = [{path: maps[len(latents) :] for path, maps in each.items()} for each in seen]
     return prediction, Seen(*positive)
 
@@ -163,12 +165,14 @@ def _residuals(
     for network, own, picture in zip(
         controlnets, params["controlnets"], conditions.controls, strict=True
     ):
+        # Guidance doubles the rows of the latents, and with them those of the control.
         pictures = jnp.broadcast_to(picture, (len(latents), *picture.shape[1:]))
         added.append(network.apply({"params": own}, latents, timesteps, conditions.text, pictures))
     return combine(added, list(steered.controls))
 
 
 def _seen(observed: Observations, watch: bool) -> Seen:
+    # Expert 0 is the prior, and the others share what it leaves.
     added = {path: jnp.sum(each[..., 1:], axis=-1) for path, each in observed.routing.items()}
     if not watch:
         return Seen(added, {})
@@ -178,7 +182,7 @@ def _seen(observed: Observations, watch: bool) -> Seen:
 def keep(
     drawn: Float[Array, "1 H W 1"], latents: Float[Array, "B H W C"], known: Float[Array, "B H W C"]
 ) -> Float[Array, "B H W C"]:
-    """Put what is known where nothing is drawn.
+    """Put the known latents where nothing is drawn.
 
     Args:
         drawn: 1 where the picture is drawn.
@@ -198,14 +202,14 @@ def decode(
     vae = base.vae.module
     scaled = latents / vae.config.scaling_factor
     pixels = vae.apply({"params": params["vae"]}, scaled, method="decode")
-    pixels = jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0, 1)
+    pixels = jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0, 1)  # the VAE's range is [-1, 1]
     return jnp.round(pixels * 255).astype(jnp.uint8)
 
 
 def encode(
     base: StableDiffusion, params: Any, pixels: UInt8[Array, "B _ _ 3"]
 ) -> Float[Array, "B H W C"]:
-    """Turn 8-bit pixels into the U-Net's latents: the mean of what the VAE gives."""
+    """Turn 8-bit pixels into the U-Net's latents, the mean of the VAE's distribution."""
     vae = base.vae.module
     scaled = pixels.astype(jnp.float32) / 127.5 - 1.0
     mean, _ = vae.apply({"params": params["vae"]}, scaled, method="encode")

@@ -1,8 +1,8 @@
 """Pictures that say how to make them again: a record in the PNG itself, as text chunks.
 
-`moa_jax` holds the whole record as JSON. `parameters` holds what of it other programs know, as
-AUTOMATIC1111's web UI writes it, which picture browsers and sharing sites read. Nothing here
-depends on a model.
+The chunk `moa_jax` holds the entire record as JSON. The chunk `parameters` holds the part that
+other programs know, in the form of AUTOMATIC1111's web UI, which picture browsers and sharing sites
+read. Nothing here depends on a model.
 """
 
 import json
@@ -33,9 +33,9 @@ def write_png(image: Image.Image, path: str | Path, record: Mapping[str, Any]) -
     """Write a picture with what it takes to draw it again.
 
     Args:
-        record: any values that JSON has, paths and numpy scalars. `parameters` says which keys
-            other programs are told of; `image_index` is the picture's number in its run, which with
-            the run's `seed` gives its noise, however many are drawn.
+        record: its values may be anything that JSON has, paths and numpy scalars. `parameters` says
+            which keys other programs get to see. `image_index` is the picture's number in its run:
+            with the run's `seed` it gives the noise, however many pictures are drawn.
 
     Raises:
         InputError: the file cannot be written.
@@ -68,13 +68,13 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """Read the record of a picture, or of a run from its JSON file.
 
     Raises:
-        InputError: no such file, neither PNG nor JSON, a PNG without a record, a damaged record, or
-            one of a newer version.
+        InputError: the file is missing, is neither PNG nor JSON, or is a PNG without a record; or
+            the record is damaged or of a newer version.
     """
     path = Path(path)
     try:
         start = path.read_bytes()[: len(SIGNATURE)]
-        if start == SIGNATURE:
+        if start == SIGNATURE:  # whatever the name ends in
             return _parse(path, _record_of(path))
         if path.suffix.lower() == ".json":
             return _parse(path, path.read_text(encoding="utf-8"))
@@ -86,13 +86,13 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def parameters(record: Mapping[str, Any]) -> str:
-    """Say what other programs know of a record, in the form they read.
+    """Write the part of a record that other programs know, in the form that they read.
 
-    The prompt, the negative prompt if there is one, then a line of `Name: value` pairs for what
-    the record holds.
+    The prompt comes first, then the negative prompt if there is one, then a line of `Name: value`
+    pairs for what the record holds.
 
     Args:
-        record: of its keys these are read: prompt, negative_prompt, steps, sampler, karras,
+        record: these of its keys are read: prompt, negative_prompt, steps, sampler, karras,
             guidance_scale, seed, image_index, width, height, fingerprints (its unet), base, moa.
     """
     lines = [record.get("prompt", "")]
@@ -104,7 +104,7 @@ def parameters(record: Mapping[str, Any]) -> str:
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the settings their names in other programs; None for what the record does not hold."""
+    """Name the settings as other programs do; None means that the record does not hold one."""
     get = record.get
     sampler, scale = get("sampler"), get("guidance_scale")
     karras = " Karras" if get("karras") else ""
@@ -126,12 +126,12 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _quoted(value: str) -> str:
-    """Quote what would end a value early."""
+    """Quote a value with characters in it that would end it early."""
     return json.dumps(value, ensure_ascii=False) if set(value) & set(',:"\n') else value
 
 
 def _to_json(record: Mapping[str, Any], indent: int | None = None) -> str:
-    """Write a record as ASCII, whatever its words are."""
+    """Write a record in ASCII, whatever its words are."""
     return json.dumps({**record, "format": FORMAT}, indent=indent, default=_plain)
 
 
@@ -145,7 +145,7 @@ def _plain(value: Any) -> Any:
 
 
 def _record_of(path: Path) -> str:
-    """Read the record's chunk of a PNG."""
+    """Read the text chunk of a PNG that holds the record."""
     with Image.open(path) as image:
         chunks = image.text
     if CHUNK not in chunks:
@@ -158,7 +158,7 @@ def _record_of(path: Path) -> str:
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
-    """Parse a record; one without `format` is from before there were formats."""
+    """Parse a record; one without `format` was written before records had formats."""
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:

@@ -1,6 +1,7 @@
 """A prompt and pictures of its subjects as the arrays that a pipeline draws from.
 
-Checks everything a user can get wrong about them. Knows tokenizers and pictures, no networks.
+It checks everything a user can get wrong about them. It knows tokenizers and pictures, but no
+networks.
 """
 
 import warnings
@@ -22,16 +23,16 @@ Picture = Image.Image | str | Path
 
 
 class Request(NamedTuple):
-    """What to draw, a row for each picture; rows need not belong to one prompt.
+    """What to draw, with a row for each picture; the rows may have different prompts.
 
     Attributes:
         input_ids: "B S" int32, the prompts' tokens.
         negative_ids: "B S" int32, what guidance leads away from.
         subject_images: "B K h w 3" uint8, at the image encoder's size.
-        subject_tokens: "B K" int32, position of each subject's word; S for no subject.
-        subject_features: "B K F", the subjects' image features, in whose place no picture is then
-            looked at; None: those of `subject_images`.
-        text: "B S D", the prompts' embeddings; None: those of `input_ids`.
+        subject_tokens: "B K" int32, position of each subject's word; S means no subject.
+        subject_features: "B K F", the subjects' image features, given instead of pictures; None
+            means those of `subject_images`.
+        text: "B S D", the prompts' embeddings; None means those of `input_ids`.
     """
 
     input_ids: Any
@@ -55,12 +56,12 @@ def make_request(
 
     Args:
         prompt: with `<|image|>` after each word that one of `subjects` personalizes.
-        image_size: of the image encoder, in pixels; None if there is none to look at subjects.
-        max_subjects: how many the weights support; 0 without MoA.
+        image_size: of the image encoder, in pixels; None means that there is no image encoder.
+        max_subjects: how many subjects the weights support; 0 without MoA.
 
     Raises:
-        InputError: markers and subjects that do not match each other or the weights, a marker with
-            no word before it or in the negative prompt, or a picture that cannot be read.
+        InputError: markers and subjects do not match each other or the weights, a marker has no
+            word before it or is in the negative prompt, or a picture cannot be read.
     """
     _check_subjects(prompt, len(subjects), max_subjects)
     if IMAGE_MARKER in negative_prompt:
@@ -70,7 +71,7 @@ def make_request(
         )
     positive = _encode(tokenizer, "prompt", prompt)
     negative = _encode(tokenizer, "negative_prompt", negative_prompt)
-    pictures = _prepare(subjects, image_size or 1)
+    pictures = _prepare(subjects, image_size or 1)  # without an encoder, any size will do
     # A prompt without subjects still has one place for them, which no word takes.
     tokens = positive.subject_tokens or (len(positive.input_ids),)
     row = (positive.input_ids, negative.input_ids, pictures, np.array(tokens, np.int32))
@@ -78,12 +79,12 @@ def make_request(
 
 
 def repeat(request: Request, count: int) -> Request:
-    """Ask for every row `count` times."""
+    """Repeat every row `count` times."""
     return jax.tree.map(lambda array: np.repeat(array, count, axis=0), request)
 
 
 def stack(requests: Sequence[Request]) -> Request:
-    """Join requests of one shape to a batch, a row after the other."""
+    """Join requests of the same shape into one batch."""
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *requests)
 
 

@@ -32,20 +32,20 @@ def save_result(
 ) -> None:
     """Write a result as `sample.py` does.
 
-    The pictures are `STEM-00.png` and so on, beside `STEM-grid.png` if there are several. With MoA,
-    `STEM-00-routing.png` shows where the personalized expert drew each.
+    The pictures are `STEM-00.png` and so on, with a `STEM-grid.png` if there are several. With MoA,
+    `STEM-00-routing.png` and so on show where the personalized expert drew each picture.
 
     Args:
-        folder: exists.
+        folder: an existing folder.
         stem: how the names of all files begin.
-        record: what it takes to draw the pictures again: see `write_png`. It is written into each
-            picture, and as `STEM.json`; None: nothing of it.
-        animation: "gif", "webp" or "mp4": the pictures are frames, and are written as a moving
-            picture and as a strip instead of a grid; None: they are not.
-        subjects: their names, for the figures of `look`, in the order of the request.
-        look: write all that was seen of the network as well: `STEM.npz` holds the arrays, and each
-            picture has its routing over the steps, shares and attention.
-        others: pictures beside the results, each written as `STEM-NAME.png`.
+        record: what it takes to draw the pictures again, see `write_png`. It is written into each
+            picture, and as `STEM.json`. None means that no record is written.
+        animation: "gif", "webp" or "mp4" if the pictures are frames. They are then written as a
+            moving picture and as a strip, instead of a grid. None means that they are no frames.
+        subjects: the subjects' names, for the figures of `look`, in the order of the request.
+        look: also write all that was seen of the network: the arrays as `STEM.npz`, and for each
+            picture its routing over the steps, its shares and its attention.
+        others: further pictures, each written as `STEM-NAME.png`.
 
     Raises:
         InputError: a file cannot be written.
@@ -56,6 +56,7 @@ def save_result(
         if record is None:
             image.save(file)
         else:
+            # With the seed, the index gives this picture's noise.
             write_png(image, file, {**record, "image_index": index})
     if animation:
         image_grid(result.images, columns=len(result.images)).save(folder / f"{stem}-frames.png")
@@ -76,7 +77,7 @@ def save_result(
 def _save_figures(
     result: Result, index: int, start: Path, subjects: Sequence[str], look: bool
 ) -> None:
-    """Write where the personalized expert drew a picture; with `look`, all there is to see."""
+    """Write a figure of where the personalized expert drew a picture; with `look`, all figures."""
     image = result.images[index]
     routing_figure(image, result.routing, index).save(f"{start}-routing.png")
     if not look:

@@ -1,8 +1,8 @@
 """How to draw, whatever is drawn: sampler, guidance, and how strongly the subjects take part.
 
-Turns what a person writes into tables over steps and layers. A row of them is an argument of the
-compiled program: none of these settings compiles it anew, but for guidance itself, on or off.
-No network is run here.
+This module turns what a person writes into tables over steps and layers. A row of each table is an
+argument of the compiled program, so no setting compiles it anew, except switching guidance on or
+off. No network is run here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from moa_jax.diffusion import NoiseSchedule, Sampler, make_sampler, over_steps, 
 from moa_jax.diffusion.guidance import check_range
 from moa_jax.errors import InputError
 
-CHECKPOINT = "checkpoint"
+CHECKPOINT = "checkpoint"  # stands for the sampler in the checkpoint's scheduler_config.json
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Strength:
     """How strongly the personalized expert takes part, in some layers and steps.
 
     Attributes:
-        value: multiplies its weight: 0 is Stable Diffusion exactly, 1 what the router chose, and
-            beyond it up to the personalized expert alone.
+        value: factor of the personalized expert's weight. 0 is exactly Stable Diffusion, 1 is what
+            the router chose, and more goes up to the personalized expert alone.
         layers: how the names of the U-Net's layers begin: "down", "mid", "up", "up_blocks.1", ...;
-            "" is all of them.
-        start: share of the steps before the first one it is for.
-        end: share of the steps that are over after the last one it is for.
+            "" means all layers.
+        start: share of the steps after which it begins to act; 0 is before the first step.
+        end: share of the steps after which it ceases to act; 1 is after the last step.
     """
 
     value: float
@@ -38,7 +38,7 @@ class Strength:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a value below 0, and a part of the steps that is none."""
+        """Refuse a value below 0, and a range of steps that is empty or out of bounds."""
         check_range(self.start, self.end)
         if not 0.0 <= self.value < np.inf:
             raise InputError(f"moa_strength={self.value}: must be 0 (the prior) or more, e.g. 1")
@@ -48,10 +48,10 @@ class Steering(NamedTuple):
     """What changes from step to step, as tables over the steps that are taken, noisiest first.
 
     Attributes:
-        guidance_scale: one for each step; None: no guidance, at half the work.
-        guidance_rescale: see `classifier_free_guidance`; None with `guidance_scale`.
-        dial: for each step and transformer block, see `turn`; None without mixtures.
-        controls: for each ControlNet its scale.
+        guidance_scale: one for each step; None means no guidance, at half the work.
+        guidance_rescale: one for each step, see `classifier_free_guidance`; None means no guidance.
+        dial: one for each step and transformer block, see `turn`; None means no mixtures.
+        controls: the scales of each ControlNet.
     """
 
     guidance_scale: Float[np.ndarray, " n"] | None = None
@@ -65,19 +65,19 @@ class Steering(NamedTuple):
         return self.guidance_scale is not None
 
     def at(self, step: int) -> "Steered":
-        """Give what holds in one step: the one rule by which a table over steps is read."""
+        """Return the values of one step; all tables over steps are read here."""
         rows = (None if table is None else np.float32(table[step]) for table in self[:3])
         return Steered(*rows, tuple(np.float32(scales[step]) for scales in self.controls))
 
 
 class Steered(NamedTuple):
-    """What holds in one step; arguments of the compiled program, see `Steering`.
+    """The values of one step, as arguments of the compiled program; see `Steering`.
 
     Attributes:
         guidance_scale: a number.
         guidance_rescale: a number.
-        dial: "blocks".
-        controls: numbers.
+        dial: "blocks", a number for each transformer block.
+        controls: a number for each ControlNet.
     """
 
     guidance_scale: Any = None
@@ -91,7 +91,7 @@ class Known(NamedTuple):
 
     Attributes:
         drawn: "1 h w 1", 1 where the picture is drawn, 0 where it is given.
-        latents: what is given, "B h w C", at the noise level after each step that is taken.
+        latents: for each step that is taken, what is given, "B h w C", at the noise level after it.
     """
 
     drawn: Any
@@ -103,18 +103,18 @@ class Settings:
     """How to draw.
 
     Attributes:
-        num_inference_steps: of the sampler, 1 to the schedule's length.
+        num_inference_steps: steps of the sampler, 1 to the schedule's length.
         sampler: one of SAMPLERS, or CHECKPOINT for the one that the checkpoint names.
         guidance_scale: of classifier-free guidance; 1 or less draws without it, at half the work.
-        guidance_rescale: brings the guided prediction's deviation back to the unguided one's, by
-            this share, 0 to 1.
-        guidance_interval: the part of the steps that is guided, from and to. As for every part of
-            the steps, 0 is before the first step that is taken and 1 after the last: a photo that
-            leaves steps out leaves them out of this count too, as in diffusers.
+        guidance_rescale: share, 0 to 1, by which the guided prediction's standard deviation is
+            brought back to the unguided one's.
+        guidance_interval: the range of steps that is guided, from and to. In every range of steps,
+            0 is before the first step that is taken and 1 is after the last. Steps that a photo
+            leaves out do not count, as in diffusers.
         karras: whether the steps are spaced by Karras et al.'s rule.
-        eta: share of fresh noise in each step of DDIM, 0 to 1; None is the sampler's own.
-        moa_strength: a number for all layers and steps, or several `Strength`, of which a later one
-            overrules an earlier one.
+        eta: share of fresh noise in each step of DDIM, 0 to 1; None means the sampler's own.
+        moa_strength: where the dial stands: a number for all layers and steps, or several
+            `Strength`; a later one overrules an earlier one.
     """
 
     num_inference_steps: int = 50
@@ -137,10 +137,11 @@ class Settings:
         check_range(*self.guidance_interval)
 
     def resolved(self, scheduler_config: Mapping[str, Any]) -> "Settings":
-        """Put in place of CHECKPOINT the sampler that a `scheduler_config.json` names.
+        """Replace CHECKPOINT by the sampler that a `scheduler_config.json` names.
 
         Raises:
-            InputError: it names one that is not supported, with the nearest that is.
+            InputError: it names an unsupported sampler; the message names the nearest supported
+                one.
         """
         if self.sampler != CHECKPOINT:
             return self
@@ -156,10 +157,11 @@ class Settings:
         """Lay out the steps.
 
         Args:
-            skip: steps left out at the noisy end, for a picture that starts from another.
+            skip: how many steps to leave out at the noisy end, if a picture starts from a photo.
 
         Raises:
-            InputError: no such sampler, or not with these options or so many steps.
+            InputError: there is no such sampler, or it does not take these options or so many
+                steps.
         """
         return make_sampler(
             self.sampler,
@@ -174,17 +176,17 @@ class Settings:
         """Lay guidance and the dial out over the steps that are taken.
 
         Args:
-            blocks: paths of the U-Net's transformer blocks; none of them without MoA.
-            skip: see `make_sampler`; the tables are over the steps that are left.
+            blocks: paths of the U-Net's transformer blocks; empty without MoA.
+            skip: see `make_sampler`; the tables have the steps that are left.
 
         Raises:
-            InputError: a strength for layers that do not exist, or a part of the steps in which
-                none lies.
+            InputError: a `Strength` is for layers that do not exist, or a range holds no step.
         """
         n = self.num_inference_steps - skip
         dial = dial_table(self.moa_strength, n, blocks)
         if not self.guided:
             return Steering(dial=dial)
+        # Outside of the interval, 1 is the positive prediction alone.
         scale = over_steps(self.guidance_scale, n, *self.guidance_interval, outside=1.0)
         return Steering(scale, np.full(n, self.guidance_rescale), dial)
 
@@ -192,15 +194,16 @@ class Settings:
 def dial_table(
     strength: SupportsFloat | Sequence[Strength], num_steps: int, blocks: Sequence[str]
 ) -> Float[np.ndarray, "n blocks"] | None:
-    """Give where the dial stands at each step in each transformer block; None without blocks.
+    """Lay the dial out over steps and transformer blocks; return None without blocks.
 
     Raises:
-        InputError: layers that are none of the U-Net's, with those that are.
+        InputError: a `Strength` is for layers that the U-Net does not have; the message lists those
+            that it has.
     """
     dials = [Strength(float(strength))] if np.ndim(strength) == 0 else list(strength)
     if not blocks:
         return None
-    table = np.ones((num_steps, len(blocks)))
+    table = np.ones((num_steps, len(blocks)))  # 1 is what the router chose
     for dial in dials:
         here = np.array([path.startswith(dial.layers) for path in blocks])
         if not here.any():

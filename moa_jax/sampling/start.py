@@ -15,10 +15,10 @@ Latents = Float[np.ndarray, "B H W C"] | Float[Array, "B H W C"]
 
 
 def picture_keys(seed: int, count: int) -> Key[Array, " B"]:
-    """Give the random key of each picture of a seed, the same however many there are.
+    """Make the random key of each picture of a seed; it does not depend on how many there are.
 
     Raises:
-        InputError: no pictures at all.
+        InputError: `count` is below 1.
     """
     if count < 1:
         raise InputError(f"num_images={count}: must be 1 or more")
@@ -29,7 +29,7 @@ def standard_noise(keys: Key[Array, " B"], shape: tuple[int, ...]) -> Float[Arra
     """Draw each picture's standard normal latents from its key.
 
     Args:
-        shape: of `latent_shape`.
+        shape: the latents' shape, from `latent_shape`.
     """
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
 
@@ -37,14 +37,14 @@ def standard_noise(keys: Key[Array, " B"], shape: tuple[int, ...]) -> Float[Arra
 def latent_shape(
     base: StableDiffusion, height: int | None, width: int | None, num_images: int
 ) -> tuple[int, int, int, int]:
-    """Give the shape of the latents of some pictures.
+    """Compute the shape of the latents of some pictures.
 
     Args:
-        height: in pixels; None: the checkpoint's own.
+        height: in pixels; None means the checkpoint's own.
         width: likewise.
 
     Raises:
-        InputError: a side that is not a multiple of the VAE's factor.
+        InputError: a side is not a positive multiple of the VAE's factor.
     """
     native, factor = base.unet.config.get("sample_size") or 64, base.vae.module.config.downscale
     rows, columns = native if isinstance(native, (list, tuple)) else (native, native)
@@ -61,20 +61,20 @@ def latent_shape(
 
 
 def skipped_steps(num_inference_steps: int, strength: float | None, inpainting: bool) -> int:
-    """Say how many of the first steps a photo leaves out.
+    """Count the first steps that a photo leaves out.
 
     Args:
-        strength: share of the way that the photo goes through, 0 to 1; None: 0.8, and 1 for
+        strength: share of the way that the photo goes through, 0 to 1; None means 0.8, and 1 for
             inpainting.
 
     Raises:
-        InputError: a strength out of range, or one that leaves no step.
+        InputError: the strength is out of range, or leaves no step.
     """
     if strength is None:
         strength = 1.0 if inpainting else 0.8
     if not 0.0 < strength <= 1.0:
         raise InputError(f"strength={strength}: must lie above 0 (the photo itself) and up to 1")
-    taken = int(num_inference_steps * strength)
+    taken = int(num_inference_steps * strength)  # rounded down, as in diffusers
     if taken == 0:
         raise InputError(
             f"strength={strength} of {num_inference_steps} steps leaves none: use more steps or a "
@@ -91,11 +91,11 @@ def start_from_photo(
     Args:
         clean: the photo's latents.
         noise: standard normal, a row for each picture.
-        skip: steps that the sampler has left out. Where it is none and only a part is drawn anew,
-            that part starts from the noise alone.
+        skip: how many steps the sampler leaves out. If it leaves out none and only a part is drawn
+            anew, that part starts from the noise alone.
 
     Returns:
-        Where each picture starts, and what of it is kept.
+        The latents that each picture starts from, and the part that is kept.
     """
     noise = jnp.asarray(noise)
     clean = jnp.broadcast_to(clean, noise.shape)

@@ -1,8 +1,8 @@
 """Does a variant of MoA keep what everybody relies on? `check_variant` tries it.
 
 It builds the variant into a small random Stable Diffusion and runs the functions of CHECKS. A check
-that fails raises AssertionError and says what was expected. What a variant gives up by design it
-declares in `Variant.exceptions`.
+that fails raises AssertionError and says what was expected. A variant declares in
+`Variant.exceptions` what it gives up by design.
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ __all__ = ["CHECKS", "check_variant", "small_stable_diffusion"]
 
 
 def check_variant(variant: Variant | str, **method: Any) -> dict[str, str]:
-    """Try all that is expected of a variant.
+    """Try everything that is expected of a variant.
 
     Args:
-        variant: an instance, or a name as `method.mixture` has it.
-        **method: other values of the section `method`.
+        variant: an instance, or a name as in `method.mixture`.
+        **method: other values of the config's section `method`.
 
     Returns:
-        By the name of the check "passed", or the reason that the variant declares for giving it up.
+        For each check, by its name, "passed" or the reason that the variant gives for an exception.
 
     Raises:
         AssertionError: a check failed; its message begins with the check's name.

@@ -1,4 +1,4 @@
-"""What is expected of every variant, a function each; they raise AssertionError."""
+"""What is expected of every variant: one function for each check, which raises AssertionError."""
 
 import dataclasses
 import tempfile
@@ -26,7 +26,7 @@ from moa_jax.testing.tried import Tried
 from moa_jax.training.mesh import AXES, weight_spec
 from moa_jax.training.objective import make_objective
 
-NEARLY = 1e-5  # of the largest value: float32 in another order
+NEARLY = 1e-5  # as a share of the largest value: float32 sums in another order
 
 
 def _prior_exact(tried: Tried) -> None:
@@ -63,7 +63,7 @@ def _saved_and_loaded(tried: Tried) -> None:
         save_moa(folder, trained, card, jax.tree.map(np.asarray, fixed_additions(frozen)))
         read = read_moa_card(folder).config.method
         assert read == tried.method, f"the card says {read} instead of {tried.method}"
-        _, shapes = tried.build(None)
+        _, shapes = tried.build(None)  # whoever loads weights has shapes alone
         loaded = load_moa(folder, shapes, identity)
     missing = [
         path for path, leaf in leaf_paths(loaded).items() if isinstance(leaf, jax.ShapeDtypeStruct)
@@ -79,6 +79,7 @@ def _gradients(tried: Tried) -> None:
     objective = make_objective(tried.model, tried.schedule, tried.method)
     step = jax.jit(jax.value_and_grad(objective, has_aux=True))
     reached: dict[str, bool] = {}
+    # In the first step, what starts as zero lets no gradient through to what is before it.
     for number in range(2):
         keys = jax.random.split(jax.random.key(number), 2)
         (loss, _), slope = step(trained, frozen, tried.batch, keys)
@@ -134,6 +135,7 @@ def _shapes_alone(tried: Tried) -> None:
         if path not in found or path not in wanted or wanted[path].shape != found[path].shape
     )
     assert not differing, f"from shapes alone other parameters are planned: {differing[:3]}"
+    # Half of the channels: the other half are the VAE's deviations.
     given = (tried.batch["latents"][..., :4], jnp.asarray(tried.timesteps), tried.text)
     jax.eval_shape(tried.model.denoise, planned, *given, tried.features, jnp.asarray(tried.tokens))
     axes = dict.fromkeys(AXES, 2)
@@ -147,6 +149,7 @@ def _named(tried: Tried) -> None:
     again = resolve(name)
     assert again == tried.variant, f"{name} makes {again} instead of {tried.variant}"
     model, _ = tried.build(None)
+    # Shapes are remembered on disk under a description of the networks.
     assert repr(model) == repr(tried.model), "built twice, the networks are described differently"
 
 

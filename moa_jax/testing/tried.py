@@ -1,4 +1,4 @@
-"""A variant under test: in a small random Stable Diffusion, with a batch of two pictures."""
+"""A variant under test, in a small random Stable Diffusion, with a batch of two pictures."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -42,12 +42,13 @@ SUBJECTS = 2
 
 
 def small_stable_diffusion() -> StableDiffusion:
-    """Make a Stable Diffusion of random weights, of which no layer is the zero function."""
+    """Make a Stable Diffusion with random weights, so that no layer is the zero function."""
     configs = toy_networks(SIZES)
     configs["text_encoder"] |= VOCABULARY
     random = np.random.default_rng(0)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> Array:
+        # 1 / sqrt(inputs) keeps the size of the activations from layer to layer.
         spread = 0.1 if leaf.ndim < 2 else np.prod(leaf.shape[:-1]) ** -0.5
         return jnp.asarray(spread * random.standard_normal(leaf.shape), jnp.float32)
 
@@ -68,8 +69,8 @@ class Tried:
         """Build it.
 
         Args:
-            name: of the variant.
-            method: values of the section `method`.
+            name: the variant's name.
+            method: values of the config's section `method`.
         """
         self.name, self.variant = name, resolve(name)
         self.method = MethodConfig(
@@ -89,7 +90,7 @@ class Tried:
         self.model, self.params = self.build(jax.random.key(0))
 
     def build(self, key: Array | None) -> tuple[MoA, Any]:
-        """Build the variant; its parameters are shapes where there is no key."""
+        """Build the variant; without a key, the parameters that it adds are shapes."""
         return build(self.base, self.method, dtype=jnp.float32, key=key)
 
     @cached_property
@@ -100,6 +101,7 @@ class Tried:
         masks = np.zeros((2, SUBJECTS, side, side), np.float32)
         masks[0, 0, 4:20, 2:12], masks[0, 1, 8:30, 18:30], masks[1, 0, 6:28, 8:24] = 1, 1, 1
         batch = {
+            # Encoded pictures: four channels are means, four are standard deviations.
             "latents": random.standard_normal((2, latent, latent, 8)).astype(np.float32) * 0.3,
             "features": self.features,
             "input_ids": np.array([[30, 4, 5, 6, 7, 8, 31, 31], [30, 9, 4, 3, 2, 31, 31, 31]]),
@@ -116,7 +118,7 @@ class Tried:
 
     @cached_property
     def features(self) -> Array:
-        """What the variant sees in random portraits."""
+        """The features that the variant finds in random portraits."""
         side = SIZES.size
         shape = (2, SUBJECTS, side, side, 3)
         pictures = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
@@ -129,7 +131,7 @@ class Tried:
 
     @cached_property
     def moved(self) -> Any:
-        """The parameters, those that came with MoA moved from where they start."""
+        """The parameters, with all that MoA added moved away from its start."""
         paths = leaf_paths(self.params)
         keys = dict(zip(paths, jax.random.split(jax.random.key(3), len(paths)), strict=True))
 
@@ -152,7 +154,7 @@ class Tried:
 
         Args:
             dial: of the added experts, see `turn`.
-            mirrored: turn the first picture's latents around; the second is the same.
+            mirrored: flip the first picture's latents; the second picture stays the same.
         """
         latents = self.batch["latents"][..., :4]
         if mirrored:

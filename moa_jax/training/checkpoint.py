@@ -30,7 +30,7 @@ from moa_jax.training.disk import writing
 State = TypeVar("State")
 
 # Configuration values that decide which arrays the state has, and for each the part that decides:
-# if that part changes, so do the arrays. A test checks both sections against this.
+# if that part changes, so do the arrays. A test covers every value of `method` and `optimizer`.
 SHAPES_STATE: dict[str, Callable[[Any], Any]] = {
     "method.mixture": lambda variant: variant,
     "method.router": lambda kind: kind,

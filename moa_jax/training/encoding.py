@@ -1,7 +1,7 @@
 """Encode a data set once, before training, with the networks that do not learn.
 
-While neither a picture nor the encoders change, its encoding stays the same, and encoding it at
-every step is a waste. The noise behind a subject is drawn only once too.
+As long as neither a picture nor the encoders change, the picture's encoding stays the same, and
+encoding it at every step is a waste. The noise behind a subject is drawn only once too.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -81,8 +81,8 @@ def ensure_encoded(
         identity: of the networks, including weights that were carried into the image encoder.
 
     Raises:
-        InputError: the folder cannot be written, is missing on many hosts, or holds encodings of
-            other pictures or by other networks.
+        InputError: the folder cannot be written, is missing in a run on many hosts, or holds
+            encodings of other pictures or by other networks.
     """
     data, folder = config.data, Path(config.data.encoded)
     records = open_records(*data.source())
@@ -188,7 +188,7 @@ def _cropped(
         if loaded is None:
             ledger.add(record.name, faults)
             return None
-        random = np.random.default_rng(index)  # by record: the order of the threads is no matter
+        random = np.random.default_rng(index)  # by record, as the threads come in any order
         masks = [subject.mask for subject in loaded.subjects]
         image, masks = crop_target(loaded.image, masks, config.data.resolution, flip=False)
         cuts = [cut_out(loaded.image, s.mask, s.box, random) for s in loaded.subjects]

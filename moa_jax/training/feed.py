@@ -46,6 +46,7 @@ def check_resolution(resolution: int, base: StableDiffusion) -> None:
         InputError: the resolution is not a multiple of the factor that the message names.
     """
     levels = len(base.unet.config["block_out_channels"])
+    # The VAE's own factor, and a halving from each level to the next.
     factor = base.vae.module.config.downscale * 2 ** (levels - 1)
     if resolution % factor:
         raise InputError(f"data.resolution={resolution} must be a multiple of {factor}")

@@ -46,12 +46,11 @@ def join(asked: bool) -> bool:
     """Join the other hosts before the first use of a device; all but the first fall silent.
 
     Args:
-        asked: if nothing says who the other hosts are, True fails and False starts a run of one
-            host.
+        asked: if nothing says who the other hosts are, True fails and False runs this host alone.
 
     Returns:
         Whether there are other hosts, by the variables above or by jax's detection of Cloud TPU,
-        GKE, Slurm and Open MPI. A jax without this detection gives a warning and counts as no.
+        GKE, Slurm and Open MPI. A jax without this detection gives a warning, and means no others.
 
     Raises:
         InputError: only some of the variables are set, one is not a number, or the other hosts are

@@ -88,7 +88,7 @@ def _drop_after(path: Path, step: int) -> None:
             continue
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text("".join(kept), encoding="utf-8")
-    unfinished.replace(path)
+    unfinished.replace(path)  # in one step: a crash meanwhile loses nothing
 
 
 class Stopwatch:

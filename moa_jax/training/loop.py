@@ -2,9 +2,9 @@
 
 The device never waits for the host: batches are placed ahead of their step, and the numbers of a
 step are fetched only when the next one is already under way. So a loss that is not finite is found
-one step late; the step has not applied that update (see `step.py`), and every number is fetched
-before a checkpoint, so a saved state is always a good one. What a step computes makes no difference
-here.
+one step late, but the step has not applied that update (see `step.py`). Every number is fetched
+before a checkpoint, so a saved state is always a good one. Nothing here depends on what a step
+computes.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ Preview = Callable[[int, Any], Mapping[str, float] | None]
 
 @runtime_checkable
 class Batches(Protocol):
-    """What the data side gives: an endless iterator whose place can be saved."""
+    """What the loop needs of the data: an endless iterator whose place can be saved."""
 
     def __next__(self) -> Mapping[str, np.ndarray]:
         """Give the next batch."""
@@ -56,7 +56,7 @@ class Batches(Protocol):
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a place."""
+        """Go to a place that `get_state` gave."""
         ...
 
 
@@ -108,7 +108,7 @@ def fit(
             state, metrics = train_step(state, frozen, batch)
             monitor.watch(step, metrics, state, frozen, batch)
             stop = requests.asked(step)
-            # Last, for what a saved step has not logged by then is never logged.
+            # Saved last: what a step has not logged before it is saved is never logged.
             if stop or step % run.checkpoint_every == 0 or step == run.steps:
                 with monitor.paused():
                     checkpoints.save(step, state, place)
@@ -126,8 +126,9 @@ def check_run(config: Config) -> None:
     """Refuse values that do not go together, before anything is loaded.
 
     Raises:
-        InputError: naming the value.
+        InputError: a value is refused; the message names it.
     """
+    # Each of these calls is made only for the error that it may raise.
     learning_rate(config.optimizer, config.train.steps)
     resolve(config.method.mixture)
     named = {"method.extra_loss": config.method.extra_loss, "train.probe": config.train.probe}
@@ -143,10 +144,11 @@ def check_run(config: Config) -> None:
 def resume(
     state: TrainState, batches: Batches, checkpoints: Checkpoints
 ) -> tuple[TrainState, int, list[str]]:
-    """Go to the newest checkpoint, in the state and in the data.
+    """Restore the state and the place in the data from the newest checkpoint.
 
     Returns:
-        (state, step, notes on what was read); as given, 0 and none without a checkpoint.
+        (state, step, notes on what was read); without a checkpoint, the state as given, 0 and no
+        notes.
 
     Raises:
         InputError: the checkpoint belongs to another run, or none is intact.
@@ -194,10 +196,12 @@ class Monitor:
     def watch(
         self, step: int, metrics: dict[str, jax.Array], state: TrainState, frozen: Any, batch: Any
     ) -> None:
-        """Settle, and have this step, which is under way, settled next; probe and show it if due.
+        """Settle the step before; this step, which is under way, is settled next.
+
+        The probe and the preview run if they are due.
 
         Args:
-            state: after the step.
+            state: the state after the step.
         """
         if self._probe and self._logs(step):
             with self.paused():  # its first call compiles
@@ -233,7 +237,7 @@ class Monitor:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Settle, then leave what happens inside out of the step time."""
+        """Settle, then leave the time spent inside out of the step time."""
         self.settle()
         began = time.perf_counter()
         yield

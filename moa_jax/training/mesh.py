@@ -3,14 +3,14 @@
 Three axes: `data` splits the batch; `fsdp` splits the batch and the weights; `tensor` splits the
 heads of the attention layers. Every array of a step has its place:
 
-    inputs                 rows over data and fsdp; whole along tensor
-    trained weights        WEIGHT_RULES: fsdp, and tensor in attention; whole along data
-    optimizer state, EMA   as the weight they belong to; counters whole
-    frozen weights         WEIGHT_RULES, as the trained
-    key, step, metrics     whole on every device
+    inputs                 rows over data and fsdp; replicated along tensor
+    trained weights        WEIGHT_RULES: fsdp, and tensor in attention; replicated along data
+    optimizer state, EMA   as the weight they belong to; counters replicated
+    frozen weights         WEIGHT_RULES, as the trained weights
+    key, step, metrics     replicated
 
-A step gathers a weight from fsdp where it uses it (`gather_weights`), and its state takes over the
-buffers of the one before it. What a step computes makes no difference here.
+A step gathers a weight along fsdp where it uses the weight (`gather_weights`), and its state takes
+over the buffers of the state before it. Nothing here depends on what a step computes.
 """
 
 import math
@@ -32,7 +32,7 @@ REPLICATED = PartitionSpec()
 
 # The first pattern found in the path ("." between its parts) gives the axis of each dimension.
 # An axis that does not divide its dimension is left out; LARGEST is fsdp on the largest dimension.
-# Vectors and routers stay whole: few numbers, not worth a message each.
+# Vectors and routers are replicated: few numbers, not worth a message each.
 LARGEST = "largest"
 WEIGHT_RULES: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
     (rf"\b{ROUTER}\b", ()),  # a few thousand numbers, read in float32 by every pixel
@@ -46,21 +46,21 @@ WEIGHT_RULES: tuple[tuple[str, tuple[str | None, ...] | str], ...] = (
 )
 
 
-# By preset: the axis that takes all devices which the others leave, and the others.
+# For each preset: the axis that takes the devices that the others leave, and the others' sizes.
 PRESETS: dict[str | None, tuple[str, dict[str, int]]] = {
     None: ("data", {"fsdp": 1, "tensor": 1}),
     "dp": ("data", {"fsdp": 1, "tensor": 1}),
     "fsdp": ("fsdp", {"data": 1, "tensor": 1}),
     "fsdp+tp": ("fsdp", {"data": 1, "tensor": 2}),
 }
-FREE = {None: AXES, "dp": (), "fsdp": (), "fsdp+tp": ("tensor",)}  # that the config may set
+FREE = {None: AXES, "dp": (), "fsdp": (), "fsdp+tp": ("tensor",)}  # axes the config may set
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arrange the devices along ("data", "fsdp", "tensor").
 
     Args:
-        devices: all there are, of all hosts, when None.
+        devices: None means all devices of all hosts.
 
     Raises:
         InputError: the axes do not multiply to the number of devices, or contradict the preset.
@@ -72,7 +72,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, int, int]:
-    """Give the devices along data, fsdp and tensor.
+    """Give the number of devices along data, fsdp and tensor.
 
     Raises:
         InputError: as `make_mesh`.
@@ -103,7 +103,7 @@ def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:
     """Refuse a batch that the micro-batches and the data axes do not divide.
 
     Raises:
-        InputError: with the numbers.
+        InputError: the batch size is not a multiple of their product; the message has the numbers.
     """
     data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
     if min(batch_size, accumulation) < 1 or batch_size % (accumulation * data * fsdp):
@@ -117,8 +117,8 @@ def weight_spec(path: str, shape: Sequence[int], axis_sizes: Mapping[str, int]) 
     """Look a weight up in WEIGHT_RULES.
 
     Args:
-        path: its place in the tree, joined by ".".
-        axis_sizes: devices along each axis, as `mesh.shape` has it.
+        path: the weight's place in the tree, joined by ".".
+        axis_sizes: number of devices along each axis, as in `mesh.shape`.
     """
     rule = next(axes for pattern, axes in WEIGHT_RULES if re.search(pattern, path))
     if rule == LARGEST:
@@ -131,10 +131,10 @@ def weight_spec(path: str, shape: Sequence[int], axis_sizes: Mapping[str, int]) 
 
 
 def weight_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Give every array of a tree its place: weights, or anything shaped and named as they are.
+    """Give the sharding of every array of a tree: weights, or what is shaped and named like them.
 
-    The optimizer's moments and the EMA end in their weight's path, so they get its place; scalars
-    (counters) and keys are replicated.
+    The paths of the optimizer's moments and of the EMA end in their weight's path, so they get its
+    sharding. Scalars (counters) and keys are replicated.
     """
 
     def place(path: Any, leaf: Any) -> NamedSharding:
@@ -146,7 +146,7 @@ def weight_shardings(tree: Any, mesh: Mesh) -> Any:
 def place_weights(tree: Any, mesh: Mesh) -> Any:
     """Put every array of a tree in its place.
 
-    On many hosts, an array that each of them holds must be the same on all.
+    On many hosts, an array that every host holds must be the same on all of them.
     """
 
     def place(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
@@ -158,7 +158,7 @@ def place_weights(tree: Any, mesh: Mesh) -> Any:
 
 
 def place_shapes(tree: Any, mesh: Mesh) -> Any:
-    """Say of every shape of a tree where its array would lie."""
+    """Give every shape of a tree the sharding that its array would have."""
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -167,24 +167,24 @@ def place_shapes(tree: Any, mesh: Mesh) -> Any:
 
 
 def place_weight(mesh: Mesh, dtype: Any, path: str, array: np.ndarray) -> jax.Array:
-    """Put one loaded weight where it belongs: what streaming loads call for each tensor.
+    """Put one loaded weight in its place; a streaming load calls this for each tensor.
 
     Args:
-        dtype: that it gets; frozen weights have the dtype of the computation.
+        dtype: the dtype that the weight gets; frozen weights have that of the computation.
     """
     sharding = NamedSharding(mesh, weight_spec(path, array.shape, mesh.shape))
     return _slice_to(sharding, array.astype(dtype))
 
 
 def _slice_to(sharding: NamedSharding, array: np.ndarray) -> jax.Array:
-    """Give each of this host's devices its slice of an array that the host holds whole."""
+    """Give each of this host's devices its slice of an array that the host holds entirely."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> list[int]:
-    """List the rows of a batch that this host's devices hold: those it has to read.
+    """List the rows of a batch that this host's devices hold, and that the host has to read.
 
-    Hosts that share rows (their devices differ along tensor alone) read them both.
+    Hosts whose devices differ only along tensor share rows, and each of them reads these.
     """
     places = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,))
     return sorted({row for (part,) in places.values() for row in range(batch_size)[part]})
@@ -194,8 +194,8 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict
     """Split a batch over the data axes.
 
     Args:
-        batch: on many hosts, those rows of it that `host_rows` gives this one, in their order. What
-            is on devices already stays as it is.
+        batch: on many hosts, only the rows that `host_rows` gives this host, in their order. Arrays
+            that are on devices already stay as they are.
     """
     sharding, splits = NamedSharding(mesh, BATCH), mesh.shape["data"] * mesh.shape["fsdp"]
     mine = len(host_rows(mesh, splits))
@@ -216,21 +216,21 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict
 
 
 def gather_weights(objective: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Have an objective gather the weights that it uses from fsdp; tensor stays split.
+    """Make an objective gather the weights that it uses along fsdp; they stay split along tensor.
 
-    Left to itself the compiler would rather split some activations by features, and move those.
+    Without this, the compiler would split some activations by features and move those instead.
 
     Args:
-        objective: of (trained, frozen, batch, keys).
+        objective: a function of (trained, frozen, batch, keys).
     """
 
-    def whole(path: Any, leaf: jax.Array) -> jax.Array:
+    def gather(path: Any, leaf: jax.Array) -> jax.Array:
         spec = weight_spec(_join(path), leaf.shape, mesh.shape)
         spec = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
 
     def gathered(trained: Any, frozen: Any, *arguments: Any) -> Any:
-        trained, frozen = jax.tree_util.tree_map_with_path(whole, (trained, frozen))
+        trained, frozen = jax.tree_util.tree_map_with_path(gather, (trained, frozen))
         return objective(trained, frozen, *arguments)
 
     return gathered
@@ -241,7 +241,7 @@ def jit_step(train_step: Callable[..., Any], mesh: Mesh, state: Any, frozen: Any
 
     Args:
         train_step: `state, metrics = train_step(state, frozen, batch)`.
-        state: one to take shapes from; frozen likewise.
+        state: only its shapes are used; likewise frozen.
     """
     places = weight_shardings(state, mesh)
     return jax.jit(
@@ -253,7 +253,7 @@ def jit_step(train_step: Callable[..., Any], mesh: Mesh, state: Any, frozen: Any
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The place of what every device holds whole."""
+    """Give the sharding of an array that is the same on every device."""
     return NamedSharding(mesh, REPLICATED)
 
 

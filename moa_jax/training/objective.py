@@ -1,7 +1,7 @@
 """What a training step minimises: the forward pass from pictures to the three losses.
 
-Source: MoA (arXiv 2404.11565). The terms themselves are `moa_jax.method.losses`; here is
-what goes into them. Optimizer and devices make no difference here.
+Source: MoA (arXiv 2404.11565). The terms themselves are in `moa_jax.method.losses`; this module
+computes what goes into them. Nothing here depends on the optimizer or the devices.
 """
 
 from collections.abc import Mapping, Set
@@ -33,7 +33,7 @@ OWN_KEY = 1  # folded into a picture's key, for what a variant draws at random
 
 
 class Draws(NamedTuple):
-    """The random numbers of a batch, each picture's from its own key."""
+    """The random numbers of a batch; each picture's come from its own key."""
 
     encoding: Float[Array, "B H W C"]
     noise: Float[Array, "B H W C"]
@@ -44,11 +44,11 @@ class Draws(NamedTuple):
 def draw(
     keys: Key[Array, " B"], latents: tuple[int, ...], timesteps: int, mask_probability: float
 ) -> Draws:
-    """Draw what a training step needs.
+    """Draw the random numbers of a training step.
 
     Args:
         latents: shape of one picture's latents.
-        timesteps: of the schedule; drawn uniformly.
+        timesteps: length of the schedule; a picture's timestep is drawn uniformly.
     """
 
     def one(key: Key[Array, ""]) -> Draws:
@@ -64,7 +64,7 @@ def draw(
 
 
 def make_objective(model: MoA, schedule: NoiseSchedule, method: MethodConfig) -> Objective:
-    """Give `loss` as the training step takes it, of the two halves of the parameters."""
+    """Give `loss` as a training step calls it: with trained and frozen parameters apart."""
 
     def objective(trained: Any, frozen: Any, batch: Batch, keys: Array) -> tuple[Array, Numbers]:
         return loss(model, schedule, method, combine(trained, frozen), batch, keys)
@@ -93,7 +93,7 @@ def loss(
     """
     mean, deviation, features = encode_batch(model, params, batch)
     draws = draw(keys, mean.shape[1:], schedule.num_train_timesteps, method.mask_probability)
-    latents = mean + deviation * draws.encoding
+    latents = mean + deviation * draws.encoding  # drawn anew in every step
     prediction, seen = model.denoise(
         params,
         add_noise(schedule, latents, draws.noise, draws.timesteps),
@@ -124,10 +124,10 @@ def loss(
 def _further_terms(
     model: MoA, method: MethodConfig, forward: Forward, taken: Set[str]
 ) -> dict[str, Float[Array, ""]]:
-    """Give the terms of the variant and of `method.extra_loss`.
+    """Give the loss terms of the variant and of `method.extra_loss`.
 
     Raises:
-        InputError: there is another term of such a name.
+        InputError: two terms have the same name.
     """
     sources = [(f"method.mixture={method.mixture!r}", model.variant.losses)]
     if method.extra_loss:
@@ -143,7 +143,7 @@ def _further_terms(
 
 
 def loss_weights(method: MethodConfig) -> dict[str, float]:
-    """Give what each term counts in the sum; a router that learns nothing has no loss."""
+    """Give each term's weight in the sum; a router that does not learn has no loss."""
     learns = method.router != "personalized"
     return {
         "denoising": 1.0,
@@ -153,9 +153,9 @@ def loss_weights(method: MethodConfig) -> dict[str, float]:
 
 
 def summarize(numbers: Numbers) -> Numbers:
-    """Finish the numbers of all micro-batches; an empty region reads 0."""
-    whole = ("loss/", "routing/")
-    metrics = {key: value for key, value in numbers.items() if key.startswith(whole)}
+    """Turn the mean numbers of all micro-batches into metrics; an empty region gives 0."""
+    finished = ("loss/", "routing/")
+    metrics = {key: value for key, value in numbers.items() if key.startswith(finished)}
     if "covered" not in numbers:
         return metrics
     covered = numbers["covered"]
@@ -170,7 +170,7 @@ def encode_batch(
     """Give mean and standard deviation of the latents, and the subjects' image features.
 
     Args:
-        batch: with image and subject_images, or with latents and features encoded before.
+        batch: has image and subject_images, or latents and features that were encoded before.
     """
     if "latents" in batch:
         mean, deviation = jnp.split(batch["latents"].astype(jnp.float32), 2, axis=-1)
@@ -183,7 +183,7 @@ def encode(
     model: MoA, params: Any, images: UInt8[Array, "B H W 3"]
 ) -> tuple[Float[Array, "B h w C"], Float[Array, "B h w C"]]:
     """Give mean and standard deviation of the pictures' latents, at the U-Net's scale."""
-    pixels = images.astype(jnp.float32) / 127.5 - 1.0
+    pixels = images.astype(jnp.float32) / 127.5 - 1.0  # in [-1, 1], the range of the VAE
     mean, log_variance = model.vae.apply({"params": params["vae"]}, pixels, method="encode")
     scale = model.vae.config.scaling_factor
     deviation = jnp.exp(0.5 * log_variance.astype(jnp.float32))
@@ -213,14 +213,14 @@ def _object_term(
 
 
 def _layers_of(blocks: tuple[str, ...], observed: Mapping[str, Array]) -> list[Array]:
-    """Select the layers that are in some transformer blocks."""
+    """Select the layers that belong to the given transformer blocks."""
     return [value for path, value in observed.items() if path.rpartition(".")[0] in blocks]
 
 
 def _routing_shares(seen: Observations, union: Float[Array, "B H W"]) -> Numbers:
-    """Weigh the prior in each layer; and the added experts inside and outside the masks.
+    """Give the prior's mean weight in each layer, and the added experts' inside and outside masks.
 
-    The latter two are for `summarize` to divide. Without routers there is nothing to weigh.
+    `summarize` divides the latter two by the covered share. Without routers, give nothing.
     """
     if not seen.routing:
         return {}

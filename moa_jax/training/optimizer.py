@@ -15,11 +15,11 @@ from moa_jax.method.trained import map_paths
 
 
 def learning_rate(config: OptimizerConfig, steps: int, peak: float | None = None) -> optax.Schedule:
-    """Learning rate by step: linear warm-up from 0, then constant or half a cosine down to 0.
+    """Make the learning rate: linear warm-up from 0, then constant or half a cosine down to 0.
 
     Args:
         steps: length of the run, warm-up included.
-        peak: what the warm-up leads to; None: `optimizer.learning_rate`.
+        peak: the rate after the warm-up; None means `optimizer.learning_rate`.
 
     Raises:
         InputError: the warm-up leaves no step for the cosine.
@@ -38,7 +38,7 @@ def learning_rate(config: OptimizerConfig, steps: int, peak: float | None = None
 
 
 def _updates(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW; or Muon for the matrices and NAdamW for the rest, on one schedule.
+    """Make AdamW; or Muon for the matrices and NAdamW for the rest, on one schedule.
 
     Muon (Jordan, 2024) moves a matrix in all directions alike. Subjects need that: Adam first
     learns the directions that explain the most pixels, and has little left for a face.
@@ -57,7 +57,7 @@ def _updates(config: OptimizerConfig, steps: int) -> optax.GradientTransformatio
 def make_optimizer(
     config: OptimizerConfig, steps: int, mask: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer behind a global-norm clip, both over what learns and nothing else.
+    """Make the optimizer and the global-norm clip before it, both only over what learns.
 
     Args:
         mask: tree of bool, true where a leaf learns; frozen leaves get no state and do not enter
@@ -67,6 +67,7 @@ def make_optimizer(
         optax.clip_by_global_norm(config.max_grad_norm),
         _updates(config, steps),
     ]
+    # Routers may have to wait until the personalized expert knows something: see configs/toy.py.
     if config.router_start:
         started = optax.scale_by_schedule(lambda step: step >= config.router_start)
         chain.append(optax.masked(started, _routers))

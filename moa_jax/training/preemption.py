@@ -1,7 +1,7 @@
 """Requests to stop a run: signals, and the notice that a scheduler gives to all hosts.
 
 A run that is asked to stop finishes the step in flight, saves it and ends. Signals only leave a
-note here, so however many come while a save is under way, none cuts it short.
+note here, so they do not cut a save short; only a Ctrl-C after another signal stops at once.
 """
 
 import os
@@ -18,36 +18,36 @@ STOPPING = b"\nstopping: the step in flight will be saved; Ctrl-C again stops at
 
 
 class StopRequests:
-    """Remember what asks the run to stop; leave the signal handlers as they were found."""
+    """Remember what asks the run to stop, and restore the signal handlers afterwards."""
 
     def __init__(self, reached_preemption: Callable[[int], bool]) -> None:
         """Prepare.
 
         Args:
-            reached_preemption: whether the hosts have agreed to stop at a step; asked for every
-                step, in order, as it may be collective.
+            reached_preemption: tells whether the hosts have agreed to stop at a step; it is asked
+                for every step, in order, because it may be collective.
         """
         self._reached = reached_preemption
         self._received: signal.Signals | None = None
         self._found: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequests":
-        """Use as a context manager; `listen` is what takes over the signals."""
+        """Use as a context manager; only `listen` takes over the signals."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back."""
+        """Give the signals back to their earlier handlers."""
         for number, handler in self._found.items():
-            # None is a handler that was not set from Python, which cannot set it again.
+            # None stands for a handler that was not set from Python; Python cannot set it again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._found.clear()
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGINT over, once there is something to save.
+        """Take over SIGTERM and SIGINT, once there is something to save.
 
-        Before, they end the program as usual: a compilation of minutes cannot be interrupted. On
-        many hosts they are left to jax, which tells all of them and lets them agree on a step. Only
-        the main thread can receive signals.
+        Before that, they end the program as usual: a note would have to wait for a compilation of
+        minutes. On many hosts they are left to jax, which tells all hosts and lets them agree on a
+        step. Only the main thread can receive signals.
         """
         if jax.process_count() == 1:
             self._take(signal.SIGTERM, signal.SIGINT)
@@ -56,10 +56,10 @@ class StopRequests:
         """Tell whether to stop after `step`.
 
         Returns:
-            None, or what is to be raised once the step is saved: Preempted or KeyboardInterrupt.
+            None to go on, or what to raise once the step is saved: Preempted or KeyboardInterrupt.
         """
         if self._reached(step):
-            self._take(signal.SIGTERM)  # the next one must not end the save
+            self._take(signal.SIGTERM)  # the next SIGTERM must not end the save
             return Preempted(f"preempted; step {step} is saved")
         if self._received is signal.SIGTERM:
             return Preempted(f"SIGTERM; step {step} is saved")

@@ -1,4 +1,4 @@
-"""Pictures of a run: a few examples of the data, drawn again by the weights as they are now.
+"""Pictures of a run: a few examples of the data, drawn again with the current weights.
 
 Each preview has the same prompts, subjects and initial noise, so that two of them differ only by
 what was learned in between.
@@ -33,7 +33,7 @@ def open_preview(
 ) -> Callable[[int, Any], None] | None:
     """Choose what the previews show: the data's first pictures, without augmentation or dropout.
 
-    All hosts draw the same ones together.
+    All hosts draw the same pictures together. Without `train.sample_every` there are none.
     """
     if config.train.sample_every is None:
         return None
@@ -45,7 +45,7 @@ def open_preview(
         "subject_dropout": 0.0,
     }
     data = dataclasses.replace(config.data, **plain)
-    # No more pictures are read than are shown: this is before the first step.
+    # Only the pictures that are shown are read, because the first step waits for this.
     count = min(SHOWN, config.train.batch_size)
     run = dataclasses.replace(config.train, batch_size=count)
     loader = open_data(dataclasses.replace(config, data=data, train=run), base)
@@ -58,12 +58,12 @@ def open_preview(
 def make_preview(
     pipeline: Pipeline, examples: Mapping[str, np.ndarray], config: TrainConfig, folder: Path
 ) -> Callable[[int, Any], None]:
-    """Prepare to draw `examples`: the function given back writes `step_N.png` to `folder`.
+    """Prepare to draw `examples`; the returned function writes `step_N.png` to `folder`.
 
     Args:
-        examples: a batch of the training data, of which the first SHOWN are drawn.
+        examples: a batch of the training data; its first SHOWN pictures are drawn.
     """
-    pipeline.fetch = gathered  # every host draws, for each holds a part of the weights
+    pipeline.fetch = gathered  # every host draws, because each holds a part of the weights
     shown = {key: array[:SHOWN] for key, array in examples.items()}
     request = _request(pipeline.base.tokenizer, shown)
     keys = jax.random.split(stream(config.seed, "preview"), len(shown["image"]))

@@ -1,7 +1,7 @@
-"""Does the subject's picture matter? Measured while training goes on.
+"""Measure, while training goes on, whether the subjects' pictures matter.
 
-A falling loss proves nothing about identity: the prior alone lowers it. What tells is the same
-noisy picture, predicted once with its own subjects and once with other ones. The loop decides when.
+A falling loss proves nothing about identity: the prior alone lowers it. So the same noisy picture
+is predicted twice, with its own subjects and with other ones. The loop decides when to measure.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ def make_probe(
         seed: of the run; the noise and the timesteps are the same in every call.
 
     Returns:
-        A function that gives what `swap_effect` does, and swap/count: how many subjects were
-        swapped. Where that is 0, the others say nothing.
+        A function that gives the numbers of `swap_effect` and swap/count, the number of subjects
+        that were swapped. If that is 0, the other numbers mean nothing.
     """
 
     def probe(state: TrainState, frozen: Any, batch: Batch) -> Numbers:
@@ -61,10 +61,10 @@ def make_probe(
 def make_probes(
     model: MoA, schedule: NoiseSchedule, config: TrainConfig
 ) -> Callable[[TrainState, Any, Batch], Numbers]:
-    """Build what is measured at each log entry: `make_probe`'s numbers, and `train.probe`'s.
+    """Build the function that measures at each log entry, by `make_probe` and `train.probe`.
 
     Raises:
-        InputError: there is no such function.
+        InputError: `train.probe` names no function.
     """
     makers = [make_probe, *([find(config.probe, "train.probe")] if config.probe else [])]
     probes = [make(model, schedule, config.seed) for make in makers]
@@ -78,13 +78,13 @@ def make_probes(
 def swap(
     features: Float[Array, "B K F"], present: Bool[Array, "B K"]
 ) -> tuple[Float[Array, "B K F"], Int[Array, ""]]:
-    """Give each subject the features of another one; absent subjects are neither side of a swap.
+    """Give each subject the features of another one; absent subjects take no part.
 
     Returns:
-        The features, each subject's those of the next one in the batch; and how many were swapped:
-        none where there are fewer than two subjects, for then no other one is there.
+        The features, where each subject has those of the next one in the batch; and the number of
+        subjects swapped, which is 0 if the batch has fewer than two.
     """
-    # By the subject's number first, so that the next one is in another picture where it can be.
+    # Listed by the subject's number first, so that the next one is in another picture if possible.
     listed = features.swapaxes(0, 1).reshape(-1, features.shape[-1])
     here = present.T.reshape(-1)
     count = jnp.sum(here)
@@ -105,12 +105,12 @@ def swap_effect(
     """Compare predictions with a picture's own subjects and with others.
 
     Args:
-        mask: the union of the subjects; where there is none, nothing counts as subject.
+        mask: the union of the subjects' masks; a picture without subjects is all background.
 
     Returns:
-        swap/subject and swap/background: the root mean square of the change there; swap/loss: by
-        how much the other subjects raise the squared error on the subject, 0 as long as the
-        subjects do not help.
+        swap/subject and swap/background: the root mean square of the change in that region;
+        swap/loss: how much the other subjects raise the squared error on the subject, which is 0 as
+        long as the subjects do not help.
     """
 
     def over(values: Float[Array, "B H W C"], region: Float[Array, "B H W"]) -> Float[Array, ""]:
@@ -118,7 +118,7 @@ def swap_effect(
         return jnp.sum(weighted) / jnp.maximum(jnp.sum(region), 1e-6)
 
     changed = jnp.square(own - other)
-    harm = (other - own) * (other + own - 2 * target)  # of the squared errors
+    harm = (other - own) * (other + own - 2 * target)  # the difference of the squared errors
     return {
         "swap/subject": jnp.sqrt(over(changed, mask)),
         "swap/background": jnp.sqrt(over(changed, 1.0 - mask)),

@@ -15,10 +15,10 @@ def steps_to_profile(text: str) -> range:
     """Read `train.profile_steps`.
 
     Args:
-        text: FIRST:LAST, both of which are traced.
+        text: FIRST:LAST; both of these steps are traced.
 
     Raises:
-        InputError: it is not of this form.
+        InputError: the text is not of this form.
     """
     first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
@@ -34,11 +34,11 @@ def profiled(
     output: Path,
     paused: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[int]:
-    """Pass steps on, and trace some of them into `output`/profile.
+    """Pass steps on and trace some of them into `output`/profile.
 
     Args:
         traced: `train.profile_steps`; None traces nothing.
-        paused: waits for the steps under way, and leaves what is done inside out of their time.
+        paused: waits for the steps under way, and leaves the time spent inside out of theirs.
     """
     wanted = steps_to_profile(traced) if traced else range(0)
     tracing = False
@@ -54,5 +54,5 @@ def profiled(
                     jax.profiler.stop_trace()
                 tracing = False
     finally:
-        if tracing:  # the run ended before
+        if tracing:  # the run ended before the last step to trace
             jax.profiler.stop_trace()

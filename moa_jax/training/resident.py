@@ -1,4 +1,4 @@
-"""Data that stays in the devices' memory: a batch is then read there, and no host is waited for.
+"""Training data in the devices' memory, where a batch is read without waiting for the host.
 
 Small networks on a fast device would otherwise wait for the threads that make their examples. Every
 device holds all of the data, so it has to fit beside the model.
@@ -28,8 +28,8 @@ def resident(arrays: Mapping[str, np.ndarray], read: Read, mesh: Mesh) -> Callab
     """Copy arrays to all devices.
 
     Args:
-        arrays: by name.
-        read: makes a batch of (arrays, row numbers, more arguments) with jax's operations.
+        arrays: the arrays, by name.
+        read: makes a batch from (arrays, row numbers, more arguments) with jax's operations.
 
     Returns:
         `read` without its first argument; its batches are split over the devices.
@@ -40,10 +40,10 @@ def resident(arrays: Mapping[str, np.ndarray], read: Read, mesh: Mesh) -> Callab
 
 
 class ResidentLoader:
-    """Endless batches of an encoded data set, in the place of `moa_jax.data.loader.Loader`.
+    """Endless batches of an encoded data set, used in place of `moa_jax.data.loader.Loader`.
 
-    Rows are drawn without replacement within an epoch; which captions and subjects are left out is
-    drawn on the devices. Batch n depends on the seed and on n alone.
+    Rows are drawn without replacement within an epoch. The devices draw which captions and subjects
+    are left out. Batch n depends on the seed and on n alone.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ResidentLoader:
         """Read the data set into memory.
 
         Raises:
-            InputError: it is smaller than a batch, or its records ask for what the loader does.
+            InputError: it is smaller than a batch, or a record has subjects to choose from.
         """
         arrays = encoded_arrays(config, tokenizer, max_subjects)
         self._count, self._size, self._seed = len(arrays["latents"]), batch_size, seed
@@ -83,6 +83,7 @@ class ResidentLoader:
         epoch, index = divmod(self._place, self._count // self._size)
         if epoch != self._epoch:
             self._epoch = epoch
+            # Of the seed and the epoch alone, so that a resumed run draws the same order.
             self._order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
         rows = self._order[index * self._size : (index + 1) * self._size]
         batch = self._read(rows.astype(np.int32), jax.random.fold_in(self._key, self._place))
@@ -90,24 +91,24 @@ class ResidentLoader:
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """Give the number of batches given."""
+        """Give the place: the number of batches so far."""
         return {"batches": self._place}
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        """Go to a place."""
+        """Go to a place that `get_state` gave."""
         self._place = int(state["batches"])
 
     def close(self) -> None:
-        """There is no thread to stop."""
+        """Do nothing: there is no thread to stop."""
 
 
 def encoded_arrays(
     config: DataConfig, tokenizer: Tokenizer, max_subjects: int
 ) -> dict[str, np.ndarray]:
-    """Lay out an encoded data set as the batches of a step, nothing of it left out.
+    """Lay out an encoded data set like the batch of a step, with nothing left out.
 
     Raises:
-        InputError: a record has subjects to choose from.
+        InputError: a record has subjects to choose from, which only the loader does.
     """
     records = EncodedRecords(config.encoded)
     rows: list[dict[str, np.ndarray]] = []
@@ -146,13 +147,13 @@ def drop(
     condition_dropout: float,
     subject_dropout: float,
 ) -> Batch:
-    """Leave out captions with their subjects, and subjects; those that stay move to the front.
+    """Drop some captions with their subjects, and some other subjects; move the rest to the front.
 
     Args:
         batch: rows of `encoded_arrays`.
-        empty: token ids of no caption.
-        condition_dropout: share of the captions; see `DataConfig`.
-        subject_dropout: share of the subjects of the captions that stay.
+        empty: token ids of the empty caption.
+        condition_dropout: share of the captions that are dropped; see `DataConfig`.
+        subject_dropout: share that is dropped of the other captions' subjects.
     """
     present: Bool[Array, "B K"] = batch["subject_present"]
     of_captions, of_subjects = jax.random.split(key)

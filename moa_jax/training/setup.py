@@ -1,7 +1,7 @@
-"""How a training is put together: optimizer, state and compiled step, laid over a mesh.
+"""Put a training together: optimizer, state and compiled step, laid over a mesh.
 
-Runs, plans and the toy world's stages all come through here, so that a plan cannot drift from the
-run that it describes.
+Runs, hardware plans and the toy world's stages all use this module, so that a plan cannot drift
+from the run that it describes.
 """
 
 from collections.abc import Callable
@@ -55,11 +55,11 @@ def set_up(
     """Put a training together.
 
     Args:
-        params: arrays; or shapes, and then state and frozen parameters are shapes that say where
-            they would lie, and the step can be lowered.
+        params: arrays or shapes. From shapes, the state and the frozen parameters become shapes
+            with shardings, and the step can be lowered.
         mask: tree of bool, true where a leaf learns.
         summarize: see `make_train_step`.
-        optimizer: in the place of the configuration's; it has to pass over what does not learn.
+        optimizer: None means the configuration's; another one must skip what does not learn.
     """
     optimizer = optimizer or make_optimizer(config.optimizer, config.train.steps, mask)
     start = partial(initial_state, mask=mask, optimizer=optimizer, config=config)

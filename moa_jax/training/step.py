@@ -1,8 +1,8 @@
 """One training step as a pure function of (state, frozen parameters, batch).
 
-What it minimises is passed in: `objective.py` is MoA's. Every random draw of step n for row i of
-the batch comes from `fold_in(key, n)` split over the rows, so that a resumed run and a run with
-other micro-batches draw the same. A step uses no mesh, no file and no clock.
+The objective that it minimises is passed in; MoA's is in `objective.py`. Every random draw of step
+n for row i of the batch comes from `fold_in(key, n)`, split over the rows. So a resumed run, and a
+run with other micro-batches, draw the same numbers. A step uses no mesh, no file and no clock.
 """
 
 import zlib
@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from moa_jax.config import Config
 from moa_jax.method.trained import partition
 
-Batch = Mapping[str, Array]  # all of as many rows
+Batch = Mapping[str, Array]  # every array has the same number of rows
 Numbers = dict[str, Float[Array, ""]]
 # (trained, frozen, batch, a key for each row) -> (loss, numbers to log: means over the rows).
 # "loss/total" among the numbers is the loss; other terms are named "loss/..." too.
@@ -29,10 +29,10 @@ Objective = Callable[[Any, Any, Batch, Array], tuple[Array, Numbers]]
 class TrainState:
     """What a step changes; everything that a checkpoint must hold.
 
-    Fields are not typed as arrays, for trees of the same shape hold their places on the mesh.
+    Fields are not typed as arrays, because trees of the same structure hold the shardings.
 
     Attributes:
-        step: updates so far, an int32.
+        step: number of steps so far, an int32.
         trained: the parameters that learn, in float32.
         optimizer: state of the optimizer.
         ema: moving average of `trained`, or None.
@@ -52,11 +52,11 @@ class TrainState:
 
 
 def stream(seed: int, name: str) -> Key[Array, ""]:
-    """Give the random key of one use in a run, so that two uses never draw the same numbers.
+    """Give the random key for one use in a run, so that two uses never draw the same numbers.
 
     Args:
-        seed: of the run.
-        name: of the use: "init", "steps", "probe" or "preview".
+        seed: the run's seed.
+        name: name of the use: "init", "data", "steps", "probe" or "preview".
     """
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
@@ -105,7 +105,7 @@ def make_train_step(
         step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         rows = len(jax.tree.leaves(dict(batch))[0])
         keys = jax.random.split(step_key, rows)
-        # For what changes in the course of a run; an objective that does not read it costs nothing.
+        # For objectives that change in the course of a run; it costs the others nothing.
         batch = {**batch, "progress": jnp.full(rows, state.step / config.train.steps, jnp.float32)}
         (_, numbers), gradient = accumulate(
             jax.value_and_grad(objective, has_aux=True),
@@ -137,8 +137,9 @@ def update_ema(average: Any, trained: Any, decay: float, step: Int[Array, ""]) -
     """Move the average towards the trained parameters; a young average moves faster.
 
     Args:
-        decay: share of the old average that stays, once (1 + step) / (10 + step) has reached it.
+        decay: share of the old average that stays; (1 + step) / (10 + step) while that is less.
     """
+    # Without this, the average of a short run would keep the untrained weights.
     warm = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return optax.incremental_update(trained, average, 1.0 - warm)
 

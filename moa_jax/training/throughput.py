@@ -1,7 +1,6 @@
 """How fast a run goes: numbers for its log from the clock, the compiler and the devices.
 
-A "chip" is what jax calls a device. The work of a step is the compiler's own count, whatever the
-model.
+A "chip" is what jax calls a device. The compiler counts the work of a step, whatever the model is.
 """
 
 import time
@@ -15,7 +14,7 @@ from moa_jax.training.log import Stopwatch
 
 Item = TypeVar("Item")
 
-# What differs between two runs of the same computation.
+# The numbers that differ between two runs of the same computation.
 MEASURED = frozenset(
     "step_seconds images_per_second images_per_second_per_chip input_wait tflops_per_chip mfu "
     "memory_peak_gib".split()
@@ -34,7 +33,7 @@ class Throughput:
         self._waited = 0.0
 
     def waiting(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Pass items on, and measure how long each is waited for."""
+        """Pass items on and measure the time spent waiting for them."""
         while True:
             began = time.perf_counter()
             item = next(items)
@@ -42,9 +41,9 @@ class Throughput:
             yield item
 
     def count(self, train_step: Any, *arguments: Any) -> None:
-        """Compile the step, and take the compiler's count of its work; do nothing the next time.
+        """Compile the step and take the compiler's count of its work; later calls do nothing.
 
-        The compiled step is kept by jax: the call that follows does not compile again.
+        jax keeps the compiled step, so the next call of the step does not compile it again.
 
         Args:
             train_step: jitted.
@@ -55,8 +54,8 @@ class Throughput:
         lowered = train_step.lower(*arguments)
         counted, chips = lowered.compile(), 1
         if jax.default_backend() == "gpu":
-            # There a compiled step calls libraries for its products, and XLA counts no work for
-            # them. What is not compiled yet has them all, for all chips together.
+            # On a GPU, a compiled step calls libraries for its products, and XLA counts no work for
+            # them. Before compilation the step has them all, counted for all chips together.
             counted, chips = lowered, jax.device_count()
         costs = counted.cost_analysis() or {}
         if "flops" in costs:
@@ -68,9 +67,9 @@ class Throughput:
 
         Returns:
             step_seconds; images_per_second, over all chips and per chip; input_wait, the share of
-            the time in which the loop waited for a batch (the chips, still busy with the step
-            before, wait less); tflops_per_chip; and, where they are known, mfu, the share of the
-            chip's peak that this is, and memory_peak_gib of this host's fullest chip.
+            the time that the loop waited for batches (the chips wait less, being busy with the step
+            before); and, where they are known, tflops_per_chip, mfu (the same as a share of the
+            chip's peak) and memory_peak_gib (of this host's fullest chip).
         """
         seconds = self.stopwatch.read(step)
         numbers = speeds(seconds, self._batch_size, self._flops, jax.devices())
@@ -83,11 +82,11 @@ class Throughput:
 def speeds(
     seconds: float, batch_size: int, flops: float | None, devices: list[Any]
 ) -> dict[str, float]:
-    """Relate the seconds of a step to what it did.
+    """Compute speeds from the seconds and the work of a step.
 
     Args:
         batch_size: pictures over all devices.
-        flops: of one device; None where the compiler does not count.
+        flops: work of one device in a step; None if the compiler does not count it.
     """
     rate = batch_size / seconds
     numbers = {
@@ -103,7 +102,7 @@ def speeds(
 
 
 def memory_peak(devices: list[Any]) -> dict[str, float]:
-    """Give the most memory that was in use on any device, in GiB, where devices tell."""
+    """Give the most memory that was in use on any device, in GiB, if the devices report it."""
     stats = [device.memory_stats() or {} for device in devices]
     peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
     return {"memory_peak_gib": max(peaks) / 2**30} if peaks else {}

@@ -1,4 +1,4 @@
-"""Weights & Biases, for those who ask for it: nothing else imports it."""
+"""Optional logging to Weights & Biases: only this module imports the library."""
 
 import importlib
 import uuid
@@ -8,7 +8,7 @@ from typing import Any
 from moa_jax.config import Config, flatten
 from moa_jax.errors import InputError
 
-ID_NAME = "wandb_id"  # a file: a resumed run goes on under its own name
+ID_NAME = "wandb_id"  # a file, by which a resumed run goes on under its own id
 
 
 def import_wandb(project: str) -> Any:
@@ -44,7 +44,7 @@ def open_wandb(config: Config) -> Any | None:
         project=project,
         name=folder.name,
         id=path.read_text(encoding="utf-8"),
-        resume="allow",
+        resume="allow",  # goes on with the run of this id, or begins it
         dir=str(folder),
         config=flatten(config),
     )

@@ -19,7 +19,8 @@ NAMES = ["00000-of-00002.array_record", "00001-of-00002.array_record"]
 
 
 def pack_folder(source, folder, **options):
-    data = {key: options.pop(key) for key in ("split", "max_bad_fraction") if key in options}
+    keys = ("split", "layout", "max_bad_fraction")
+    data = {key: options.pop(key) for key in keys if key in options}
     data = DataConfig(path=str(source), workers=3, **data)
     return pack(data, folder, **({"shard_size": 3} | options))
 
@@ -112,6 +113,18 @@ pack(data, {str(tmp_path / "packed")!r}, shard_size=1, on_record=kill)
     assert pack_folder(imagefolder, tmp_path / "packed", shard_size=1).made == 2
     assert_same_records(load(imagefolder), load(tmp_path / "packed"))
     assert not list((tmp_path / "packed").glob("*unfinished*"))
+
+
+def own_reader(path, split, subject_label):
+    return open_records(path, "imagefolder")
+
+
+def test_a_layout_of_ones_own_is_named_in_the_remedy(imagefolder, tmp_path):
+    layout = f"{__name__}:own_reader"
+    pack_folder(imagefolder, tmp_path, layout=layout)
+    assert_same_records(load(imagefolder), load(tmp_path))
+    (tmp_path / NAMES[0]).unlink()
+    assert f"--layout {layout}" in message(open_records, tmp_path)
 
 
 def test_a_truncated_or_missing_shard_is_named_and_made_again(imagefolder, tmp_path):

@@ -8,7 +8,7 @@ from moa_jax.config import Config, MethodConfig, flatten, override
 from moa_jax.errors import InputError
 from moa_jax.evaluation.__main__ import main
 from moa_jax.evaluation.toy import rows
-from moa_jax.evaluation.toy.rows import is_whole, make_rows, select, train
+from moa_jax.evaluation.toy.rows import is_trained, make_rows, select, train
 from moa_jax.method.weights import Identity, MoaCard, save_moa
 
 
@@ -47,7 +47,7 @@ def run(tmp_path):
 def test_a_whole_run_is_not_trained_again(run, monkeypatch):
     folder, config = run
     monkeypatch.setattr(rows.subprocess, "run", lambda *_, **__: pytest.fail("trained"))
-    assert is_whole(folder, config)
+    assert is_trained(folder, config)
     path = folder / "config.py"
     path.write_text("from moa_jax.config import Config\n\ndef get_config():\n    return Config()\n")
     train(make_rows(config)[1], 0, folder, str(path), ["train.steps=3"])
@@ -55,15 +55,15 @@ def test_a_whole_run_is_not_trained_again(run, monkeypatch):
 
 def test_a_run_cut_short_is_not_whole(run):
     folder, config = run
-    assert not is_whole(folder, override(config, ["train.steps=4"]))
-    assert not is_whole(folder / "elsewhere", config)
+    assert not is_trained(folder, override(config, ["train.steps=4"]))
+    assert not is_trained(folder / "elsewhere", config)
 
 
 def test_a_run_of_other_values_is_refused(run):
     folder, config = run
     other = dataclasses.replace(config, method=MethodConfig(object_loss_weight=0.0))
     with pytest.raises(InputError, match=r"method.object_loss_weight=0.001 instead of 0.0.*--runs"):
-        is_whole(folder, other)
+        is_trained(folder, other)
 
 
 def test_the_command_names_what_is_missing(tmp_path, capsys):

@@ -135,7 +135,7 @@ MUTATIONS = [
     (
         "frozen weights are not gathered",
         MESH,
-        "trained, frozen = jax.tree_util.tree_map_with_path(whole, (trained, frozen))",
+        "trained, frozen = jax.tree_util.tree_map_with_path(gather, (trained, frozen))",
         "trained = jax.tree_util.tree_map_with_path(whole, trained)",
         GATHER,
     ),

@@ -202,8 +202,11 @@ def test_what_changes_the_encodings_is_refused(run, data, method, message):
         check_encoded(changed)
 
 
-def test_a_damaged_folder_is_named(tmp_path):
-    (tmp_path / "index.json").write_text("{")
+@pytest.mark.parametrize("index", ["{", '{"records": []}'])
+def test_a_damaged_folder_is_named(tmp_path, index):
+    (tmp_path / "index.json").write_text(index)
+    for name in ("latents", "masks", "features"):
+        np.save(tmp_path / f"{name}.npy", np.zeros(1))
     with pytest.raises(InputError, match="delete it"):
         EncodedRecords(tmp_path)
 

@@ -38,6 +38,7 @@ def draw(
         on_batch: called with the number of pictures drawn so far and the number of all.
     """
     if pipeline.model is None:
+        # Reversed, so that the first trial of each noise stays.
         first = {trial.noise: trial for trial in reversed(trials)}
         drawn = dict(
             zip(first, _draw(pipeline, [*first.values()], protocol, on_batch), strict=True)
@@ -63,6 +64,7 @@ def _draw(
         rows = [_request(pipeline, trial) for trial in padded]
         request = stack(rows)
         noises = jnp.array([trial.noise for trial in padded])
+        # A trial's noise depends on its number, not on its row or batch.
         keys = jax.vmap(partial(jax.random.fold_in, start))(noises)
         latents = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         result = pipeline.draw(request, latents, keys, settings)

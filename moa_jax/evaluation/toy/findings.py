@@ -20,6 +20,7 @@ RULE = (
     "deviation over training seeds, pooled over the rows that have several; t the 97.5 % quantile "
     "of Student's distribution for its degrees of freedom; n and m the two rows' trainings."
 )
+# The bars, as shares.
 MIN_READER, MIN_PROMPT, MAX_DROP, MIN_WAY, MAX_SHARE, MIN_BINDING = 0.95, 0.90, 0.03, 0.7, 0.5, 0.85
 
 
@@ -132,6 +133,7 @@ def threshold(results: Results, key: str, runs: int) -> float | None:
     freedom = sum(len(values) - 1 for values in several)
     if not freedom or not moa:
         return None
+    # np.var divides by n; times n it is the sum of squared deviations.
     squares = sum(np.var(values) * len(values) for values in several)
     # 2.26 belongs to 9 degrees of freedom: with more, the rule is a little strict.
     quantile = QUANTILES.get(freedom, 2.26)
@@ -170,6 +172,7 @@ class Bar:
 
 def bars(results: Results) -> list[Bar]:
     """Compare the results with what the table must show."""
+    # The mask's number is an IoU and no accuracy.
     accuracy = {n: v for n, v in results.renders["readers"].items() if n != "mask"}
     worst = min(accuracy, key=accuracy.get)
     prompt, moa_prompt = (_mean(results, name, "prompt/overall") for name in (PRIOR, MOA))

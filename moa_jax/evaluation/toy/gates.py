@@ -83,6 +83,7 @@ def autoencoder_gates(base: StableDiffusion, readers: Readers, count: int) -> li
     others = [replace(t, people=(draw_look(random, t.people[0].word),)) for t in trials]
     renders, other_renders = redraw(trials), redraw(others)
     seen, other_seen = through_vae(base, renders), through_vae(base, other_renders)
+    # The ceiling is the renders themselves; the floor, other people in the same scenes.
     ceiling, found, floor = (
         metrics.identity(readers.read(pictures), trials)["overall"]
         for pictures in (renders, seen, other_renders)

@@ -46,7 +46,7 @@ def identity(readings: Iterable[Reading], trials: Iterable[Trial]) -> dict[str, 
 
     Returns:
         "overall": over all people, the mean share of attributes that agree, among those that apply.
-        Each attribute by its name: the share of people who agree in it.
+        Each attribute by its name: the share of people who agree in it, where it applies.
     """
     people = [
         agreement(person, look)
@@ -122,6 +122,7 @@ def changes(
         around = grow(one | other)
         found["background"].append(background_change(pictures[i], second_pictures[j], around))
         found["layout"].append(layout_change(one, other))
+        # With nobody left out, the entire picture is compared.
         nobody = np.zeros_like(one)
         found["pixels"].append(background_change(pictures[i], second_pictures[j], nobody))
     return {name: mean(values) for name, values in found.items()}
@@ -149,6 +150,7 @@ def binding(readings: Iterable[Reading], trials: Iterable[Trial]) -> dict[str, f
                 ]
                 for who in (look, stranger)
             )
+            # A win counts 1, a tie 0.5, a loss 0.
             tie = 0.0 if person is None else 0.5
             wins.append(tie * (1 + np.sign(sum(mine) - sum(theirs))))
             own += mine

@@ -38,6 +38,7 @@ def prior_gates(
     plain = draw(pipeline, [trial.caption for trial in trials], protocol)
     readings = readers.read(plain)
     people = find_each(readings, trials)
+    # The world's shares come from renders of the same trials, through the same readers.
     world = find_each(readers.read(redraw(trials)), trials)
     gates = [
         Gate("prior", "prompt", metrics.prompt_consistency(readings, trials)["overall"], 0.97),
@@ -115,6 +116,7 @@ def draw(pipeline: Pipeline, captions: Sequence[str], protocol: Protocol) -> Pic
         part = captions[first : first + BATCH]
         rows = [
             make_request(pipeline.base.tokenizer, caption, [], "", image_size=None, max_subjects=0)
+            # Batches of one size share one compiled program.
             for caption in (*part, *part[-1:] * (BATCH - len(part)))
         ]
         keys = jax.vmap(partial(jax.random.fold_in, start))(first + np.arange(BATCH))

@@ -23,13 +23,13 @@ class Protocol:
 
     Attributes:
         seed: of people, contexts and noise; not 0, which is the training data's.
-        identities: people of each word; each of them is drawn in every context of the word.
-        contexts: contexts of each word.
-        noises: pictures of one person in one context.
-        pairs: pairs of people with different words, each pair in a context of its own.
-        pair_noises: pictures of one pair.
-        renders: renders that the readers are examined on.
-        steps: steps of DDIM.
+        identities: number of people for each word; each is drawn in every context of the word.
+        contexts: number of contexts for each word.
+        noises: number of pictures of one person in one context.
+        pairs: number of pairs of people with different words; each pair has its own context.
+        pair_noises: number of pictures of one pair.
+        renders: number of renders that the readers are examined on.
+        steps: number of DDIM's steps.
         guidance_scale: also used for the prior. From 3 on, colours of people overshoot.
     """
 
@@ -78,17 +78,19 @@ class Trial:
 
 def make_trials(protocol: Protocol) -> list[Trial]:
     """List the trials of a row: people alone, by word, context and noise; then pairs."""
-    random = np.random.default_rng([protocol.seed, 1])
+    random = np.random.default_rng([protocol.seed, 1])  # stream 2 is for `strangers`
     trials, noise = [], 0
     for word in WORDS:
         looks = [draw_look(random, word) for _ in range(protocol.identities)]
         for _ in range(protocol.contexts):
             context = draw_context(random)
             for _ in range(protocol.noises):
+                # One noise for all: the trials differ in the person alone.
                 trials += [Trial((look,), context, noise) for look in looks]
                 noise += 1
     words = list(combinations(WORDS, 2))
     for number in range(protocol.pairs):
+        # Which of the two the caption names first is left to chance.
         pair = random.permutation(words[number % len(words)])
         people = tuple(draw_look(random, str(word)) for word in pair)
         context = draw_context(random)
@@ -113,12 +115,14 @@ def redraw(trials: Iterable[Trial], seed: int = 0) -> UInt8[np.ndarray, "n 64 64
     Args:
         seed: each seed puts the people elsewhere.
     """
+    # Noises are far fewer than 2^20, so scenes of different seeds never share one.
     scenes = [replace(t.scene, seed=int((seed << 20) + t.noise)) for t in trials]
     return np.stack([render(scene)[0] for scene in scenes])
 
 
 def references(trial: Trial) -> list[UInt8[np.ndarray, "64 64 3"]]:
     """Draw portraits of a trial's people, before a wall that no training picture has."""
+    # Walls of training portraits have seeds 0, 4, 8, ...: see `arrays.py`.
     return [render_portrait(look, seed=1 + place) for place, look in enumerate(trial.people)]
 
 

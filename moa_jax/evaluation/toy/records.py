@@ -48,6 +48,7 @@ class Records:
         found = read_json(self.folder / f"{name}.json")
         if not found or found["study"] != self.study:
             return None
+        # An older record lacks the values that recipes got later.
         made = {key: self.defaults[key] for key in recipe if key in self.defaults}
         if {**made, **found["recipe"]} != dict(recipe):
             return None
@@ -85,6 +86,7 @@ def read_json(file: Path) -> dict[str, Any]:
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file so that it is there intact or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    # Renamed at the end, so that nobody ever reads half a file.
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(content, indent=2) + "\n")
     unfinished.replace(file)

@@ -68,7 +68,7 @@ def write_report(
     Args:
         folder: made if absent.
         trials: all trials of the study.
-        pictures: by name of the row, for rows that the figure shows: those of `choose_trials`.
+        pictures: for each row that the figure shows, by its name, those of `choose_trials`.
 
     Returns:
         The three files.
@@ -115,6 +115,7 @@ def main_table(results: Results) -> tuple[list[str], list[list[str]]]:
     for row in results.rows:
         if row.runs:
             numbers = [column.show(results.values(row.name, column.key)) for column in COLUMNS]
+            # The prior has no seeds: it is not trained.
             count = str(len(row.seeds)) if row.seeds else "–"
             lines.append([row.label, count, *numbers, effects(results, row)])
     return heads, lines
@@ -127,6 +128,7 @@ def outdated(results: Results) -> list[RowResult]:
 
 def _readers(results: Results) -> str:
     found = results.renders
+    # The IoU of the masks is shown apart, as it is no accuracy.
     names = [name for name in found["readers"] if name != "mask"]
     table = _table(
         ["", *names, "mask IoU"],
@@ -167,6 +169,7 @@ def figure(results: Results, trials: Sequence[Trial], pictures: Mapping[str, Pic
     measured = [row for row in results.rows if row.runs]
     shown = [row for row in measured if row.name in pictures]
     chosen = choose_trials(trials)
+    # In inches: the measures, with a line for each row, and the strips of pictures.
     heights = [1.2 + 0.26 * len(measured)] + ([1.15 * (len(shown) + 1)] if shown else [])
     drawn = Figure((12, sum(heights)))
     parts = drawn.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -183,7 +186,11 @@ def figure(results: Results, trials: Sequence[Trial], pictures: Mapping[str, Pic
 
 
 def choose_trials(trials: Sequence[Trial]) -> list[int]:
-    """Choose the people of the first noise of two words: the same noise side by side."""
+    """Choose the trials that the figure shows, by their places.
+
+    They show two words, each under its first noise: different people from the same noise side by
+    side.
+    """
     alone = [i for i, trial in enumerate(trials) if len(trial.people) == 1]
     half = SHOWN // 2
     by_word: dict[str, list[int]] = {}
@@ -214,6 +221,7 @@ def _compare(
 
 
 def _strip(axes: Sequence[Axes], pictures: Sequence[np.ndarray], title: str) -> None:
+    # Also where there is no picture to show.
     for ax in axes:
         ax.axis("off")
     for ax, picture in zip(axes, pictures, strict=False):

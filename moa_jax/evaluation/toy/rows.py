@@ -95,7 +95,7 @@ def train(row: Row, seed: int, folder: Path, config: str, extra: Sequence[str] =
     """
     assignments = [*extra, *row.overrides, f"train.seed={seed}", f"train.output={folder}"]
     wanted = row_config(row, seed, override(load_config(config), extra))
-    if is_whole(folder, wanted):
+    if is_trained(folder, wanted):
         return
     if not TRAIN.is_file():
         raise InputError(f"{TRAIN} is not here: run the study from the project's root")
@@ -124,11 +124,11 @@ def recipe(config: Config) -> dict[str, str]:
     }
 
 
-def is_whole(folder: Path, wanted: Config) -> bool:
+def is_trained(folder: Path, wanted: Config) -> bool:
     """Say whether a run is complete: its weights are there, after all of their steps.
 
     Raises:
-        InputError: they were trained with other values.
+        InputError: the weights were trained with other values.
     """
     if not (folder / WEIGHTS_NAME).is_file():
         return False
@@ -137,6 +137,7 @@ def is_whole(folder: Path, wanted: Config) -> bool:
     changed = [
         f"{key}={was.get(key)} instead of {value}"
         for key, value in recipe(wanted).items()
+        # Fewer steps are no other recipe: such a run goes on.
         if was.get(key) != value and key != "train.steps"
     ]
     if changed:

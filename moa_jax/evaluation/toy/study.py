@@ -136,6 +136,7 @@ class Study:
     def _measured(self, cache: Path, weights: Path | None, on_batch: Progress | None) -> Numbers:
         parts = [weights / WEIGHTS_NAME, weights / "moa.json"] if weights else []
         # If a file is missing, loading the weights below names it.
+        # The content counts, not the folder: weights that were trained anew are measured anew.
         content = b"".join(part.read_bytes() for part in parts if part.is_file())
         run = hashlib.sha256(self.key.encode() + content).hexdigest()
         result = read_json(cache / RESULT)
@@ -218,6 +219,7 @@ class Study:
         first = {trial.noise: trial for trial in self.trials}
         drawn = []
         for seed in range(REAL):
+            # Other people than the study's own.
             protocol = dataclasses.replace(self.protocol, seed=self.protocol.seed + 10 + seed)
             drawn.append(redraw(strangers(first.values(), protocol), seed=4 + seed))
         return np.stack([r.features for r in self.readers.read(np.concatenate(drawn))])

@@ -20,7 +20,7 @@ from moa_jax.toyworld.pretraining.stages import STAGES, pretrain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is returned."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m moa_jax.toyworld.pretraining",
         description="Pretrain the toy world's networks; resumes where it stopped.",
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_intermixed_args(arguments)
     output, overrides = options.output, options.overrides
-    if "=" in output:
+    if "=" in output:  # OUT was left out, and this is an override
         output, overrides = parser.get_default("output"), [output, *overrides]
 
     def work() -> None:

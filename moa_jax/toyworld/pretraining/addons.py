@@ -1,9 +1,9 @@
-"""Train what the toy world's Stable Diffusion can be given: a style's LoRA and a ControlNet.
+"""Train two additions to the toy world's Stable Diffusion: a style's LoRA and a ControlNet.
 
     python -m moa_jax.toyworld.pretraining.addons [OUT] [section.key=value ...] [--only style]
 
-Leaves OUT/style.safetensors in kohya's layout and OUT/outline/ in diffusers', in half precision; a
-training resumes where it stopped and is skipped when its file is there. The base model is frozen.
+Writes OUT/style.safetensors in kohya's layout and OUT/outline/ in diffusers', in half precision. A
+training resumes where it stopped, and is skipped when its file is there. The base model is frozen.
 Every default is in `moa_jax.toyworld.pretraining.recipe`.
 """
 
@@ -50,7 +50,7 @@ Factors = dict[str, dict[str, Any]]  # by kohya's name of the layer: "down" and 
 def cyanotype(
     pictures: UInt8[np.ndarray, "*B H W 3"], recipe: StyleRecipe
 ) -> UInt8[np.ndarray, "*B H W 3"]:
-    """Print pictures in one ink: only their brightness remains, from the ink to the paper."""
+    """Print pictures in one ink: only their brightness remains, between ink and paper."""
     ink, paper = np.float32(recipe.ink), np.float32(recipe.paper)
     bright = (pictures @ LUMA / 255 - recipe.black) / (recipe.white - recipe.black)
     share = np.clip(bright, 0, 1)[..., None]
@@ -61,6 +61,7 @@ def outlines(masks: Bool[Array, "*B K H W"]) -> UInt8[Array, "*B H W 3"]:
     """Draw each person's outermost pixels white on black: the control picture."""
     padded = jnp.pad(masks, [(0, 0)] * (masks.ndim - 2) + [(1, 1), (1, 1)])
     rows, columns = padded[..., 1:-1], padded[..., 1:-1, :]
+    # Inner pixels have all four neighbours in the mask.
     inner = rows[..., :-2, :] & rows[..., 2:, :] & columns[..., :-2] & columns[..., 2:]
     lines = jnp.any(masks & ~inner, axis=-3).astype(jnp.uint8) * 255
     return jnp.repeat(lines[..., None], 3, axis=-1)
@@ -79,7 +80,7 @@ def first_factors(unet: Mapping[str, Any], rank: int, random: np.random.Generato
 
 
 def merge_factors(unet: Mapping[str, Any], factors: Factors) -> dict[str, Any]:
-    """Merge factors into a U-Net as their file will be; differentiable in them."""
+    """Merge factors into a U-Net as a LoRA file is merged; gradients reach the factors."""
     layers = {name: LowRank(each["down"], each["up"], None, 1.0) for name, each in factors.items()}
     return merge_lora({"unet": unet}, Lora("style", layers))["unet"]
 
@@ -117,7 +118,7 @@ def save_factors(file: Path, factors: Factors) -> None:
 
 def controlnet_config(unet: Mapping[str, Any], recipe: OutlineRecipe) -> dict[str, Any]:
     """Give the `config.json` of a ControlNet for a U-Net of the toy world."""
-    other = ("out_channels", "up_block_types", "sample_size")
+    other = ("out_channels", "up_block_types", "sample_size")  # a ControlNet has none of these
     return {
         **{key: value for key, value in unet.items() if key not in other},
         "_class_name": KIND,
@@ -129,7 +130,7 @@ def controlnet_config(unet: Mapping[str, Any], recipe: OutlineRecipe) -> dict[st
 def first_controlnet(
     module: ControlNet, unet: Mapping[str, Any], random: np.random.Generator
 ) -> dict[str, Any]:
-    """Copy a U-Net's down half and middle; what leads into it and out of it starts at zero.
+    """Copy a U-Net's down half and middle; the layers into and out of the copy start at zero.
 
     Source: ControlNet (arXiv 2302.05543).
     """
@@ -142,7 +143,7 @@ def first_controlnet(
 
 
 class Addons:
-    """The two trainings, over the base model and the scenes that they share."""
+    """The two trainings, with the base model and the scenes that they share."""
 
     def __init__(
         self, output: Path, recipe: AddonsRecipe, devices: Sequence[jax.Device] | None = None
@@ -191,7 +192,7 @@ class Addons:
         predict: Predict,
         pictures: UInt8[np.ndarray, "n H W 3"],
     ) -> Any:
-        """Train one network, which the base model's keep still for; gives its averaged weights."""
+        """Train one network beside the frozen base model, and give its averaged weights."""
         base, tokenizer = self.base, self.base.tokenizer
         arrays = {
             "latents": np.concatenate(list(encode_pictures(base.vae, pictures, self.mesh))),
@@ -207,7 +208,7 @@ class Addons:
             denoising_objective(text, predict, schedule, dropout, empty),
             {name: first},
             Rows(arrays, of_scenes, len(pictures)),
-            lambda step, params: None,
+            lambda step, params: None,  # no preview
         )[name]
 
 
@@ -215,7 +216,7 @@ TRAININGS: dict[str, Callable[[Addons], None]] = {"style": Addons.style, "outlin
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is returned."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m moa_jax.toyworld.pretraining.addons",
         description="Train a style's LoRA and a ControlNet for the toy world's base model.",
@@ -225,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=TRAININGS, help="one of the two")
     options = parser.parse_intermixed_args(arguments)
     output, overrides = options.output, options.overrides
-    if "=" in output:
+    if "=" in output:  # OUT was left out, and this is an override
         output, overrides = parser.get_default("output"), [output, *overrides]
 
     def work() -> None:

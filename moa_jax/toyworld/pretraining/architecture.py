@@ -1,6 +1,6 @@
 """The toy world's networks: configurations as diffusers writes them, and first weights.
 
-The structure of Stable Diffusion, and a hundredth of its size.
+They have the structure of Stable Diffusion and a hundredth of its size.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from moa_jax.toyworld.pretraining.recipe import NetworksRecipe
 
 Configs = dict[str, dict[str, Any]]  # by the name of the network's folder
 
-VAE_LEVELS = (1, 2, 4, 4)
+VAE_LEVELS = (1, 2, 4, 4)  # channels of each level, in widths of the first
 GROUPS = 8  # of every group norm
 
 UNET = {"_class_name": "UNet2DConditionModel", "norm_num_groups": GROUPS}
@@ -58,7 +58,7 @@ TOY_SCHEDULER = {
 
 
 def toy_networks(sizes: NetworksRecipe) -> Configs:
-    """Give the configurations of the networks that are trained; the latents' scale is still 1."""
+    """Give the configurations of the networks to train; the latents' scale is still 1."""
     latent = {"in_channels": sizes.latent_channels, "out_channels": sizes.latent_channels}
     return {
         "unet": {

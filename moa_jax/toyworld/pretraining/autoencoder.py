@@ -1,8 +1,8 @@
 """The first stage of the toy world's pretraining: pictures to latents and back.
 
-Absolute errors keep edges sharp, squared ones bring small things (eyes, a mouth) before their place
-is certain, and a little of the KL divergence keeps the latents in one place; no adversary, no
-network that judges. Source of the form: Latent Diffusion (arXiv 2112.10752).
+Absolute errors keep edges sharp. Squared errors bring small things (eyes, a mouth) before their
+place is certain. A little of the KL divergence keeps the latents in one place. There is no
+adversary and no network that judges. Source of the form: Latent Diffusion (arXiv 2112.10752).
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ def vae_params(module: VAE, random: np.random.Generator) -> dict[str, Any]:
 def vae_objective(module: VAE, recipe: VAERecipe) -> Objective:
     """Reconstruct pictures from noisy latents.
 
-    A batch holds `pictures`, uint8, and `masks` of their people where these weigh more.
+    A batch holds `pictures`, uint8, and, if people weigh more than the rest, their `masks`.
     """
 
     def objective(trained: Any, frozen: Any, batch: Batch, keys: Array) -> tuple[Array, Numbers]:
@@ -52,7 +52,7 @@ def vae_objective(module: VAE, recipe: VAERecipe) -> Objective:
         if recipe.people_weight != 1.0:
             people = jnp.any(batch["masks"], axis=1)[..., None]
             weight = jnp.where(people, recipe.people_weight, 1.0)
-            error = error * weight / jnp.mean(weight)
+            error = error * weight / jnp.mean(weight)  # a mean weight of 1 keeps the loss's scale
         terms = {
             "absolute": jnp.mean(jnp.abs(error)),
             "square": jnp.mean(jnp.square(error)),
@@ -83,9 +83,10 @@ def edge_error(error: Float[Array, "B H W C"]) -> Float[Array, ""]:
 
 
 def vae_batches(arrays: Mapping[str, np.ndarray], recipe: VAERecipe) -> InTurn:
-    """Give crops for `recipe.crop_steps`, then whole pictures."""
+    """Give crops for `recipe.crop_steps` steps, then entire pictures."""
 
     def crops(rows: Int[np.ndarray, " B"]) -> Mapping[str, np.ndarray]:
+        # By the rows alone, so that a resumed run cuts the same crops.
         random = np.random.default_rng([recipe.seed, *rows.tolist()])
         drawn = [
             crop(arrays["pictures"][row], arrays["masks"][row], recipe.crop_size, random, turn % 2)
@@ -116,7 +117,7 @@ def crop(
     if not anywhere:
         seen = masks[masks.any(axis=(1, 2))]
         mask = seen[random.integers(len(seen))]
-        top = np.flatnonzero(mask.any(axis=1))[0]
+        top = np.flatnonzero(mask.any(axis=1))[0]  # where the head is
         middle = np.flatnonzero(mask.any(axis=0)).mean()
         corner = np.array([top, middle - size / 2]) + random.integers(-size // 4, size // 4 + 1, 2)
     row, column = np.clip(corner, 0, limits).astype(int)
@@ -129,6 +130,7 @@ def latents_scale(module: VAE, params: Any, pictures: Num[np.ndarray, "B H W 3"]
         lambda params, pixels: module.apply({"params": params}, pixels, method="encode")
     )
     mean, log_variance = encode(params, to_pixels(jnp.asarray(pictures)))
+    # A latent is its mean plus noise, so the two variances add up.
     variance = jnp.var(mean) + jnp.mean(jnp.exp(log_variance))
     return float(1.0 / jnp.sqrt(variance))
 
@@ -136,7 +138,7 @@ def latents_scale(module: VAE, params: Any, pictures: Num[np.ndarray, "B H W 3"]
 def vae_preview(
     module: VAE, pictures: Num[np.ndarray, "B H W 3"], folder: Path
 ) -> Callable[[int, Any], dict[str, float]]:
-    """Prepare to reconstruct held-out pictures: a grid of them, originals above, and the error."""
+    """Prepare to reconstruct held-out pictures: a grid, with originals above, and the error."""
     run = jax.jit(lambda params, pixels: module.apply({"params": params}, pixels))
     pixels = to_pixels(jnp.asarray(pictures))
 

@@ -1,9 +1,9 @@
 """The second stage of the toy world's pretraining: the text tower and the vision tower.
 
-Two contrasts share the vision tower and its projection. Whole pictures against captions, as CLIP
-(arXiv 2103.00020) has it, teaches the words; views of one person against views of other people
-teaches identity, which no caption tells. Among the others are people who differ in one attribute
-only, so that the tower has to carry every attribute.
+Two contrasts share the vision tower and its projection. The first sets entire pictures against
+captions, as CLIP (arXiv 2103.00020) does; it teaches the words. The second sets views of one person
+against views of other people; it teaches identity, which no caption tells. Some of the other people
+differ in one attribute only, so that the tower has to carry every attribute.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,11 +27,11 @@ from moa_jax.training.step import Batch, Numbers, Objective
 CLIP_ARRAYS = ("pictures", "masks", "portraits", *CAPTIONS)
 FIRST_LOGIT_SCALE = np.log(1 / 0.07)  # of both contrasts; the limit too is CLIP's
 MAX_LOGIT_SCALE = np.log(100.0)
-APART = -1e9
+APART = -1e9  # logit of a pair that must not count
 
 
 class Towers(NamedTuple):
-    """The two networks, and the token at which a caption is summed up."""
+    """The two networks, and the token at which a caption's features are taken."""
 
     vision: VisionEncoder
     text: TextEncoder
@@ -79,10 +79,10 @@ def clip_objective(towers: Towers, recipe: CLIPRecipe) -> Objective:
 
 
 def either_caption(batch: Batch, keys: Array, share: float) -> Int[Array, "B *scenes S"]:
-    """Give the caption of each row, or its description.
+    """Give for each row its caption or its description.
 
     Args:
-        share: of the rows that are described, drawn at random.
+        share: share of the rows that get their description; which ones is drawn at random.
     """
     draw = partial(jax.random.bernoulli, p=share)
     coins = jax.vmap(lambda key: draw(jax.random.fold_in(key, 1)))(keys)
@@ -93,13 +93,13 @@ def either_caption(batch: Batch, keys: Array, share: float) -> Int[Array, "B *sc
 def picture_features(
     towers: Towers, params: Any, pictures: Num[Array, "B H W 3"]
 ) -> Float[Array, "B F"]:
-    """Give unit features of pictures in [0, 255]."""
+    """Give features of length 1 for pictures in [0, 255]."""
     variables = {"params": params["image_encoder"]}
     return unit(towers.vision.apply(variables, normalize_pixels(pictures)).astype(jnp.float32))
 
 
 def caption_features(towers: Towers, params: Any, ids: Int[Array, "B S"]) -> Float[Array, "B F"]:
-    """Give unit features of captions, taken at their end."""
+    """Give features of length 1 for captions, taken at the caption's end."""
     tokens = towers.text.apply({"params": params["text_encoder"]}, ids)
     ends = jnp.argmax(ids == towers.eos_token_id, axis=1)
     pooled = jnp.take_along_axis(tokens, ends[:, None, None], axis=1)[:, 0]
@@ -112,10 +112,10 @@ def caption_contrast(
     same: Bool[Array, "B B"],
     scale: Float[Array, ""],
 ) -> Float[Array, ""]:
-    """Find each picture's caption among all, and each caption's picture.
+    """Give the loss of finding each picture's caption among all, and each caption's picture.
 
     Args:
-        same: where two captions read the same: they are no negatives of each other.
+        same: where two captions read the same; they are no negatives of each other.
     """
     right = jnp.eye(len(pictures), dtype=bool)
     logits = jnp.where(same & ~right, APART, scale * pictures @ captions.T)
@@ -126,7 +126,7 @@ def caption_contrast(
 def identity_contrast(
     features: Float[Array, "G V F"], persons: Int[Array, " V"], scale: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Tell the views of each person from the views of everybody else.
+    """Give the loss of telling each person's views from the views of everybody else.
 
     Source: Supervised Contrastive Learning (arXiv 2004.11362), Eq. 2.
 
@@ -135,10 +135,11 @@ def identity_contrast(
         persons: who is on each view of a group, the same in all groups.
 
     Returns:
-        The mean loss; how often the nearest of all other views shows the same person.
+        The mean loss, and how often the nearest of all other views shows the same person.
     """
     groups, views = features.shape[:2]
     flat = features.reshape(groups * views, -1)
+    # Numbers that no two groups share.
     person = (jnp.arange(groups)[:, None] * views + persons[None]).reshape(-1)
     itself = jnp.eye(len(flat), dtype=bool)
     positive = (person[:, None] == person[None]) & ~itself
@@ -159,13 +160,14 @@ def clip_preview(
 ) -> Callable[[int, Any], dict[str, float]]:
     """Prepare to measure retrieval among held-out groups, `part` groups at a time.
 
-    Gives the share of pictures whose caption is the nearest of all; of people whose nearest view in
-    other scenes is their own; of people, and of portraits, nearer to their own view than to both of
-    their hard negatives.
+    The preview gives shares: of pictures whose caption is the nearest of all; of people whose
+    nearest view in another scene is their own; of people, and of portraits, that are nearer to
+    their own view than to both of their hard negatives.
     """
     part = min(part, len(arrays["portraits"]))
     shown = {name: arrays[name] for name in CLIP_ARRAYS}
     count = len(arrays["portraits"]) // part * part
+    # The same views in every preview, so that the numbers can be compared.
     keys = jax.random.split(jax.random.key(0), count)
 
     @jax.jit
@@ -191,6 +193,7 @@ def clip_preview(
 
 def _identity_numbers(people: Float[np.ndarray, "G V F"]) -> dict[str, float]:
     first, second, portrait = (people[:, view] for view in range(3))
+    # The other person of a group differs in one attribute only.
     hard = people[:, np.array(PERSONS) != PERSONS[0]]
     nearest = np.argmax(first @ second.T, axis=1)
 

@@ -1,7 +1,7 @@
-"""What the trainings on the toy world's latents share: pictures to latents, and the objective.
+"""What all trainings on the toy world's latents share: encoding pictures, and the objective.
 
-Plain Stable Diffusion training: noise at a random timestep, and the schedule's target. Knows
-neither which network predicts nor what of it learns.
+This is plain Stable Diffusion training: noise at a random timestep, and the schedule's target. The
+objective knows neither which network predicts nor which weights learn.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,14 +25,18 @@ from moa_jax.training.step import Batch, Numbers, Objective
 
 CHUNK = 256  # pictures encoded at once
 
-# (parameters, batch, noisy latents, timesteps, text) -> what predicts the schedule's target
+# (parameters, batch, noisy latents, timesteps, text) -> prediction of the schedule's target
 Predict = Callable[[Any, Batch, Array, Array, Array], Array]
 
 
 def encode_pictures(
     vae: Component, pictures: UInt8[np.ndarray, "n H W 3"], mesh: Mesh
 ) -> Iterator[np.ndarray]:
-    """Give, chunk by chunk, latents "m h w 2C": means and deviations, at the U-Net's scale."""
+    """Encode pictures, chunk by chunk.
+
+    Yields:
+        Latents "m h w 2C": means and standard deviations, at the U-Net's scale.
+    """
     scale = vae.config["scaling_factor"]
 
     @jax.jit
@@ -43,6 +47,7 @@ def encode_pictures(
 
     for first in track(range(0, len(pictures), CHUNK), "encoding the pictures"):
         part = np.asarray(pictures[first : first + CHUNK])
+        # Chunks of one size share one compiled program.
         padded = np.pad(part, [(0, CHUNK - len(part)), (0, 0), (0, 0), (0, 0)])
         encoded = encode(vae.params, place_batch(mesh, {"pictures": padded}))
         yield np.asarray(encoded)[: len(part)]
@@ -59,9 +64,9 @@ def denoising_objective(
     """Predict the schedule's target from noisy latents and the caption.
 
     Args:
-        text: the text tower, whose parameters are "text_encoder".
+        text: the text tower; its parameters are named "text_encoder".
         condition_dropout: share of the captions that are left out, for guidance.
-        empty: token ids of no caption.
+        empty: token ids of the empty caption.
         described: share of the captions that name attributes of people.
     """
 
@@ -79,6 +84,7 @@ def denoising_objective(
             )
 
         encoding, noise, timesteps, dropped = jax.vmap(draw)(keys)
+        # A new sample of the encoding in every step.
         latents = mean + deviation * encoding
         said = either_caption(batch, keys, described) if described else batch["input_ids"]
         ids = jnp.where(dropped[:, None], jnp.asarray(empty)[None], said)

@@ -35,10 +35,11 @@ def looks_params(encoder: Any, features: int) -> dict[str, Any]:
     """Start from a vision tower's weights.
 
     Args:
-        features: the width of its projection.
+        features: width of the tower's projection.
     """
     return {
         "image_encoder": encoder,
+        # Every value starts at 0.5, the middle of its range.
         "reading": {"kernel": jnp.zeros((features, DESCRIBED)), "bias": jnp.full(DESCRIBED, 0.5)},
         "identity_scale": jnp.float32(FIRST_LOGIT_SCALE),
     }
@@ -63,10 +64,11 @@ def looks_objective(tower: VisionEncoder, recipe: LooksRecipe) -> Objective:
 def looks_preview(
     tower: VisionEncoder, arrays: Mapping[str, np.ndarray], part: int = 32
 ) -> Callable[[int, Any], dict[str, float]]:
-    """Prepare to measure the reading of held-out groups, a part of them at a time."""
+    """Prepare to measure how well held-out groups are read, `part` groups at a time."""
     part = min(part, len(arrays["portraits"]))
     shown = {name: arrays[name] for name in LOOKS_ARRAYS}
     count = len(arrays["portraits"]) // part * part
+    # The same views in every preview, so that the numbers can be compared.
     keys = jax.random.split(jax.random.key(0), count)
 
     @jax.jit
@@ -85,7 +87,7 @@ def looks_preview(
 def _view_features(
     tower: VisionEncoder, params: Any, batch: Batch, keys: Array
 ) -> tuple[Float[Array, "G V F"], Int[Array, " G"]]:
-    """Encode views of a person of each group, and say which."""
+    """Encode views of one person of each group, and say which person it is."""
     views, people = people_views(batch, keys)
     pixels = normalize_pixels(views.reshape(-1, *views.shape[2:]))
     features = tower.apply({"params": params["image_encoder"]}, pixels)

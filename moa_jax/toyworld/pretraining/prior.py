@@ -1,7 +1,7 @@
 """The last stage of the toy world's pretraining: the U-Net, on latents of the finished autoencoder.
 
-The latents' means and deviations are computed once; the frozen text tower runs in every step, for
-it is small. Plain Stable Diffusion training with the velocity as target.
+The latents' means and deviations are computed once. The frozen text tower runs in every step,
+because it is small. This is plain Stable Diffusion training with the velocity as target.
 """
 
 import json
@@ -39,6 +39,7 @@ def write_latents(folder: Path, vae: Component, mesh: Mesh) -> None:
     path = folder / CARD
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) == card:
         return
+    # The card is written last: without it the latents do not count.
     path.unlink(missing_ok=True)
     pictures = np.load(folder / "pictures.npy", mmap_mode="r")
     module: VAE = vae.module
@@ -65,8 +66,8 @@ def unet_objective(
     """Predict the schedule's target from noisy latents and the caption.
 
     Args:
-        base: whose U-Net and text tower compute; its parameters are not read.
-        empty: token ids of no caption.
+        base: its U-Net and text tower compute; its parameters are not read.
+        empty: token ids of the empty caption.
     """
     unet = base.unet.module
 
@@ -85,10 +86,10 @@ def unet_preview(
     empty: Int32[np.ndarray, " S"],
     folder: Path,
 ) -> Callable[[int, Any], None]:
-    """Prepare to draw held-out captions: a column each, the real picture on top.
+    """Prepare to draw held-out captions: one column each, with the real picture on top.
 
     Args:
-        base: with the finished autoencoder; parameters come with each preview.
+        base: holds the finished autoencoder; each preview brings the parameters.
     """
     ids, real = input_ids[:CAPTIONS], pictures[:CAPTIONS]
     count = SEEDS * len(ids)
@@ -96,6 +97,7 @@ def unet_preview(
         input_ids=np.tile(ids, (SEEDS, 1)),
         negative_ids=np.repeat(empty[None], count, axis=0),
         subject_images=np.zeros((count, 1, 1, 1, 3), np.uint8),
+        # A position after all tokens: no subject.
         subject_tokens=np.full((count, 1), ids.shape[1], np.int32),
     )
     size, channels = base.unet.config["sample_size"], base.unet.config["in_channels"]

@@ -3,8 +3,8 @@
 `python -m moa_jax.toyworld.pretraining` follows it, and overrides single values by their path
 (`unet.steps=2000`). All values are our own choice. On 2 CPU cores the scenes take 5 minutes, the
 autoencoder 27 (held-out PSNR 25.6 dB), the towers 11 (of 256 held-out pictures, 87 % are nearest to
-their own caption), what people look like 15, the U-Net 70 and the readers 23 (of 1,000 held-out
-scenes they read at least 96.8 % of everything right).
+their own caption), the stage `looks` 15, the U-Net 70 and the readers 23 (of 1,000 held-out scenes
+they read at least 96.8 % of everything right).
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class ScenesRecipe:
     held_out: int = 1_024
     seed: int = 0
     held_out_seed: int = 1
-    workers: int | None = None  # processes that render; None: one a core
+    workers: int | None = None  # processes that render; None means one per core
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class NetworksRecipe:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """What the training of each network has: AdamW, warm-up, then half a cosine down to 0."""
+    """What all trainings have: AdamW, a warm-up, then half a cosine down to 0."""
 
     steps: int
     batch_size: int
@@ -72,10 +72,10 @@ class TrainingRecipe:
 class VAERecipe(TrainingRecipe):
     """The autoencoder: errors of pixels and edges, and a little of the KL divergence.
 
-    Most steps see small crops, one in two of them on a head: they cost a quarter, and faces are
-    what a reconstruction loses first. The last steps see whole pictures. Crops are cut on the host:
-    a fast device would wait for them, and `crop_steps=0` with a larger `people_weight` serves it
-    better.
+    Most steps see small crops, every other one around a head: a crop costs a quarter of a picture,
+    and faces are what a reconstruction loses first. The last steps see entire pictures. Crops are
+    cut on the host, and a fast device would wait for them: `crop_steps=0` with a larger
+    `people_weight` serves it better.
     """
 
     steps: int = 7_000
@@ -85,9 +85,9 @@ class VAERecipe(TrainingRecipe):
     crop_steps: int = 6_000
     crop_size: int = 32
     crops: int = 2  # of each picture of a batch
-    people_weight: float = 1.0  # of a pixel of a person
-    square_weight: float = 4.0  # of squared next to absolute errors
-    edge_weight: float = 1.0  # of the error of differences of neighbouring pixels
+    people_weight: float = 1.0  # of a person's pixel, against 1 elsewhere
+    square_weight: float = 4.0  # of squared errors, against 1 of absolute ones
+    edge_weight: float = 1.0  # of errors in the difference between neighbouring pixels
     kl_weight: float = 2e-4
 
 
@@ -159,7 +159,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class StyleRecipe(TrainingRecipe):
-    """The cyanotype's LoRA: pictures in one ink. 4 minutes on 2 cores that others used too."""
+    """The cyanotype's LoRA: pictures in one ink. It takes 4 minutes on 2 shared cores."""
 
     steps: int = 800
     batch_size: int = 16
@@ -173,14 +173,14 @@ class StyleRecipe(TrainingRecipe):
     ink: tuple[float, float, float] = (0.0, 0.05, 0.40)  # RGB
     paper: tuple[float, float, float] = (0.95, 1.0, 1.0)
     black: float = 0.12  # brightness that is all ink: the world's own contrast is low
-    white: float = 0.85  # that is all paper
+    white: float = 0.85  # brightness that is all paper
 
 
 @dataclass(frozen=True)
 class OutlineRecipe(TrainingRecipe):
-    """The outlines' ControlNet. 9 minutes on 2 cores that others used too.
+    """The outlines' ControlNet. It takes 9 minutes on 2 shared cores.
 
-    Not attending at the coarse level makes it a fifth smaller.
+    It does not attend at the coarse level, which makes it a fifth smaller.
     """
 
     steps: int = 1_500
@@ -195,7 +195,7 @@ class OutlineRecipe(TrainingRecipe):
 
 @dataclass(frozen=True)
 class WorldRecipe:
-    """What both are trained on."""
+    """The base model and the scenes that the style and the outlines are trained on."""
 
     base: str = str(WEIGHTS / "base")
     count: int = 4_096  # scenes, a multiple of 4
@@ -204,7 +204,7 @@ class WorldRecipe:
 
 @dataclass(frozen=True)
 class AddonsRecipe:
-    """Both trainings."""
+    """The trainings of the style and of the outlines."""
 
     world: WorldRecipe = field(default_factory=WorldRecipe)
     style: StyleRecipe = field(default_factory=StyleRecipe)

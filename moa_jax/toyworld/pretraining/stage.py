@@ -37,9 +37,9 @@ from moa_jax.training.setup import set_up
 from moa_jax.training.step import Objective
 
 KEPT = 2  # checkpoints
-NETWORKS, CARD = "networks", "finished.json"
+NETWORKS, CARD = "networks", "finished.json"  # in a stage's folder
 
-Read = Callable[[Mapping[str, Any], Any], Mapping[str, Any]]
+Read = Callable[[Mapping[str, Any], Any], Mapping[str, Any]]  # (arrays, row numbers) -> a batch
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Rows:
 
     Attributes:
         arrays: by name; a batch is made of some rows of them.
-        read: (arrays, row numbers) -> a batch, by indexing alone: it works on NumPy's arrays and
+        read: (arrays, row numbers) -> a batch. It only indexes, so it works on NumPy's arrays and
             on a device.
-        count: row numbers there are.
+        count: number of rows.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -89,14 +89,14 @@ class Stage:
     ) -> Any:
         """Train, from the newest checkpoint if there is one.
 
-        On a GPU or TPU the arrays of rows are copied to the devices once and batches are read
-        there: small networks would otherwise wait for their data.
+        On a GPU or TPU the arrays of `Rows` are copied to the devices once and batches are read
+        there; otherwise small networks would wait for their data.
 
         Args:
             params: a tree for each network that learns.
 
         Returns:
-            The averaged parameters of these.
+            The averaged parameters of the networks that learn.
         """
         config = self._config()
         check_batch(self.recipe.batch_size, config.optimizer.accumulation, self.mesh)
@@ -119,14 +119,16 @@ class Stage:
         return RowBatches(read, rows.count, self.recipe.batch_size, self.recipe.seed)
 
     def finish(self, networks: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> None:
-        """Write networks (parameters and configuration) in half precision; the stage is done."""
+        """Write networks (parameters and configuration) in half precision; this ends the stage."""
         unfinished = self.folder / f"{NETWORKS}.unfinished"
+        # They may be there from an interrupted attempt, or from other steps or networks.
         for old in (unfinished, self.folder / NETWORKS):
             shutil.rmtree(old, ignore_errors=True)
         for name, (params, config) in networks.items():
             half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), params)
             save_params(unfinished / name, half, config)
         (unfinished / CARD).write_text(json.dumps(self._card) + "\n", encoding="utf-8")
+        # Last of all, so that the networks are there intact or not at all.
         unfinished.rename(self.folder / NETWORKS)
 
     @property
@@ -142,7 +144,7 @@ class Stage:
         return Identity(name, name, {"recipe.networks": built, **fingerprints})
 
     def _config(self) -> Config:
-        """Put the recipe as `fit` reads it."""
+        """Write the recipe as the configuration that `fit` reads."""
         recipe = self.recipe
         return Config(
             optimizer=OptimizerConfig(

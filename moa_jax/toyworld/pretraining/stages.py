@@ -1,4 +1,4 @@
-"""The stages of the toy world's pretraining, in order, each on what those before it left."""
+"""The stages of the toy world's pretraining, in order; each uses what earlier ones have left."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -57,13 +57,13 @@ from moa_jax.training.mesh import make_mesh
 from moa_jax.training.step import stream
 
 TOWERS = ("text_encoder", "image_encoder")
-LEFT_BY = {"text_encoder": "clip", "image_encoder": "looks"}  # stages that end with a network
+LEFT_BY = {"text_encoder": "clip", "image_encoder": "looks"}  # stage that trains a network last
 MEASURED = 2_048  # pictures that the latents' scale is measured on
 SHOWN = 64  # held-out pictures that the autoencoder is measured on
 
 
 class Pretraining:
-    """The stages, over what they share."""
+    """The stages, with everything that they share."""
 
     def __init__(
         self, output: Path, recipe: Recipe, devices: Sequence[jax.Device] | None = None
@@ -77,7 +77,7 @@ class Pretraining:
         self.mesh = make_mesh(recipe.mesh, devices)
 
     def scenes(self) -> None:
-        """Render what is trained on, and what is held out."""
+        """Render the scenes to train on, and those that are held out."""
         recipe, size = self.recipe.scenes, self.recipe.networks.size
         for name, count, seed in (
             ("scenes", recipe.count, recipe.seed),
@@ -91,6 +91,7 @@ class Pretraining:
         stage = Stage(self.output / "vae", recipe, self.mesh, config, {})
         if stage.done:
             return
+        # Previews and the latents' scale are computed in float32.
         module = make_module("vae", config)
         learning = make_module("vae", config, jnp.dtype(recipe.dtype))
         arrays = self._open("scenes")
@@ -136,7 +137,7 @@ class Pretraining:
         stage.finish({name: (trained[name], tower.config)})
 
     def latents(self) -> None:
-        """Encode the pictures for the prior."""
+        """Encode the pictures that the prior is trained on."""
         write_latents(self.output / "scenes", self._load("vae"), self.mesh)
 
     def unet(self) -> None:
@@ -169,7 +170,8 @@ class Pretraining:
         for old in (folder, unfinished):
             shutil.rmtree(old, ignore_errors=True)
         save_stable_diffusion(unfinished, sd)
-        for name in TOWERS:  # transformers would compute in half precision, diffusers does not
+        # Left as it is, transformers would compute in half precision, which diffusers does not.
+        for name in TOWERS:
             config = {**read_config(unfinished / name), "dtype": "float32"}
             write_config(unfinished / name, config)
         unfinished.rename(folder)
@@ -177,7 +179,7 @@ class Pretraining:
         print(f"wrote {folder}, {size / 1e6:.1f} MB")
 
     def readers(self) -> None:
-        """Train the judges of the evaluation, which see renders alone."""
+        """Train the judges of the evaluation, on renders alone."""
         recipe, scenes = self.recipe.readers, self.recipe.scenes
         file = self.output / "readers.safetensors"
         if file.is_file():
@@ -196,16 +198,16 @@ class Pretraining:
         return open_scenes(self.output / name)
 
     def _scenes(self, *names: str) -> Rows:
-        """Train on scenes, one by one."""
+        """Give scenes to train on, one by one."""
         arrays = self._open("scenes")
         return Rows({name: arrays[name] for name in names}, of_scenes, len(arrays["pictures"]))
 
     def _pictures(self) -> Rows | Batches:
-        """Train the autoencoder on crops and then on pictures, or on pictures alone."""
+        """Give the autoencoder crops and then pictures to train on, or pictures alone."""
         recipe = self.recipe.vae
         if not recipe.crop_steps:
             return self._scenes("pictures", "masks")
-        if recipe.people_weight != 1:
+        if recipe.people_weight != 1:  # crops come without masks
             raise InputError(
                 f"vae.people_weight={recipe.people_weight} weighs whole pictures: set "
                 "vae.crop_steps=0"
@@ -213,7 +215,7 @@ class Pretraining:
         return vae_batches(self._open("scenes"), recipe)
 
     def _groups(self, names: Sequence[str]) -> Rows:
-        """Train on whole groups of scenes."""
+        """Give entire groups of scenes to train on."""
         arrays = self._open("scenes")
         return Rows({name: arrays[name] for name in names}, of_groups, len(arrays["portraits"]))
 
@@ -251,13 +253,13 @@ def pretrain(
     stages: Sequence[str] = tuple(STAGES),
     devices: Sequence[jax.Device] | None = None,
 ) -> None:
-    """Run stages.
+    """Run some stages.
 
     Args:
-        devices: to train on; None: all there are.
+        devices: devices to train on; None means all there are.
 
     Raises:
-        InputError: no such stage, or one that it needs is not done.
+        InputError: there is no such stage, or a stage that it needs is not done.
     """
     if unknown := [name for name in stages if name not in STAGES]:
         raise InputError(f"--stages: unknown {', '.join(unknown)}; there are {', '.join(STAGES)}")

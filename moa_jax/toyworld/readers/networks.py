@@ -1,8 +1,9 @@
 """The two small networks that read pictures of the toy world, and what each of them says.
 
-The scene reader looks at the whole picture: what words describe, and which pixels are a person. The
-person reader looks at one person, cut out around its pixels: what no word describes. A colour is
-read as a weighted mean of pixels, corrected for the light. Files and training are elsewhere.
+The scene reader looks at the entire picture and reads what words describe, and which pixels are a
+person. The person reader looks at one person, cut out of the picture, and reads what no word
+describes. A colour is read as a weighted mean of pixels, corrected for the light. Files and
+training are elsewhere.
 """
 
 from typing import NamedTuple
@@ -16,12 +17,12 @@ from moa_jax.toyworld.world.labels import CONTEXT, PEOPLE
 from moa_jax.toyworld.world.people import COLORS, KINDS
 
 MAX_PEOPLE = PEOPLE
-SIZE = 64  # pixels of the pictures
-SMALL = 64  # pixels a side that a network looks at: of a whole picture, and of a person cut out
+SIZE = 64  # pixels a side of the pictures
+SMALL = 64  # pixels a side that a network sees: of an entire picture, or of a person cut out
 MARGIN = 1.15  # side of the square that is cut out, in sides of the person's box
 WIDTHS = (16, 48, 64, 96)  # channels at 32, 16, 8 and 4 pixels
 HEAD_WIDTHS = (32, 48)  # channels of the closer look at the head
-FEATURES = 96
+FEATURES = 96  # width of the summary of a picture or a head
 
 
 class SceneLogits(NamedTuple):
@@ -29,7 +30,7 @@ class SceneLogits(NamedTuple):
 
     Attributes:
         context: "B n" for each field of CONTEXT.
-        people: "B H W 1+K": nobody, the first person from the left, the second.
+        people: "B H W 1+K": nobody, the first person from the left, the second person.
         features: "B F", what the context is read from.
     """
 
@@ -43,7 +44,7 @@ class PersonLogits(NamedTuple):
 
     Attributes:
         kinds: "B n" for each attribute of KINDS.
-        colors: "B 3" for each attribute of COLORS, in [0, 1] but for errors.
+        colors: "B 3" for each attribute of COLORS; in [0, 1], except for errors.
     """
 
     kinds: dict[str, Array]
@@ -51,21 +52,21 @@ class PersonLogits(NamedTuple):
 
 
 class Conv(nn.Module):
-    """Convolution, normalisation, rectification; added to what came in where it fits."""
+    """Convolution, normalisation, rectification; added to the input where the shapes agree."""
 
     channels: int
     stride: int = 1
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "B H W _"]) -> Float[Array, "B _ _ D"]:
-        """Apply the three."""
+        """Apply the three in turn."""
         out = nn.Conv(self.channels, (3, 3), self.stride, use_bias=False, name="conv")(hidden)
         out = nn.relu(nn.GroupNorm(None, group_size=8, name="norm")(out))
         return hidden + out if hidden.shape == out.shape else out
 
 
 class Trunk(nn.Module):
-    """From pixels to a map at half their resolution and a summary of the whole."""
+    """Turn pixels into a map at half their resolution and a summary of the entire picture."""
 
     @nn.compact
     def __call__(
@@ -117,7 +118,7 @@ class PersonReader(nn.Module):
     def __call__(
         self, pictures: Float[Array, "B 64 64 3"], mask: Float[Array, "B 64 64"]
     ) -> PersonLogits:
-        """Read people cut out with `cut`; the mask only tells which of two it is."""
+        """Read people cut out with `cut`; the mask only tells which of two people to read."""
         pixels = jnp.concatenate([2 * pictures - 1, mask[..., None]], axis=-1)
         maps, summary = Trunk(name="trunk")(pixels)
         head = maps[:, : maps.shape[1] // 2]  # the upper half, where most kinds are seen
@@ -126,9 +127,11 @@ class PersonReader(nn.Module):
         head = nn.relu(nn.Dense(FEATURES, name="face")(head.reshape(len(head), -1)))
         seen = jnp.concatenate([summary, head], axis=-1)
         kinds = {name: nn.Dense(len(values), name=name)(seen) for name, values in KINDS.items()}
+        # A colour is a mean of pixels, weighted by where the network looks for it.
         where = nn.Conv(len(COLORS), (3, 3), name="where")(maps).reshape(len(maps), -1, len(COLORS))
         small = nn.avg_pool(pictures, (2, 2), (2, 2)).reshape(len(maps), -1, 3)
         seen = jnp.einsum("bpk,bpc->bkc", jax.nn.softmax(where, axis=1), small)
+        # What the light has changed is told from all colours and the summary together.
         light = jnp.concatenate([seen.reshape(len(seen), -1), summary], axis=-1)
         light = nn.Dense(seen[0].size, name="light")(nn.relu(nn.Dense(64, name="look")(light)))
         found = seen + light.reshape(seen.shape)
@@ -138,7 +141,7 @@ class PersonReader(nn.Module):
 def boxes(masks: Float[Array, "B H W"]) -> Float[Array, "B 3"]:
     """Find the squares around masks: row and column of the centre, and the side, in pixels.
 
-    A row or column with a single pixel of the mask does not count; of an empty mask it is the whole
+    A row or column with a single pixel of the mask does not count. An empty mask gives the entire
     picture.
     """
     spans = []

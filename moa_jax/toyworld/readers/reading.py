@@ -1,7 +1,7 @@
-"""Independent judges of pictures of the toy world: what is where, and who is it.
+"""Independent judges of pictures of the toy world: what is where, and who is it?
 
-Trained on the renderer's pictures alone (`reader_training.py`); no network of the model under test
-is among them. The evaluation prints their own accuracy on held-out renders before anything else.
+They are trained on the renderer's pictures alone (see `training.py`), and no network of the model
+under test is among them. The evaluation prints their accuracy on held-out renders first of all.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ ATTRIBUTES = tuple(
     "skin hair hair_style glasses beard hat hat_color shirt trousers".split()
 )  # of a Look; eyes are a pixel or two
 SAME_COLOR = 0.2  # two colours agree if their distance in RGB, each in [0, 1], is below this
-MIN_PIXELS = 80  # of a person; less is not counted as one
+MIN_PIXELS = 80  # of a person; fewer do not count as one
 BATCH = 48  # pictures read at once
 
 
@@ -47,7 +47,7 @@ class PersonReading:
     Attributes:
         mask: which pixels it covers.
         word: "man", "woman" or "kid".
-        attributes: by the names of ATTRIBUTES: a value of the world's tables, or RGB.
+        attributes: by the names of ATTRIBUTES; each is a value of the world's tables, or RGB.
     """
 
     mask: Bool[np.ndarray, "H W"]
@@ -79,7 +79,7 @@ class Readers:
     """Both readers, compiled for one size of batch."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
-        """Read with these parameters: "scene" and "person"."""
+        """Take the parameters of the two networks, "scene" and "person"."""
         self.params = params
         self._read = jax.jit(read_arrays)
 
@@ -88,7 +88,7 @@ class Readers:
         """Load trained readers.
 
         Raises:
-            InputError: the file is missing, damaged or of other networks.
+            InputError: the file is missing or damaged, or belongs to other networks.
         """
         remedy = "train them: python -m moa_jax.toyworld.pretraining --stages readers"
         try:
@@ -114,6 +114,7 @@ class Readers:
         readings = []
         for start in range(0, len(pictures), BATCH):
             batch = pictures[start : start + BATCH]
+            # Batches of one size share one compiled program.
             padded = np.zeros((BATCH, SIZE, SIZE, 3), np.uint8)
             padded[: len(batch)] = batch
             found = jax.device_get(self._read(self.params, padded))
@@ -133,7 +134,7 @@ def initial_params(key: Array) -> dict[str, Any]:
 
 
 def read_arrays(params: Any, pictures: UInt8[Array, "B H W 3"]) -> dict[str, Any]:
-    """Read a batch into arrays: numbers of the choices, colours, and masks "B K H W"."""
+    """Read a batch into arrays: indices of the values, colours, and masks "B K H W"."""
     pixels = pictures.astype(jnp.float32) / 255
     scene = SceneReader().apply({"params": params["scene"]}, pixels)
     shares = jnp.moveaxis(jax.nn.softmax(scene.people), -1, 1)
@@ -176,7 +177,7 @@ def _person(mask: np.ndarray, values: Mapping[str, Any]) -> PersonReading:
 
 
 def applies(name: str, look: Look) -> bool:
-    """Say whether an attribute can be judged: what a hat hides cannot, nor a beard but on men."""
+    """Say whether an attribute can be judged: nothing that a hat hides, and beards only on men."""
     if name == "hair":
         return look.hat == "none" or look.hair_style in BELOW_HATS
     if name == "hair_style":
@@ -187,16 +188,17 @@ def applies(name: str, look: Look) -> bool:
 
 
 def same(name: str, one: Any, other: Any) -> bool:
-    """Say whether two values of an attribute agree: colours by their distance."""
+    """Say whether two values of an attribute agree; colours agree if they are near."""
     if name in COLORS:
         return bool(np.linalg.norm(np.subtract(one, other)) < SAME_COLOR)
     return one == other
 
 
 def agreement(person: PersonReading | None, look: Look) -> dict[str, bool]:
-    """Compare a person with a look, by each attribute that applies; nobody agrees in none.
+    """Compare a person with a look, in each attribute that applies.
 
-    The word is not among them: a caption tells it.
+    A person who is not there (None) agrees in nothing. The word is not compared, because a caption
+    tells it.
     """
     return {
         name: person is not None and same(name, person.attributes[name], getattr(look, name))

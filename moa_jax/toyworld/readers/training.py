@@ -1,8 +1,8 @@
 """How the readers are trained, on the renderer's pictures alone, and how good they are.
 
-The pictures are softened at random, for what a VAE decodes is softer than a render; people are cut
-out a little beside their masks, mostly those that the scene reader finds. Two people are told apart
-as left and right. The model that the readers judge takes no part.
+The pictures are softened at random, because what a VAE decodes is softer than a render. People are
+cut out with a small random shift, mostly by the masks that the scene reader finds. Two people are
+told apart as left and right. The model that the readers judge takes no part.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,13 +28,13 @@ from moa_jax.toyworld.world.people import COLORS, KINDS
 from moa_jax.toyworld.world.scenes import Scene, render, training_scene
 
 COLOR_WEIGHT = 10.0  # of a colour's mean squared error against a context's cross-entropy
-KIND_WEIGHT = 2.0  # of what a person is, which is learnt last
+KIND_WEIGHT = 2.0  # of a person's kinds, which are learnt last
 PEOPLE_WEIGHT = 2.0  # of the segmentation
 FOUND = 0.7  # share of people cut out by the scene reader's mask instead of the true one
 
 
 def left_to_right(scene: Scene, masks: Bool[np.ndarray, "K H W"]) -> list[int]:
-    """Sort a scene's people by where they are seen; one who is hidden comes last."""
+    """Sort a scene's people from left to right; one who is hidden comes last."""
     columns = np.arange(masks.shape[-1])
     return sorted(
         range(len(scene.people)),
@@ -82,6 +82,7 @@ def reader_objective(
     terms = {name: jnp.mean(choice(got, labels[name])) for name, got in scene.context.items()}
     terms["people"] = PEOPLE_WEIGHT * _segmentation(scene.people, masks)
 
+    # The scene reader learns nothing from the person reader's errors.
     found = jnp.moveaxis(jax.nn.softmax(jax.lax.stop_gradient(scene.people)), -1, 1)[:, 1:]
     pixels = jnp.repeat(pixels, MAX_PEOPLE, axis=0)
     seen = _person(pixels, _each(masks), _each(found), _each(jax.vmap(jax.random.split)(move)))
@@ -104,8 +105,9 @@ def _each(people: Array) -> Array:
 
 
 def _shown(labels: Mapping[str, Array]) -> dict[str, Array]:
-    """Weigh by next to nothing who is not there and what cannot be seen."""
+    """Weigh people who are not there, and attributes that cannot be seen, by next to nothing."""
     seen = visible({name: labels[name] for name in ("hair_style", "hat", "word")})
+    # Not by 0: the mean over a batch must exist even if nobody in it shows the attribute.
     return {name: jnp.where(each & labels["present"], 1.0, 1e-3) for name, each in seen.items()}
 
 
@@ -116,7 +118,7 @@ def _segmentation(logits: Array, masks: Array) -> Array:
 
 
 def _person(pixels: Array, mask: Array, found: Array, keys: Array) -> Array:
-    """Cut people out, by the true mask or the one that the scene reader finds, a little beside."""
+    """Cut people out by the true mask or the scene reader's, with a small shift at random."""
 
     def draw(key: Array) -> tuple[Array, Array, Array]:
         which, edge, shift = jax.random.split(key, 3)
@@ -190,8 +192,8 @@ def accuracy(
         masks: of each scene's people "K H W", in the caption's order.
 
     Returns:
-        The share read rightly: of each context field, of the number of people, of the word and of
-        each attribute where it applies; and "mask", the mean IoU.
+        The share that was read correctly, for each field of the context, the number of people, the
+        word and each attribute where it applies; and "mask", the mean IoU.
     """
     found: dict[str, list[float]] = {}
     for scene, seen, reading in zip(scenes, masks, readings, strict=True):

@@ -134,6 +134,7 @@ class RowBatches:
         epoch, index = divmod(self._place, self._count // self._size)
         if epoch != self._epoch:
             self._epoch = epoch
+            # By seed and epoch alone, so that a resumed run draws the same order.
             self._order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
         self._place += 1
         # Sorted, for the disk: within a batch the order means nothing.
@@ -184,6 +185,7 @@ def _render(task: tuple[Path, int, int, int]) -> list[tuple[str, str]]:
     """Render a chunk into the arrays on disk; give its captions and descriptions."""
     folder, seed, first, size = task
     names = ("pictures", "masks", "portraits", *SHAPES)
+    # All processes write into the same files, each into rows of its own.
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in names}
     captions = []
     for row in range(first, min(first + CHUNK, len(arrays["pictures"]))):

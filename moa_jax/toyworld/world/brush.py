@@ -63,6 +63,7 @@ class Brush:
         """Draw a line with round ends and joints."""
         corners = [(x * self._side, y * self._side) for x, y in points]
         self._draw.line(corners, rgb(color), max(1, round(width * self._side)), joint="curve")
+        # Pillow rounds the joints alone.
         for x, y in (points[0], points[-1]):
             self.disc(x, y, width, width, color)
 

@@ -1,8 +1,9 @@
 """What a caption may say of a person's look, in words.
 
 Captions of photos sometimes name a beard or the colour of a shirt, and a model that is trained on
-such captions can be asked for them. The prior's training names some attributes of each person in
-one caption of two. MoA's training and its prompts name none, because there the photo shows them.
+such captions can be asked for them. The prior's training names some attributes of each person in a
+share of the captions (`unet.described`; by default 0). MoA's training and its prompts name none,
+because there the photo shows them.
 """
 
 import colorsys
@@ -29,7 +30,7 @@ HUES = (
     (342, "pink"),
     (360, "red"),
 )
-BROWN = ("red", "orange", "yellow")  # all but red are called brown where they are dark
+BROWN = ("orange", "yellow")  # called brown where they are dark
 
 
 def color_word(color: Color) -> str:
@@ -40,7 +41,7 @@ def color_word(color: Color) -> str:
     if saturation < PALE:
         return "white" if value > 0.85 else "gray"
     word = next(word for end, word in HUES if hue * 360 <= end)
-    return "brown" if word in BROWN[1:] and value < 0.7 else word
+    return "brown" if word in BROWN and value < 0.7 else word
 
 
 def hair_word(color: Color) -> str:

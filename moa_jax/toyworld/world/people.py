@@ -75,7 +75,7 @@ def draw_look(random: Random, word: str | None = None) -> Look:
         eyes=_vivid(random, (0.25, 0.7)),
         glasses=bool(random.random() < 0.3),
         beard=bool(word == "man" and random.random() < 0.4),
-        hat=str(random.choice(HATS, p=(0.58, 0.14, 0.14, 0.14))),
+        hat=str(random.choice(HATS, p=(0.58, 0.14, 0.14, 0.14))),  # most people have none
         hat_color=_vivid(random, (0.3, 0.95)),
         shirt=_vivid(random, (0.3, 1.0)),
         trousers=_vivid(random, (0.15, 0.7)),
@@ -126,6 +126,7 @@ def _hair(random: Random) -> Color:
 
 
 def _style(random: Random, word: str) -> str:
+    # In the order of HAIR_STYLES.
     odds = {
         "man": (0.4, 0.25, 0.25, 0.1, 0.0),
         "woman": (0.12, 0.2, 0.0, 0.4, 0.28),

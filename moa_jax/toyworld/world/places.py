@@ -80,10 +80,10 @@ LIGHTS: dict[str, tuple[Color, float]] = {
     "night": ((0.04, 0.06, 0.22), 0.62),
 }
 HORIZON = 0.62  # from the top, in sides of the picture
-MIST = (0.86, 0.88, 0.90)
+MIST = (0.86, 0.88, 0.90)  # what fog blends everything towards
 FOG = 0.5  # share of mist in what lies behind the people
-CLOUD = (0.42, 0.46, 0.52)
-RAIN = (0.80, 0.86, 0.95)
+CLOUD = (0.42, 0.46, 0.52)  # what rain blends the sky and the land towards
+RAIN = (0.80, 0.86, 0.95)  # its streaks
 
 
 def paint_place(context: Context, random: Random, size: int) -> Brush:
@@ -116,7 +116,7 @@ def paint_veil(context: Context, random: Random, size: int) -> Brush:
     veil = Brush(size)
     if context.weather == "rain":
         for x, y in random.uniform(-0.05, 1.0, (26, 2)):
-            veil.line([(x, y), (x - 0.035, y + 0.11)], 0.6 / size, RAIN)
+            veil.line([(x, y), (x - 0.035, y + 0.11)], 0.6 / size, RAIN)  # 0.6 pixels wide
     return veil
 
 

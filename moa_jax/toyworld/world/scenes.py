@@ -65,6 +65,7 @@ class Scene:
     @property
     def description(self) -> str:
         """Name some attributes of the people too: "a man with a beard waving at sunset"."""
+        # A stream of its own: the picture is drawn from another.
         random = np.random.default_rng([self.seed, 3])
         people = " and ".join(f"a {describe_person(look, random)}" for look in self.people)
         return f"{people} {self.context.phrase()}"
@@ -73,7 +74,7 @@ class Scene:
 def draw_scene(
     random: Random, people: Sequence[Look] | None = None, context: Context | None = None
 ) -> Scene:
-    """Draw a scene at random, but for what is given.
+    """Draw a scene at random, except for what is given.
 
     Args:
         people: None means one person, or two with different words.
