@@ -12,7 +12,8 @@ from rich.console import Console
 
 from moa_jax import __version__
 from moa_jax.cli import Bar, make_folder, run
-from moa_jax.sampling.options import parse_arguments, read_control, read_lora_option, read_settings
+from moa_jax.sampling.options import parse_arguments, read_settings
+from moa_jax.sampling.short_forms import read_control, read_lora_option
 
 
 def main(command: Sequence[str] | None = None) -> int:
@@ -244,7 +245,7 @@ def make_record(arguments: argparse.Namespace, pipe: Any, images: list[Any]) -> 
         "width": width,
         "height": height,
         "dtype": pipe.dtype.name,
-        "fingerprints": Identity.of(pipe.base).fingerprints,
+        "fingerprints": Identity.of(pipe.base).fingerprints,  # a folder's name proves nothing
         "versions": {"moa_jax": __version__, "jax": jax.__version__},
     }
 

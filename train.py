@@ -21,8 +21,8 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from moa_jax.backbone.attention_kernels import choose_attend
-from moa_jax.backbone.stable_diffusion import load_stable_diffusion
+from moa_jax.backbone.attention_kernels import Attend, choose_attend
+from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
 from moa_jax.cli import make_folder, run
 from moa_jax.config import Config, flatten, load_config, override
 from moa_jax.data.records import open_records
@@ -131,15 +131,7 @@ def train(
     open_records(*config.data.source())  # refuses a wrong data.path
     dtype = choose_dtype(config.model.dtype)
     attend = choose_attend(config.model.attention, mesh.devices.flat[0].platform, mesh)
-    print(f"loading {config.model.base}", flush=True)
-    base = load_stable_diffusion(
-        config.model.base,
-        dtype=dtype,
-        variant=config.model.variant,
-        image_encoder=config.model.image_encoder,
-        place=partial(place_weight, mesh, dtype),
-        attend=attend,
-    )
+    base = load_base(config, dtype, mesh, attend)
     key = stream(config.train.seed, "init")
     model, params = build(base, config.method, dtype=dtype, key=key, remat=config.model.remat)
     schedule = NoiseSchedule.from_config(base.scheduler_config)
@@ -176,6 +168,19 @@ def train(
     if hosts.first():
         save_moa(output, averaged, MoaCard(config, identity, int(state.step)), carried)
     print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")
+
+
+def load_base(config: Config, dtype: Any, mesh: Mesh, attend: Attend) -> StableDiffusion:
+    """Load the pretrained networks, each weight to its place on the mesh."""
+    print(f"loading {config.model.base}", flush=True)
+    return load_stable_diffusion(
+        config.model.base,
+        dtype=dtype,
+        variant=config.model.variant,
+        image_encoder=config.model.image_encoder,
+        place=partial(place_weight, mesh, dtype),
+        attend=attend,
+    )
 
 
 def plan(config: Config, topology: str, presets: str, file: Path | None) -> None:

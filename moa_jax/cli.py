@@ -32,7 +32,7 @@ def run(work: Callable[[], int | None], stopped: str = "stopped") -> int:
     except NonFiniteLoss as error:
         return _say(f"error: {error}", 1)
     except Preempted as preempted:
-        return _say(f"{preempted}: {stopped}", os.EX_TEMPFAIL)
+        return _say(f"{preempted}: {stopped}", os.EX_TEMPFAIL)  # a scheduler starts it again
     except LostHost as error:
         return _say(f"error: {error}", os.EX_TEMPFAIL)
     except KeyboardInterrupt:

@@ -91,6 +91,7 @@ def checked(path: str, value: Any, hint: Any) -> Any:
             wanted = f"one of {', '.join(get_args(kind))}"
     elif not _is_a(value, kind):
         wanted = f"of type {kind.__name__}"
+    # Infinity passes a comparison; NaN fails every one.
     elif allowed and (value in (math.inf, -math.inf) or not allowed.holds(value)):
         wanted = allowed.text
     if wanted:
@@ -101,7 +102,7 @@ def checked(path: str, value: Any, hint: Any) -> Any:
 
 def _is_a(value: Any, kind: type) -> bool:
     """Tell whether a value has a type; an int is a float too, but True is not a number."""
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # to Python, a bool is an int
         return kind is bool
     return isinstance(value, int | float if kind is float else get_origin(kind) or kind)
 

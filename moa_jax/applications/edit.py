@@ -4,7 +4,7 @@ Source: DDIM inversion (2010.02502, Sec. 4.3). MoA leaves to the prior what the 
 need, so that stays as in the photo.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from moa_jax.sampling.photo import coarse_mask, paste, psnr
 from moa_jax.sampling.pipeline import Pipeline, Result
 from moa_jax.sampling.request import Picture
 from moa_jax.sampling.settings import Known, Settings
-from moa_jax.sampling.start import skipped_steps
+from moa_jax.sampling.start import Start, skipped_steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,28 +76,35 @@ def edit(
     Raises:
         InputError: an argument cannot be served; the message names it, its value and the remedy.
     """
-    chosen = Settings(**{"sampler": "ddim", "guidance_scale": 1.0, **settings})
-    if chosen.sampler != "ddim" or chosen.karras or chosen.eta:
-        raise InputError(
-            f"sampler={chosen.sampler!r}, karras={chosen.karras}, eta={chosen.eta}: only DDIM "
-            "without noise of its own leads back; leave them out"
-        )
+    chosen = _ddim_settings(settings)
     skip = skipped_steps(chosen.num_inference_steps, strength, inpainting=False)
     photo = pipe.photo(image, mask, height, width)
     clean = pipe.encode(photo)
     source = pipe.request(source_prompt, source_subjects)
     asked = pipe.request(prompt, subjects, negative_prompt)
     unguided = replace(chosen, guidance_scale=1.0)  # guidance can keep the way back from converging
-    start, *later = pipe.invert(source, clean, unguided, iterations, skip=skip, on_step=on_step)
+    noisy, *later = pipe.invert(source, clean, unguided, iterations, skip=skip, on_step=on_step)
     # DDIM without noise of its own reads no key.
-    options = {"skip": skip, "start": start, "keys": jax.random.key(0)[None], "on_step": on_step}
-    again = pipe.draw(source, start, settings=unguided, **options)
-    options |= {"controls": controls, "watch": watch}
+    keys, start = jax.random.key(0)[None], Start(noisy, skip)
+    again = pipe.draw(source, noisy, keys, unguided, start=start, on_step=on_step)
     if photo.mask is not None:
-        options["known"] = Known(coarse_mask(photo.mask, pipe.downscale), later)
-    result = pipe.draw(asked, start, settings=chosen, **options)
+        start = start._replace(known=Known(coarse_mask(photo.mask, pipe.downscale), later))
+    result = pipe.draw(
+        asked, noisy, keys, chosen, start=start, controls=controls, watch=watch, on_step=on_step
+    )
     result = replace(result, images=[paste(picture, photo) for picture in result.images])
     # Measured against the VAE's own copy: what the VAE loses, inversion cannot keep.
     (through_vae,), (reconstruction,) = pipe.decode(clean), again.images
     error = psnr(np.asarray(reconstruction), np.asarray(through_vae))
     return Edit(result, Image.fromarray(photo.pixels), reconstruction, error)
+
+
+def _ddim_settings(settings: Mapping[str, Any]) -> Settings:
+    """Fill in DDIM without guidance, and refuse another sampler."""
+    chosen = Settings(**{"sampler": "ddim", "guidance_scale": 1.0, **settings})
+    if chosen.sampler != "ddim" or chosen.karras or chosen.eta:
+        raise InputError(
+            f"sampler={chosen.sampler!r}, karras={chosen.karras}, eta={chosen.eta}: only DDIM "
+            "without noise of its own leads back; leave them out"
+        )
+    return chosen

@@ -32,6 +32,7 @@ def interpolate(
         return ((1.0 - share) * start + share * end).astype(start.dtype)
     lengths = [np.linalg.norm(each, axis=-1, keepdims=True) for each in (start, end)]
     one, other = start / lengths[0], end / lengths[1]
+    # Rounding may leave [-1, 1], where arccos is defined.
     angle = np.arccos(np.clip(np.sum(one * other, axis=-1, keepdims=True), -1.0, 1.0))
     near = angle < 1e-4  # the formula would divide by 0, and the arc is as good as straight
     safe = np.where(near, 1.0, angle)

@@ -23,7 +23,7 @@ from moa_jax.errors import InputError
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# Source: GELUs (arXiv 1606.08415), Sec. 2: x * sigmoid(1.702 x) approximates the exact form.
+# Source: GELUs (arXiv 1606.08415): x * sigmoid(1.702 x) approximates the exact form.
 ACTIVATIONS = {
     "quick_gelu": lambda hidden: hidden * jax.nn.sigmoid(1.702 * hidden),
     "gelu": lambda hidden: jax.nn.gelu(hidden, approximate=False),

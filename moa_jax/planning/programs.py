@@ -133,12 +133,9 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
     length = base.text_encoder.module.config.max_position_embeddings
     latents = latent_shape(base, drawing.height, drawing.width, num_images)
     shape = jax.ShapeDtypeStruct
-    request = Request(
-        input_ids=shape((num_images, length), jnp.int32),
-        negative_ids=shape((num_images, length), jnp.int32),
-        subject_images=shape((num_images, subjects, image_size, image_size, 3), jnp.uint8),
-        subject_tokens=shape((num_images, subjects), jnp.int32),
-    )
+    ids = shape((num_images, length), jnp.int32)
+    pictures = shape((num_images, subjects, image_size, image_size, 3), jnp.uint8)
+    request = Request(ids, ids, pictures, shape((num_images, subjects), jnp.int32))
     settings = settings.resolved(base.scheduler_config)
     sampler = settings.make_sampler(NoiseSchedule.from_config(base.scheduler_config))
     steering = settings.steering(model.blocks if model else ())

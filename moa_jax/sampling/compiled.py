@@ -35,8 +35,8 @@ from moa_jax.sampling.program import (
     predict,
 )
 from moa_jax.sampling.request import Request
-from moa_jax.sampling.settings import Known, Settings, Steering
-from moa_jax.sampling.start import Latents, latent_shape
+from moa_jax.sampling.settings import Settings, Steering
+from moa_jax.sampling.start import Latents, Start, latent_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +122,7 @@ class Engine:
         keys: Any,
         settings: Settings | None = None,
         *,
-        skip: int = 0,
-        start: Latents | None = None,
-        known: Known | None = None,
+        start: Start | None = None,
         controls: Sequence[Control] = (),
         watch: bool = False,
         batch_size: int | None = None,
@@ -136,35 +134,34 @@ class Engine:
             latents: standard normal draws.
             keys: a random key for each picture, for samplers that add noise.
             settings: how to draw; None means `Settings()`.
-            skip: how many steps to leave out at the noisy end.
-            start: replaces `latents`: latents at the noise level of the first step that is taken.
-            known: the part of the pictures that is given; None means that all of it is drawn.
+            start: where to start instead of `latents`.
 
         `Pipeline.__call__` explains the other arguments.
         """
         settings = (settings or Settings()).resolved(self.base.scheduler_config)
+        skip = start.skip if start else 0
         sampler = settings.make_sampler(self.schedule, skip)
         size = tuple(side * self.downscale for side in latents.shape[2:0:-1])  # width, height
         count, steps = len(self._networks.controlnets), len(sampler.timesteps)
         pictures, scales = lay_out(controls, count, size, steps)
         steering = self._steering(settings, skip)._replace(controls=scales)
         if start is None:
-            start = jnp.asarray(latents) * sampler.init_noise_sigma
-        drawn_mask, kept = known or (None, None)
+            start = Start(jnp.asarray(latents) * sampler.init_noise_sigma)
+        drawn_mask, kept = start.known or (None, None)
 
         def run(rows: tuple[Request, Latents, Any, Any]) -> tuple[np.ndarray, Any]:
-            request, start, keys, kept = rows
+            request, noisy, keys, kept = rows
             denoise = self._denoiser(request, steering, pictures, watch)
 
             def after_step(latents: Array, step: int) -> Array:
-                return latents if known is None else self._keep(drawn_mask, latents, kept[step])
+                return latents if kept is None else self._keep(drawn_mask, latents, kept[step])
 
-            latents, seen = sample(denoise, sampler, start, keys, on_step, after_step)
+            latents, seen = sample(denoise, sampler, noisy, keys, on_step, after_step)
             pixels, seen = self.fetch((self._decode(self.params, self._at_home(latents)), seen))
             # Steps second: `in_batches` wants the pictures on the first axis.
             return pixels, jax.tree.map(lambda *maps: np.stack(maps, axis=1), *seen)
 
-        batches = in_batches(run, (request, start, keys, kept), batch_size)
+        batches = in_batches(run, (request, start.latents, keys, kept), batch_size)
         pixels, seen = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
         routing, attention = jax.tree.map(lambda maps: np.moveaxis(maps, 1, 0), seen)
         images = [Image.fromarray(picture) for picture in pixels]
@@ -252,4 +249,5 @@ class Engine:
 
         # DDIM's inversion adds no noise, so any key will do.
         noise, path = sample(recording, sampler, clean, jax.random.key(0), on_step)
-        return [noise, *path[::-iterations]]
+        # Before a step's first row the latents are where the step begins; then come its guesses.
+        return [noise, *path[::iterations][::-1]]

@@ -93,7 +93,7 @@ def stored(dtype: Any, path: Any, leaf: Any) -> Any:
     keep theirs, because they compute in float32. Integers, and weights that have been read already,
     also stay as they are.
     """
-    if not isinstance(leaf, jax.ShapeDtypeStruct):
+    if not isinstance(leaf, jax.ShapeDtypeStruct):  # the prior's, read already
         return leaf
     cast = jnp.issubdtype(leaf.dtype, jnp.floating) and not is_router(jax.tree_util.keystr(path))
     return jax.ShapeDtypeStruct(leaf.shape, dtype if cast else leaf.dtype)

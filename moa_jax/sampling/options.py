@@ -10,9 +10,9 @@ from typing import Any
 from moa_jax.cli import Renamed
 from moa_jax.errors import InputError
 from moa_jax.extension import import_plugin, is_name, require_imported
-from moa_jax.sampling.control import Control
 from moa_jax.sampling.record import read_record
-from moa_jax.sampling.settings import Settings, Strength
+from moa_jax.sampling.settings import Settings
+from moa_jax.sampling.short_forms import read_strength
 
 ABOUT = r"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion.
 
@@ -62,8 +62,10 @@ def parse_arguments(command: Sequence[str]) -> argparse.Namespace:
         except InputError as error:
             parser.error(str(error))
         mode = record.get("mode", "draw")
-        if named not in (None, mode):
-            parser.error(f"--from-json: {file} was made by {mode!r}, not by {named!r}")
+        allowed = (named,) if named else MODES
+        if mode not in allowed:
+            others = " or ".join(map(repr, allowed))
+            parser.error(f"--from-json: {file} was made by {mode!r}, not by {others}")
         parser = make_parser(mode)
         start = _recorded(record, parser, options)
     given = parser.parse_args(options, start)
@@ -246,54 +248,3 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         eta=arguments.eta,
         moa_strength=[read_strength(each) for each in arguments.moa_strength] or 1.0,
     )
-
-
-def read_strength(text: str) -> Strength:
-    """Read `[LAYERS=]VALUE[@FROM:TO]`.
-
-    Raises:
-        InputError: the text has another form.
-    """
-    value, _, steps = text.partition("@")
-    layers, _, value = value.rpartition("=")
-    start, _, end = steps.partition(":")
-    try:
-        return Strength(float(value), layers, float(start or 0.0), float(end or 1.0))
-    except ValueError:
-        raise InputError(
-            f"--moa-strength {text!r}: write [LAYERS=]VALUE[@FROM:TO], e.g. 0.8, up=1.5 or 0@0:0.3"
-        ) from None
-
-
-def read_lora_option(text: str) -> tuple[str, float, str]:
-    """Read `FILE[:WEIGHT[:EXPERTS]]`: the file, its weight, and the experts that it changes."""
-    file, experts = text, "both"
-    head, _, tail = file.rpartition(":")
-    if head and tail.isidentifier():
-        file, experts = head, tail
-    head, _, tail = file.rpartition(":")
-    weight = _number(tail) if head else None
-    return (file, 1.0, experts) if weight is None else (head, weight, experts)
-
-
-def read_control(text: str) -> Control:
-    """Read `IMAGE[:SCALE[:FROM:TO]]`.
-
-    Raises:
-        InputError: the range has only one end.
-    """
-    parts = text.split(":")
-    numbers: list[float] = []
-    while len(parts) > 1 and len(numbers) < 3 and (number := _number(parts[-1])) is not None:
-        numbers.insert(0, number)
-        parts.pop()
-    if len(numbers) == 2:
-        raise InputError(f"--control {text!r}: write IMAGE[:SCALE[:FROM:TO]], e.g. edges.png:0.8")
-    return Control(":".join(parts), *numbers)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

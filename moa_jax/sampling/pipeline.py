@@ -6,7 +6,7 @@ MoA weights it is plain Stable Diffusion. It writes no files and reads no comman
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from moa_jax.sampling.request import Picture, Request, make_request, repeat
 from moa_jax.sampling.settings import Settings
 from moa_jax.sampling.start import (
     Latents,
+    Start,
     latent_shape,
     picture_keys,
     skipped_steps,
@@ -87,14 +88,12 @@ class Pipeline(Engine):
             prompt: with `<|image|>` after each word that one of `subjects` personalizes.
             subjects: a picture of each, in the order of the markers.
             seed: picture i of a seed is the same whatever `num_images` is.
-            latents: standard normal draws [num_images, height/8, width/8, 4] to start from; None
-                means draws from the seed.
+            latents: standard normal draws [num_images, height/8, width/8, 4]; None: of the seed.
             height: in pixels; None means the checkpoint's own or, with `image`, one that keeps the
                 photo's proportions.
             width: likewise.
             image: a photo to start from, instead of noise alone.
-            mask: bright where `image` is drawn anew. The rest is kept, but for a soft edge, see
-                `paste`.
+            mask: bright where `image` is drawn anew; the rest is kept, but for a soft edge.
             strength: how much of the way from noise `image` goes through, 0 to 1; at 1 nothing of
                 it remains where it is drawn over. None means 0.8, and 1 with a mask.
             controls: one picture for each ControlNet.
@@ -104,11 +103,10 @@ class Pipeline(Engine):
             **settings: see `Settings`.
 
         Raises:
-            InputError: an argument cannot be served; the message names it, its value and the
-                remedy.
+            InputError: an argument cannot be served; the message names it and the remedy.
         """
         chosen = Settings(**settings).resolved(self.base.scheduler_config)
-        keys = picture_keys(seed, num_images)
+        keys = picture_keys(seed, num_images)  # a key each, whatever else is in the batch
         request = repeat(self.request(prompt, subjects, negative_prompt), num_images)
         photo = self._photo(image, mask, strength, height, width)
         size = (height, width) if photo is None else photo.pixels.shape[:2]
@@ -117,16 +115,20 @@ class Pipeline(Engine):
             latents = standard_noise(keys, shape)
         elif latents.shape != shape:
             raise InputError(f"latents has shape {latents.shape}: these pictures need {shape}")
-        draw = partial(self.draw, request, latents, keys, chosen, controls=controls, watch=watch)
-        draw = partial(draw, batch_size=batch_size, on_step=on_step)
+        options = {"controls": controls, "watch": watch, "batch_size": batch_size}
         if photo is None:
-            return draw()
-        skip = skipped_steps(chosen.num_inference_steps, strength, photo.mask is not None)
-        sampler = chosen.make_sampler(self.schedule, skip)
-        start, known = start_from_photo(self.encode(photo), photo, sampler, latents, skip)
-        result = draw(skip=skip, start=start, known=known)
+            return self.draw(request, latents, keys, chosen, on_step=on_step, **options)
+        start = self._start(photo, strength, chosen, latents)
+        result = self.draw(request, latents, keys, chosen, start=start, on_step=on_step, **options)
         # The VAE changes every pixel, so the photo's own come back outside of the mask.
         return replace(result, images=[paste(picture, photo) for picture in result.images])
+
+    def _start(
+        self, photo: Photo, strength: float | None, settings: Settings, noise: Latents
+    ) -> Start:
+        skip = skipped_steps(settings.num_inference_steps, strength, photo.mask is not None)
+        sampler = settings.make_sampler(self.schedule, skip)
+        return start_from_photo(self.encode(photo), photo, sampler, noise, skip)
 
     def _photo(
         self, image: Picture | None, mask: Picture | None, strength: float | None, *size: int | None

@@ -109,7 +109,7 @@ def predict(
     Returns:
         The prediction, and what the mixtures did for the positive half.
     """
-    if steered.guidance_scale is None:
+    if steered.guidance_scale is None:  # known when compiling: a program with half the work
         return _predict(networks, params, conditions, steered, latents, timesteps, watch)
     doubled = (jnp.concatenate([each, each]) for each in (latents, timesteps))
     both, seen = _predict(networks, params, conditions, steered, *doubled, watch)

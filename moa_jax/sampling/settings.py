@@ -204,7 +204,7 @@ def dial_table(
     if not blocks:
         return None
     table = np.ones((num_steps, len(blocks)))  # 1 is what the router chose
-    for dial in dials:
+    for dial in dials:  # in order: a later one overrules
         here = np.array([path.startswith(dial.layers) for path in blocks])
         if not here.any():
             stages = sorted({path.split(".attentions")[0] for path in blocks})

@@ -1,5 +1,7 @@
 """What a picture starts from: noise from a seed, or a photo brought to a noise level."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,20 @@ from moa_jax.sampling.photo import Photo, coarse_mask
 from moa_jax.sampling.settings import Known
 
 Latents = Float[np.ndarray, "B H W C"] | Float[Array, "B H W C"]
+
+
+class Start(NamedTuple):
+    """Where drawing starts, if not from noise alone.
+
+    Attributes:
+        latents: "B H W C", at the noise level of the first step that is taken.
+        skip: how many steps are left out at the noisy end.
+        known: the part of the pictures that is given; None means that all of it is drawn.
+    """
+
+    latents: Any
+    skip: int = 0
+    known: Known | None = None
 
 
 def picture_keys(seed: int, count: int) -> Key[Array, " B"]:
@@ -85,7 +101,7 @@ def skipped_steps(num_inference_steps: int, strength: float | None, inpainting: 
 
 def start_from_photo(
     clean: Float[Array, "1 H W C"], photo: Photo, sampler: Sampler, noise: Latents, skip: int
-) -> tuple[Float[Array, "B H W C"], Known | None]:
+) -> Start:
     """Bring a photo to the noise level of a sampler's first step.
 
     Args:
@@ -93,16 +109,13 @@ def start_from_photo(
         noise: standard normal, a row for each picture.
         skip: how many steps the sampler leaves out. If it leaves out none and only a part is drawn
             anew, that part starts from the noise alone.
-
-    Returns:
-        The latents that each picture starts from, and the part that is kept.
     """
     noise = jnp.asarray(noise)
     clean = jnp.broadcast_to(clean, noise.shape)
     if photo.mask is None:
-        return sampler.noisy(clean, noise, 0), None
+        return Start(sampler.noisy(clean, noise, 0), skip)
     start = sampler.noisy(clean, noise, 0) if skip else noise * sampler.init_noise_sigma
     factor = photo.mask.shape[0] // noise.shape[1]
     levels = [sampler.noisy(clean, noise, row) for row in range(1, len(sampler.timesteps))]
     # The last step ends at the photo itself.
-    return start, Known(coarse_mask(photo.mask, factor), [*levels, clean])
+    return Start(start, skip, Known(coarse_mask(photo.mask, factor), [*levels, clean]))

@@ -9,6 +9,7 @@ from PIL import Image
 
 from moa_jax.applications import edit
 from moa_jax.errors import InputError
+from moa_jax.sampling.settings import Settings
 from tests.personal import MARKED, pixels, portrait
 
 SOURCE = {"source_prompt": MARKED, "source_subjects": [portrait(1), portrait(2)]}
@@ -23,6 +24,18 @@ def test_a_swap_changes_the_photo_only_where_the_mask_allows(personal):
     outside[23:64, 7:41] = False  # the mask and its soft edge
     np.testing.assert_array_equal(drawn[outside], np.asarray(photo)[outside])
     assert np.abs(drawn - np.asarray(photo))[24:64, 8:40].mean() > 5
+
+
+def test_the_latents_on_the_way_are_those_between_the_steps(personal):
+    """Not the guesses that lead to them: a step that is left out changes nothing of the others."""
+    request = personal.request(MARKED, SOURCE["source_subjects"])
+    clean = personal.encode(personal.photo(portrait(3, (64, 64))))
+    settings = Settings(2, sampler="ddim", guidance_scale=1.0)
+    noise, between, last = personal.invert(request, clean, settings, iterations=3)
+    np.testing.assert_array_equal(last, clean)
+    alone = personal.invert(request, clean, settings, iterations=3, skip=1)
+    np.testing.assert_allclose(between, alone[0], atol=1e-5)
+    assert np.abs(noise - between).max() > 1e-3
 
 
 def test_less_strength_keeps_more_of_the_photo(personal):

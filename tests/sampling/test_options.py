@@ -4,16 +4,10 @@ import pytest
 
 from moa_jax.errors import InputError
 from moa_jax.sampling.control import Control
-from moa_jax.sampling.options import (
-    MODES,
-    parse_arguments,
-    read_control,
-    read_lora_option,
-    read_settings,
-    read_strength,
-)
+from moa_jax.sampling.options import MODES, parse_arguments, read_settings
 from moa_jax.sampling.record import write_json
 from moa_jax.sampling.settings import Settings, Strength
+from moa_jax.sampling.short_forms import read_control, read_lora_option, read_strength
 
 BASIC = ["--base", "m", "--prompt", "a man"]
 
