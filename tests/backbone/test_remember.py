@@ -1,5 +1,6 @@
 """Shapes on disk: those that are traced, and asked for by all that decides them."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -125,3 +126,20 @@ def test_a_second_start_traces_no_network(folder, tiny_folder, monkeypatch):
     first = start()
     monkeypatch.setattr(jax, "eval_shape", never)
     assert start() == first
+
+
+def test_methods_of_unequal_variants_are_told_apart():
+    @dataclass(frozen=True)
+    class Plan:
+        rank: int
+
+        def experts(self):
+            return self.rank
+
+    Plan.__module__ = Plan.experts.__module__ = "moa_jax.somewhere"  # as if it were digested
+    assert describe(Plan(2).experts) == describe(Plan(2).experts) != describe(Plan(3).experts)
+
+
+def test_nothing_is_kept_of_code_that_is_not_digested(folder):
+    remember(test_nothing_is_kept_of_code_that_is_not_digested, lambda: SHAPES)
+    assert not [*folder.iterdir()]
