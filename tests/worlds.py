@@ -23,6 +23,7 @@ TESTS = (
     "tests/method/test_mixture.py",
     "tests/method/test_precision.py",
     "tests/method/test_prompt.py",
+    "tests/method/test_variant.py",
     "tests/training/test_clusters.py",
     "tests/training/test_optimizer.py",
 )

@@ -1,5 +1,6 @@
 """What users rely on: the prior is kept, to the bit, and the router alone decides who draws."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -9,7 +10,6 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from moa_jax.backbone.attention import Attention
-from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.backbone.unet import UNet
 from moa_jax.config import MethodConfig
 from moa_jax.method.mixture import (
@@ -25,6 +25,7 @@ from moa_jax.method.mixture import (
     turn,
 )
 from moa_jax.method.model import build
+from moa_jax.testing import small_stable_diffusion
 
 
 def unet(scene, router=LinearRouter, dtype=jnp.float32):
@@ -229,8 +230,10 @@ def test_added_experts_share_the_initial_weight():
     np.testing.assert_allclose(weights, [0.7, 0.1, 0.1, 0.1], rtol=1e-6)
 
 
-def test_experts_copy_the_prior_in_float32(tiny_folder):
-    base = load_stable_diffusion(str(tiny_folder), dtype=jnp.bfloat16)
+def test_experts_copy_the_prior_in_float32():
+    base = small_stable_diffusion()
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), base.unet.params)
+    base = replace(base, unet=replace(base.unet, params=half))
     method = MethodConfig(image_encoder_layers=0)
     model, params = build(base, method, dtype=jnp.bfloat16, key=jax.random.key(0))
     flat = flatten_dict(params["unet"])
