@@ -241,7 +241,8 @@ def _added(
 
 def _copy(leaf: Any) -> Array:
     # A copy even of float32: a training step takes over the buffers of what learns.
-    return jnp.array(leaf, dtype=jnp.float32, copy=True)
+    floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return jnp.array(leaf, dtype=jnp.float32 if floating else None, copy=True)
 
 
 def _joined(network: str, path: tuple[str, ...]) -> str:
