@@ -57,17 +57,22 @@ def steps_between(
     if eta > 0.0:
         coefficients["fresh_noise"] = np.sqrt(variance)
     return Sampler(
-        levels.timesteps, levels.signals, coefficients, _step, init_noise_sigma=init_noise_sigma
+        levels.timesteps,
+        levels.signals,
+        coefficients,
+        linear_step,
+        init_noise_sigma=init_noise_sigma,
     )
 
 
-def _step(
+def linear_step(
     latents: Float[Array, "B H W C"],
     prediction: Float[Array, "B H W C"],
     carry: tuple[()],
     row: dict[str, Float[Array, ""]],
     keys: Key[Array, " B"],
 ) -> tuple[Float[Array, "B H W C"], tuple[()]]:
+    """Add up latents, prediction and fresh noise by a row's coefficients."""
     result = row["latents"] * latents + row["prediction"] * prediction
     if "fresh_noise" in row:
         result += row["fresh_noise"] * normal_like(latents, keys)

@@ -9,6 +9,7 @@ from moa_jax.diffusion.ddpm import ddpm
 from moa_jax.diffusion.dpm_solver import dpm_solver_pp_2m
 from moa_jax.diffusion.euler import euler
 from moa_jax.diffusion.euler_ancestral import euler_ancestral
+from moa_jax.diffusion.lcm import lcm
 from moa_jax.diffusion.sampling import Sampler
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.diffusion.unipc import unipc
@@ -23,6 +24,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "euler_a": euler_ancestral,
     "dpm++2m": dpm_solver_pp_2m,
     "unipc": unipc,
+    "lcm": lcm,
 }
 
 # diffusers' class -> our name, and the supported values of the settings in its file.
@@ -44,6 +46,10 @@ _CLASSES: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
         {"algorithm_type": ("dpmsolver++", "deis"), "solver_order": (2,)}
         | {"solver_type": ("midpoint", "logrho", "bh1", "bh2"), "use_lu_lambdas": (False, None)}
         | (_TO_CLEAN | _OWN_SPREAD),
+    ),
+    "LCMScheduler": (
+        "lcm",
+        {"original_inference_steps": (50, None), "timestep_scaling": (10.0, 10, None)},
     ),
     "UniPCMultistepScheduler": (
         "unipc",
@@ -69,7 +75,6 @@ _NEAREST = {
     "IPNDMScheduler": "dpm++2m",
     "KDPM2AncestralDiscreteScheduler": "euler_a",
     "KDPM2DiscreteScheduler": "dpm++2m",
-    "LCMScheduler": "euler_a",
     "LMSDiscreteScheduler": "dpm++2m",
     "PNDMScheduler": "unipc",
     "SASolverScheduler": "unipc",

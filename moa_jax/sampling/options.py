@@ -189,7 +189,7 @@ OWN = {"draw": _add_draw, "morph": _add_morph, "timelapse": _add_timelapse, "edi
 
 def _add_settings(add: Add) -> None:
     add("--steps", type=int, default=50, help="sampler steps (%(default)s)")
-    add("--sampler", default="unipc", help="unipc, dpm++2m, euler, euler_a, ddim, ddpm, "
+    add("--sampler", default="unipc", help="unipc, dpm++2m, euler, euler_a, ddim, ddpm, lcm, "
         "checkpoint for the checkpoint's own, or your module:function (%(default)s)")  # fmt: skip
     add("--karras", action="store_true", help="space the steps by Karras et al.")
     add("--eta", type=float, help="share of fresh noise in DDIM's steps, 0 to 1")

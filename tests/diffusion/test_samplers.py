@@ -91,7 +91,6 @@ def test_karras_levels_are_read_where_the_class_has_them():
         ("KDPM2DiscreteScheduler", r"dpm\+\+2m"),
         ("KDPM2AncestralDiscreteScheduler", "euler_a"),
         ("DEISMultistepScheduler", r"dpm\+\+2m"),
-        ("LCMScheduler", "euler_a"),
     ],
 )
 def test_a_scheduler_that_is_not_here_is_told_the_nearest(found, nearest):

@@ -37,7 +37,9 @@ DIFFUSERS = {
     "euler_a": "EulerAncestralDiscreteScheduler",
     "dpm++2m": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
+    "lcm": "LCMScheduler",
 }
+ANY_COUNT = [name for name in DIFFUSERS if name != "lcm"]  # take any number of steps, and a spacing
 
 
 def network(latents, timestep, row=None):

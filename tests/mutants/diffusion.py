@@ -270,4 +270,18 @@ MUTATIONS = [
         "karras",
         READ,
     ),
+    (
+        "the boundary condition is left out",
+        "moa_jax/diffusion/lcm.py",
+        "following * (predicted * latents + kept)",
+        "following * latents",
+        "tests/diffusion/test_lcm.py::test_trajectories_agree",
+    ),
+    (
+        "latent consistency steps add no noise",
+        "moa_jax/diffusion/lcm.py",
+        "np.sqrt(1.0 - following**2),",
+        "np.zeros_like(following),",
+        "tests/diffusion/test_lcm.py::test_trajectories_agree",
+    ),
 ]

@@ -165,8 +165,8 @@ MUTATIONS = [
     (
         "experts of a half precision base learn in half precision",
         MODEL,
-        "jnp.array(leaf, dtype=jnp.float32, copy=True)",
-        "jnp.array(leaf, copy=True)",
+        "dtype=jnp.float32 if floating else None, copy=True",
+        "copy=True",
         COPY,
     ),
     (
