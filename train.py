@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import moa_jax  # noqa: F401 (before jax: it settles what jax reads when it is imported)
+import moa_jax  # before jax: it settles what jax reads when it is imported
 
 # isort: split
 import jax
@@ -96,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="compile anew; otherwise compiled programs are kept in JAX_COMPILATION_CACHE_DIR, or "
         "in ~/.cache/moa_jax",
     )
+    version = f"moa_jax {moa_jax.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     options = parser.parse_intermixed_args(arguments)
 
     def work() -> None:

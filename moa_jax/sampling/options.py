@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from moa_jax import __version__
 from moa_jax.cli import Renamed
 from moa_jax.errors import InputError
 from moa_jax.extension import import_plugin, is_name, require_imported
@@ -128,6 +129,7 @@ def make_parser(mode: str) -> argparse.ArgumentParser:
         ("output", _add_output),
     ):
         add_to(parser.add_argument_group(title).add_argument)
+    parser.add_argument("--version", action="version", version=f"moa_jax {__version__}")
     parser.set_defaults(plan=None, **DEFAULTS.get(mode, {}))
     return parser
 

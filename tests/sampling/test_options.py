@@ -2,6 +2,7 @@
 
 import pytest
 
+from moa_jax import __version__
 from moa_jax.errors import InputError
 from moa_jax.sampling.control import Control
 from moa_jax.sampling.options import MODES, parse_arguments, read_settings
@@ -121,3 +122,9 @@ def test_an_earlier_name_is_read_with_a_note(tmp_path, capsys):
     assert "note: --model is called --base now" in capsys.readouterr().err
     write_json(tmp_path / "run.json", {"model": "old", "prompt": "a man"})
     assert parse_arguments(["--from-json", str(tmp_path / "run.json")]).base == "old"
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--version"])
+    assert capsys.readouterr().out == f"moa_jax {__version__}\n"
