@@ -21,8 +21,8 @@ KARRAS = f"{D}levels.py::test_karras_timesteps_agree"
 START = f"{D}levels.py::test_sampling_starts_with_their_noise"
 SPACING = f"{D}levels.py::test_each_sampler_has_its_own_spacing_where_the_file_has_none"
 STEP = f"{D}ddim.py::test_each_step_leads_to_the_timestep_that_comes_next"
-OPTIONS = f"{D}plans.py::test_options_reach_the_sampler"
-READ = f"{D}plans.py::test_karras_levels_are_read_where_the_class_has_them"
+OPTIONS = f"{D}samplers.py::test_options_reach_the_sampler"
+READ = f"{D}samplers.py::test_karras_levels_are_read_where_the_class_has_them"
 
 MUTATIONS = [
     (
