@@ -93,7 +93,6 @@ MUTATIONS = [
         "if key in learning | carried or is_added(key)]",
         "if key in learning]",
         EVERYTHING,
-        "nothing is missing from a file that is intact; a cut one is refused by safetensors",
     ),
     (
         "the shared arrays do not reach the layers",
