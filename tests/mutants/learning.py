@@ -99,12 +99,11 @@ MUTATIONS = [
         ADAMW,
     ),
     (
-        "weight decay does not know the mask",
+        "clip and decay do not know the mask",
         OPTIMIZER,
         "return optax.masked(optax.chain(*chain), mask)",
         "return optax.chain(*chain)",
         CLIP,
-        "the frozen half has no leaves: partition put MaskedNode in their places",
     ),
     ("the cosine ends after the run", OPTIMIZER, "steps - config.warmup_steps)", "steps)", RATE),
     (
