@@ -136,7 +136,7 @@ MUTATIONS = [
         "frozen weights are not gathered",
         MESH,
         "trained, frozen = jax.tree_util.tree_map_with_path(gather, (trained, frozen))",
-        "trained = jax.tree_util.tree_map_with_path(whole, trained)",
+        "trained = jax.tree_util.tree_map_with_path(gather, trained)",
         GATHER,
     ),
     ("the state is kept twice", MESH, "        donate_argnums=0,\n", "", STEP),
