@@ -1,6 +1,6 @@
 """A loss term of your own: the router should be sure.
 
-    python train.py configs/toy.py 'method.extra_loss=extra_loss:certainty(weight=0.01)'
+    python train.py configs/toy.py 'method.extra_loss=examples.extra_loss:certainty(weight=0.01)'
 
 A term is a function of a forward pass; it is logged as `loss/certainty`.
 """

@@ -1,6 +1,6 @@
 """An expert of low rank: the prior's projections, each plus a trained product of thin matrices.
 
-    python train.py configs/toy.py 'method.mixture=lora_expert:Lora(rank=8)'
+    python train.py configs/toy.py 'method.mixture=examples.lora_expert:Lora(rank=8)'
 
 It learns and stores a small part of what a full copy of the attention would. The prior's weights
 stay frozen; `self.prior` applies them.

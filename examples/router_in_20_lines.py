@@ -1,9 +1,9 @@
 """A router of your own: the personalized expert draws only near the middle of the picture.
 
-    python train.py configs/toy.py method.mixture=router_in_20_lines:CentreRouting(reach=0.4)
+    python train.py configs/toy.py 'method.mixture=examples.router_in_20_lines:CentreRouting'
 
-Run this in the examples' folder, or in any that has a copy of this file. Nothing in moa_jax is
-edited.
+from the project's root; without `examples.` from any folder that has copies of this file and of
+train.py. Options are given as in `CentreRouting(reach=0.4)`. Nothing in moa_jax is edited.
 """
 
 from dataclasses import dataclass
