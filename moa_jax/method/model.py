@@ -189,7 +189,6 @@ def build(
     )
     params = {
         "unet": base.unet.params,
-        "prompt": {},
         "image_encoder": base.image_encoder.params,
         "text_encoder": base.text_encoder.params,
         "vae": base.vae.params,

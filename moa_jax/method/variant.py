@@ -228,17 +228,15 @@ BUILT_IN: dict[str, type[Variant]] = {"moa": Variant}
 
 
 @cache
-def resolve(name: str, key: str = "method.mixture") -> Variant:
-    """Make the variant that a name stands for: `moa`, or `package.module:Class(option=1)`.
-
-    Args:
-        key: the option that the name was given for, as messages call it.
+def resolve(name: str) -> Variant:
+    """Make the variant that `method.mixture` names: `moa`, or `package.module:Class(option=1)`.
 
     Raises:
         InputError: as `find`, or the name is not that of a `Variant`.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]()
+    key = "method.mixture"
     if not is_name(name):
         raise InputError(
             f"{key}={name!r}: must be {', '.join(BUILT_IN)}, or a class of your own as {FORM}"

@@ -93,7 +93,8 @@ def apply_lora(
 
 def _match(params: Mapping[str, Any], lora: Lora, experts: str) -> dict[LeafPath, LowRank]:
     """Find the kernels that a LoRA changes, in the experts that it is to change."""
-    names = {name for name, *_ in _counterparts(params)}
+    counterparts = _counterparts(params)
+    names = {name for name, *_ in counterparts}
     # "personalized" passes without MoA weights too: `_nothing` then says that they are missing.
     if experts not in {"both", "prior", "personalized", *names}:
         choices = ", ".join(["both", "prior", *sorted(names or {"personalized"})])
@@ -103,7 +104,7 @@ def _match(params: Mapping[str, Any], lora: Lora, experts: str) -> dict[LeafPath
         return prior
     added = {
         path: prior[origin]
-        for name, path, origin in _counterparts(params)
+        for name, path, origin in counterparts
         if origin in prior and experts in ("both", name)
     }
     if experts == "both":

@@ -114,21 +114,14 @@ def _pictures_apart(tried: Tried) -> None:
 
 
 def _shapes_alone(tried: Tried) -> None:
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tried.params)
-    networks = ("unet", "vae", "text_encoder", "image_encoder")
-    described = {
-        network: dataclasses.replace(
-            getattr(tried.base, network),
-            params=jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-                getattr(tried.base, network).params,
-            ),
-        )
-        for network in networks
-    }
+    described = {}
+    for name in ("unet", "vae", "text_encoder", "image_encoder"):
+        network = getattr(tried.base, name)
+        shapes = jax.eval_shape(lambda params: params, network.params)
+        described[name] = dataclasses.replace(network, params=shapes)
     base = dataclasses.replace(tried.base, **described)
     _, planned = build(base, tried.method, dtype=jnp.float32, key=None)
-    wanted, found = leaf_paths(shapes), leaf_paths(planned)
+    wanted, found = leaf_paths(tried.params), leaf_paths(planned)
     differing = sorted(
         path
         for path in wanted.keys() | found.keys()
