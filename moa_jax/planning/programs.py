@@ -4,7 +4,6 @@ They are built from the functions that train.py and the pipeline run, with shape
 arrays. No weight is read and nothing is computed. What a chip can do is left to `plan`.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from moa_jax.backbone.attention_kernels import choose_attend
 from moa_jax.backbone.stable_diffusion import StableDiffusion, describe_stable_diffusion
 from moa_jax.config import Config, MethodConfig
 from moa_jax.diffusion import NoiseSchedule
-from moa_jax.method.model import MoA, build
+from moa_jax.method.model import build
 from moa_jax.method.trained import learning_mask
 from moa_jax.sampling.load import stored
 from moa_jax.sampling.program import Networks, condition, decode, predict
@@ -60,7 +59,8 @@ def training_program(config: Config, mesh: Mesh) -> Program:
     dtype = jnp.dtype(config.model.dtype or jnp.bfloat16)
     attend = choose_attend(config.model.attention, mesh.devices.flat[0].platform, mesh)
     base = describe_stable_diffusion(config.model.base, dtype, config.model.image_encoder, attend)
-    model, params = build_shapes(base, config.method, dtype, config.model.remat)
+    remat = config.model.remat
+    model, params = build(base, config.method, dtype=dtype, key=None, remat=remat)
     mask = learning_mask(params, config.method)
     schedule = NoiseSchedule.from_config(base.scheduler_config)
     state, frozen, step = set_up_moa(model, schedule, params, mask, config, mesh)
@@ -127,7 +127,7 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
         names = ("unet", "text_encoder", "vae")
         params = {name: getattr(base, name).params for name in names}
     else:
-        model, params = build_shapes(base, method, dtype)
+        model, params = build(base, method, dtype=dtype, key=None)
         subjects, image_size = method.max_subjects, base.image_encoder.module.config.image_size
         params = jax.tree_util.tree_map_with_path(partial(stored, dtype), params)
     length = base.text_encoder.module.config.max_position_embeddings
@@ -161,36 +161,6 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
         program(step, conditions, steering.at(0), noise, times, runs=len(sampler.timesteps)),
         program(partial(decode, base), noise),
     )
-
-
-def build_shapes(
-    base: StableDiffusion, method: MethodConfig, dtype: Any, remat: bool = False
-) -> tuple[MoA, Shapes]:
-    """Give what `moa_jax.method.model.build` gives, with shapes in place of parameters."""
-    components = {
-        name: component
-        for name in ("unet", "vae", "text_encoder", "image_encoder")
-        if (component := getattr(base, name)) is not None
-    }
-    built: list[MoA] = []
-
-    def trace(params: Any) -> Any:
-        filled = {
-            name: dataclasses.replace(component, params=params[name])
-            for name, component in components.items()
-        }
-        model, joined = build(
-            dataclasses.replace(base, **filled),
-            method,
-            dtype=dtype,
-            key=jax.random.key(0),  # any will do: no number is drawn
-            remat=remat,
-        )
-        built.append(model)
-        return joined
-
-    shapes = jax.eval_shape(trace, {name: each.params for name, each in components.items()})
-    return built[0], shapes
 
 
 def batch_shapes(config: Config, base: StableDiffusion) -> Mapping[str, jax.ShapeDtypeStruct]:

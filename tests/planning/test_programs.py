@@ -15,7 +15,6 @@ from moa_jax.method.model import build
 from moa_jax.planning.programs import (
     Drawing,
     batch_shapes,
-    build_shapes,
     sampling_programs,
     shard_bytes,
     training_program,
@@ -62,7 +61,7 @@ def test_the_model_has_the_shapes_of_the_real_one(tiny_folder, described):
     method = MethodConfig(max_subjects=2)
     base = load_stable_diffusion(tiny_folder)
     model, params = build(base, method, dtype=jnp.float32, key=jax.random.key(0))
-    planned, planned_params = build_shapes(described, method, jnp.float32)
+    planned, planned_params = build(described, method, dtype=jnp.float32, key=None)
     assert shapes(planned_params) == shapes(params)
     assert repr(planned) == repr(model)
 
