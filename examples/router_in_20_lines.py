@@ -2,8 +2,11 @@
 
     python train.py configs/toy.py 'method.mixture=examples.router_in_20_lines:CentreRouting'
 
-from the project's root; without `examples.` from any folder that has copies of this file and of
-train.py. Options are given as in `CentreRouting(reach=0.4)`. Nothing in moa_jax is edited.
+from the project's root; from any folder that has a copy of this file
+
+    moa-train toy 'method.mixture=router_in_20_lines:CentreRouting'
+
+Options are given as in `CentreRouting(reach=0.4)`. Nothing in moa_jax is edited.
 """
 
 from dataclasses import dataclass

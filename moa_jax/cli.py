@@ -14,6 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from moa_jax.errors import InputError, LostHost, NonFiniteLoss, Preempted
 
 
+def command_name(script: str) -> str:
+    """Give the words that started this command, for its help: "moa-train" or "python train.py".
+
+    Args:
+        script: the file at the root of the repository that does the same.
+    """
+    started = Path(sys.argv[0]).stem  # on Windows it ends in .exe
+    return started if started == f"moa-{Path(script).stem}" else f"python {script}"
+
+
 def run(work: Callable[[], int | None], stopped: str = "stopped") -> int:
     """Do a command's work; print what stops it as one message, without a traceback.
 

@@ -41,6 +41,8 @@ _LAYOUT = Range(
 )
 Layout = Annotated[str, _LAYOUT]
 
+CONFIGS = Path(__file__).parent / "configs"  # in the repository a link to the folder at its root
+
 
 @dataclass(frozen=True)
 class ModelConfig(Section):
@@ -154,17 +156,29 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
 
+def known_configs() -> list[str]:
+    """List the names of the configs that come with the package, which `load_config` takes."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py"))
+
+
 def load_config(path: str | Path) -> Config:
     """Run `get_config()` of a Python file.
 
+    Args:
+        path: the file, or the name of a config that comes with the package, such as "toy".
+
     Raises:
-        InputError: there is no such file, it does not run, it does not return a Config, or a value
-            is out of range.
+        InputError: there is no such file or name, it does not run, it does not return a Config, or
+            a value is out of range.
     """
-    path = Path(path)
+    known = known_configs()
+    path = Path(path) if str(path) not in known or Path(path).is_file() else CONFIGS / f"{path}.py"
     if not path.is_file():
-        others = sorted(str(other) for other in path.parent.glob("*.py"))
-        raise InputError(f"config {str(path)!r} is not a file; here are: {others or 'none'}")
+        others = ", ".join(sorted(str(other) for other in path.parent.glob("*.py")))
+        raise InputError(
+            f"config {str(path)!r} is neither a file nor the name of one that comes with moa_jax "
+            f"({', '.join(known)}); in {str(path.parent)!r} are {others or 'no others'}"
+        )
     spec = importlib.util.spec_from_file_location(f"moa_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise InputError(f"config {str(path)!r} is not a Python file (*.py)")

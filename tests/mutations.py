@@ -129,9 +129,11 @@ def copy_tree(root: Path, folder: Path) -> Path:
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=root, check=True, capture_output=True).stdout
     for name in filter(None, names.decode().split("\0")):
-        if (root / name).is_file() and not (root / name).is_symlink():
+        link = (root / name).is_symlink()
+        # A link of the tree's own is relative; .venv may be one to elsewhere.
+        if not (root / name).readlink().is_absolute() if link else (root / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, folder / name)
+            shutil.copy2(root / name, folder / name, follow_symlinks=False)
     cache = root / ".jax_cache"
     cache.mkdir(exist_ok=True)
     (folder / cache.name).symlink_to(cache)

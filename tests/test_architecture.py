@@ -31,6 +31,7 @@ ORDER = (
     {"applications", "training"},
     {"planning", "toyworld"},
     {"evaluation", "testing"},
+    {"commands"},
 )
 LEVEL = {part: level for level, row in enumerate(ORDER) for part in row}
 
@@ -120,7 +121,8 @@ def banned(path: Path) -> set[str]:
     found = {"torch", "tests"}
     if path in PACKAGE:
         found |= {"train", "sample", "configs"}
-        if path.name not in ("__main__.py", "options.py", "addons.py", "cli.py"):
+        scripts = ("__main__.py", "options.py", "addons.py", "cli.py")
+        if path.name not in scripts and part(path) != "commands":
             found |= {"argparse"}
         # `data`, and all that it may import:
         if part(path) in {"data", "errors", "config", "figures", "section"}:

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from moa_jax.config import Config, flatten, from_dict, load_config, override
+from moa_jax.config import Config, flatten, from_dict, known_configs, load_config, override
 from moa_jax.errors import InputError
 from moa_jax.method.weights import read_moa_card
 
@@ -185,9 +185,21 @@ def test_every_config_loads_and_says_what_to_expect(path):
         assert promise in text, promise
 
 
+def test_a_config_of_the_package_goes_by_its_name_and_a_file_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert known_configs() == [path.stem for path in CONFIGS]
+    for path in CONFIGS:
+        assert load_config(path.stem) == load_config(path)
+    Path("toy").symlink_to(CONFIGS[0])
+    with pytest.raises(InputError, match="'toy' is not a Python file"):
+        load_config("toy")
+    with pytest.raises(InputError, match=r"comes with moa_jax \(sd15_ffhq, .*, toy\)"):
+        load_config("toys")
+
+
 def test_a_config_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     (tmp_path / "mine.py").write_text("")
-    with pytest.raises(InputError, match="is not a file; here are: .*mine.py"):
+    with pytest.raises(InputError, match="is neither a file nor .*toy.*; in .* are .*mine.py"):
         load_config(tmp_path / "yours.py")
 
 

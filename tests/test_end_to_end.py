@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-import sample
-import train
+from moa_jax.commands import sample, train
 from moa_jax.training.throughput import MEASURED
 from tests.compiling import on_one_device
 
@@ -145,7 +144,7 @@ def test_both_commands_run_without_torch(tiny_folder, imagefolder, tmp_path):
     script = """
 import json, sys
 sys.modules["torch"] = None  # importing it raises ImportError
-import sample, train
+from moa_jax.commands import sample, train
 commands = json.loads(sys.argv[1])
 sys.exit(train.main(commands[0]) or sample.main(commands[1]))
 """

@@ -1,7 +1,7 @@
 """As who installed the package: a wheel, a folder elsewhere, and a file of one's own.
 
 Each example is trained, saved, loaded by another process and drawn with; nothing of the repository
-is in reach but copies of `train.py`, `sample.py` and the example.
+is in reach but a copy of the example.
 """
 
 import json
@@ -32,6 +32,12 @@ def get_config():
         ),
     )
 """
+# The same, of the config that comes with the package.
+TOY = (
+    "toy data.path=data data.encoded=none data.workers=0 optimizer.warmup_steps=0 train.steps=2 "
+    "train.batch_size=2 train.log_every=1 train.sample_every=none train.probe=probes:of_step"
+).split()
+BASE = "moa_jax/toyworld/weights/base"  # found where the package is installed
 PROBES = """
 def of_step(model, schedule, seed):
     return lambda state, frozen, batch: {"mine/step": state.step * 1.0}
@@ -46,7 +52,14 @@ def outside(tmp_path_factory):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     # From a copy: building leaves folders behind, and a stale one would be packed again.
     source = folder / "source"
-    for name in ("moa_jax", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+    for name in (
+        "moa_jax",
+        "configs",
+        "pyproject.toml",
+        "requirements.txt",
+        "README.md",
+        "LICENSE",
+    ):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         source.mkdir(exist_ok=True)
         copy(ROOT / name, source / name)
@@ -56,17 +69,22 @@ def outside(tmp_path_factory):
     shutil.rmtree(source)
     work = folder / "work"
     work.mkdir()
-    for file in ("train.py", "sample.py", "examples/lora_expert.py", "examples/extra_loss.py"):
-        shutil.copy(ROOT / file, work)
-    shutil.copy(ROOT / "examples/router_in_20_lines.py", work)
+    for example in ("lora_expert", "extra_loss", "router_in_20_lines"):
+        shutil.copy(ROOT / "examples" / f"{example}.py", work)
     (work / "tiny.py").write_text(CONFIG)
     (work / "probes.py").write_text(PROBES)
     environment = {**os.environ, "PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)  # the eight devices of other tests
 
     def run(*command):
+        program, *arguments = command
+        own = site / "bin" / program  # which pip made for an entry point of the package
         done = subprocess.run(
-            [sys.executable, *command], cwd=work, env=environment, capture_output=True, text=True
+            [own, *arguments] if own.is_file() else [sys.executable, *command],
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -88,13 +106,14 @@ def outside(tmp_path_factory):
 def test_an_example_trains_loads_and_draws(outside, override, plugin):
     work, run = outside
     name = plugin or "extra_loss"
-    code, said = run("train.py", "tiny.py", override, f"train.output=runs/{name}")
+    config = TOY if plugin else ["tiny.py"]
+    code, said = run("moa-train", *config, override, f"train.output=runs/{name}")
     assert code == 0, said
     entry = json.loads((work / "runs" / name / "metrics.jsonl").read_text().splitlines()[-1])
     assert entry["mine/step"] == 2.0
     if plugin is None:
         assert 0 < entry["loss/certainty"] < 0.5
-    draw = ["sample.py", "--base", str(base(work)), "--moa", f"runs/{name}", "--steps", "2"]
+    draw = ["moa-sample", "--base", BASE, "--moa", f"runs/{name}", "--steps", "2"]
     draw += ["--prompt", "a man <|image|> in the snow", "--subject", portrait(work)]
     draw += ["--num-images", "1", "--out", f"out/{name}"]
     if plugin:
@@ -104,6 +123,11 @@ def test_an_example_trains_loads_and_draws(outside, override, plugin):
     code, said = run(*draw)
     assert code == 0, said
     assert (work / "out" / name / "00000-00.png").is_file()
+
+
+def test_an_unknown_config_is_refused_with_those_that_come_with_the_package(outside):
+    code, said = outside[1]("moa-train", "toys")
+    assert code == 2 and "(sd15_ffhq, sd15_ffhq_gpu_8, " in said, said
 
 
 def test_what_is_saved_of_a_lora_expert_is_small(outside):
@@ -117,15 +141,10 @@ def test_what_is_saved_of_a_lora_expert_is_small(outside):
 
 def test_a_plan_of_a_variant_is_made_from_the_wheel(outside):
     code, said = outside[1](
-        *("train.py", "tiny.py", "method.mixture=lora_expert:Lora", "--plan", "v5e:1x1")
+        *("moa-train", "tiny.py", "method.mixture=lora_expert:Lora", "--plan", "v5e:1x1")
     )
     assert code == 0, said
     assert "one training step on v5e:1x1" in said
-
-
-def base(work):
-    (site,) = work.parent.glob("site/moa_jax/toyworld/weights/base")
-    return site
 
 
 def portrait(work):

@@ -17,6 +17,18 @@ DIFFUSERS_NAME, TRANSFORMERS_NAME = "diffusion_pytorch_model", "model"  # before
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
+def packaged(path: str | Path) -> Path:
+    """Find what comes with the package from any folder: `moa_jax/toyworld/weights/base`.
+
+    A path that begins with `moa_jax/` and is not here is taken from where the package is installed.
+    """
+    path = Path(path).expanduser()
+    installed = Path(__file__).parents[2] / path
+    if path.parts[:1] == ("moa_jax",) and not path.exists() and installed.exists():
+        return installed
+    return path
+
+
 def resolve(
     name_or_path: str | Path,
     components: Sequence[str] = ("",),
@@ -36,7 +48,7 @@ def resolve(
     Raises:
         InputError: the name is no folder, and it cannot be downloaded.
     """
-    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    name, path = str(name_or_path), packaged(name_or_path)
     if not name:  # would be the working directory
         raise InputError("no model is named: give a checkpoint folder or a Hugging Face hub id")
     if path.is_dir():

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from moa_jax.backbone.folder import packaged
 from moa_jax.config import Config, from_dict
 from moa_jax.errors import InputError
 from moa_jax.extension import is_name, require_imported
@@ -90,7 +91,7 @@ def read_moa_card(folder: str | Path) -> MoaCard:
             whose module this program has not imported; or it is not the card of the weights beside
             it.
     """
-    path = Path(folder) / CARD_NAME
+    path = packaged(folder) / CARD_NAME
     if not path.is_file():
         raise InputError(f"{str(path)!r} is missing: give the folder that train.py wrote it to")
     try:
@@ -160,7 +161,7 @@ def load_moa(
         InputError: the base is another one; the file is missing, truncated or damaged; or tensors
             do not fit, and the message lists all of them.
     """
-    path = Path(folder) / WEIGHTS_NAME
+    path = packaged(folder) / WEIGHTS_NAME
     card = read_moa_card(folder)
     _require(card.identity, identity, str(path), allow_other_base)
     learning = leaf_paths(learning_mask(params, card.config.method))
@@ -187,7 +188,7 @@ def read_carried(folder: str | Path, mask: Any) -> dict[str, np.ndarray]:
         must hold them too, because they are not the base's.
     """
     learning = leaf_paths(mask)
-    arrays = _read_arrays(Path(folder) / WEIGHTS_NAME)
+    arrays = _read_arrays(packaged(folder) / WEIGHTS_NAME)
     return {
         key: array
         for key, array in arrays.items()

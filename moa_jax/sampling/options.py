@@ -1,4 +1,4 @@
-r"""The options of `sample.py`: its modes, help texts, and the short forms of values.
+r"""The options of `moa-sample` and sample.py: modes, help texts, and the short forms of values.
 
 Options that are not given may come from the record of an earlier run. No network is imported.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from moa_jax import __version__
-from moa_jax.cli import Renamed
+from moa_jax.cli import Renamed, command_name
 from moa_jax.errors import InputError
 from moa_jax.extension import import_plugin, is_name, require_imported
 from moa_jax.sampling.record import read_record
@@ -17,7 +17,7 @@ from moa_jax.sampling.short_forms import read_strength
 
 ABOUT = r"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion.
 
-  python sample.py [draw] --base DIR_OR_HUB_ID --moa DIR --subject a.jpg --subject b.jpg \
+  {command} [draw] --base DIR_OR_HUB_ID --moa DIR --subject a.jpg --subject b.jpg \
       --prompt "a man <|image|> and a woman <|image|> reading in the snow" --out out/
 
 Other modes (each with its own --help):
@@ -115,10 +115,12 @@ NEEDED = {"draw": (), "morph": ("to",), "timelapse": ("words",), "edit": ("image
 def make_parser(mode: str) -> argparse.ArgumentParser:
     """Make the parser of a mode's options."""
     about, example = MODES[mode]
+    command = command_name("sample.py")
+    name = command.removeprefix("python ")
     parser = argparse.ArgumentParser(
-        prog="sample.py" if mode == "draw" else f"sample.py {mode}",
-        description=about,
-        epilog=f"example: python sample.py {mode} --base DIR --moa DIR {example}",
+        prog=name if mode == "draw" else f"{name} {mode}",
+        description=about.replace("{command}", command),
+        epilog=f"example: {command} {mode} --base DIR --moa DIR {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for title, add_to in (

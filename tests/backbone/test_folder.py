@@ -1,13 +1,15 @@
 """Folders are found, here or on the hub, and what they lack is named."""
 
 import types
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
-from moa_jax.backbone.folder import read_config, resolve, weight_files
+from moa_jax.backbone.folder import packaged, read_config, resolve, weight_files
 from moa_jax.errors import InputError
+from moa_jax.toyworld import WEIGHTS
 
 
 def message(call, *arguments, **options):
@@ -33,6 +35,15 @@ def test_missing_files_are_named(tmp_path):
     assert "JSON object" in message(read_config, tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     assert "weight_map" in message(weight_files, tmp_path, None)
+
+
+def test_what_comes_with_the_package_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = "moa_jax/toyworld/weights/base"
+    assert resolve(base) == WEIGHTS / "base"
+    assert packaged("moa_jax/elsewhere") == Path("moa_jax/elsewhere")
+    Path(base).mkdir(parents=True)
+    assert resolve(base) == Path(base)
 
 
 def test_resolve_takes_a_folder_and_explains_what_is_none(tmp_path, monkeypatch):

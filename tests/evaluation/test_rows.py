@@ -68,4 +68,4 @@ def test_a_run_of_other_values_is_refused(run):
 
 def test_the_command_names_what_is_missing(tmp_path, capsys):
     assert main(["toy", "--config", str(tmp_path / "no.py"), "--runs", str(tmp_path)]) == 2
-    assert "no.py' is not a file" in capsys.readouterr().err
+    assert "no.py' is neither a file nor" in capsys.readouterr().err

@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-import sample
-import train
+from moa_jax.commands import sample, train
 from moa_jax.errors import InputError
 from moa_jax.planning import topology
 from moa_jax.planning.collectives import Collective

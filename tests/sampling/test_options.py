@@ -79,6 +79,29 @@ def test_every_mode_has_its_help_with_an_example(mode, capsys):
 
 
 @pytest.mark.parametrize(
+    ("started", "command", "name"),
+    [
+        ("/usr/bin/moa-sample", "moa-sample", "moa-sample"),
+        ("moa-sample.exe", "moa-sample", "moa-sample"),
+        ("sample.py", "python sample.py", "sample.py"),
+    ],
+)
+def test_the_help_has_the_name_that_the_command_was_started_by(
+    started, command, name, monkeypatch, capsys
+):
+    monkeypatch.setattr("sys.argv", [started])
+    for options, beginning in (([], f"usage: {name} ["), (["morph"], f"usage: {name} morph [")):
+        with pytest.raises(SystemExit):
+            parse_arguments([*options, "--help"])
+        assert capsys.readouterr().out.startswith(beginning)
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    shown = capsys.readouterr().out
+    assert f"\n  {command} [draw] --base" in shown and "{command}" not in shown
+    assert ("python" in shown) == ("python" in command)
+
+
+@pytest.mark.parametrize(
     ("command", "missing"),
     [
         (["--prompt", "a"], "--base"),

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import load_config, override
 from moa_jax.diffusion.schedule import NoiseSchedule
@@ -29,6 +28,7 @@ from moa_jax.toyworld.world.people import draw_look
 from moa_jax.toyworld.world.scenes import render_portrait, write_data
 from moa_jax.training.feed import open_data
 from moa_jax.training.objective import loss
+from moa_jax.training.run import train
 from tests.toyworld.test_weights import BASE
 
 CONFIG = "configs/toy.py"
@@ -109,7 +109,7 @@ def test_a_few_hundred_steps_from_the_prior_lower_all_three_losses(tmp_path):
         "optimizer.router_start=0",
     ]
     config = override(load_config(CONFIG), changes)
-    train.train(config, devices=jax.devices()[:1])
+    train(config, devices=jax.devices()[:1])
     base = load_stable_diffusion(config.model.base)
     model, before = build(base, config.method, dtype=jnp.float32, key=jax.random.key(0))
     after = load_moa(tmp_path / "run", before, Identity.of(base))

@@ -16,7 +16,6 @@ from moa_jax.errors import InputError
 from moa_jax.method.weights import WEIGHTS_NAME, read_moa_card
 from moa_jax.toyworld.world.scenes import DATA_SET, write_data
 
-TRAIN = Path("train.py")
 SWEEP = ("1e-4", "1e-3", "1e-2", "1e-1")  # of lambda_r
 WEIGHT = "method.router_loss_weight"
 HOW = ("data.workers", "data.resident", "model.attention")  # how a run computes, not what it learns
@@ -90,22 +89,19 @@ def train(row: Row, seed: int, folder: Path, config: str, extra: Sequence[str] =
         extra: overrides that all rows share.
 
     Raises:
-        InputError: the run's folder holds another configuration, there is no train.py here, or
-            training failed.
+        InputError: the run's folder holds another configuration, or training failed.
     """
     assignments = [*extra, *row.overrides, f"train.seed={seed}", f"train.output={folder}"]
     wanted = row_config(row, seed, override(load_config(config), extra))
     if is_trained(folder, wanted):
         return
-    if not TRAIN.is_file():
-        raise InputError(f"{TRAIN} is not here: run the study from the project's root")
     data = Path(wanted.data.path)
     if not data.exists():
         # Renamed at the end, so that an interrupted data set is never taken for a complete one.
         unfinished = data.with_name(data.name + ".unfinished")
         write_data(unfinished, DATA_SET)
         unfinished.rename(data)
-    command = [sys.executable, str(TRAIN), config, *assignments]
+    command = [sys.executable, "-m", "moa_jax.commands.train", config, *assignments]
     code = subprocess.run(command, check=False).returncode
     if code == 130:  # stopped by Ctrl-C
         raise KeyboardInterrupt

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import sample
+from moa_jax.commands import sample
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

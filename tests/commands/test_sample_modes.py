@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sample
+from moa_jax.commands import sample
 from moa_jax.sampling.arrays import load_arrays
 from moa_jax.sampling.record import read_record
 from tests.personal import MARKED, portrait

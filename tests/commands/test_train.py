@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-import train
+from moa_jax.commands import train
 from moa_jax.data.encoded import EncodedRecords
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.world.scenes import write_data
 from moa_jax.training.throughput import MEASURED
 from tests import launched
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOY = str(ROOT / "configs" / "toy.py")
 
 
@@ -155,6 +155,35 @@ def test_on_two_hosts_the_command_trains_as_on_one(world, trained, tmp_path):
         np.testing.assert_allclose(array, expected[name], atol=1e-5, err_msg=name)
     assert (tmp_path / "samples" / "step_000003.png").exists()
     assert "step 3/3" in said[0] and "step 3/3" not in said[1]
+
+
+@pytest.mark.parametrize(
+    ("started", "command"),
+    [("/usr/bin/moa-train", "moa-train"), ("train.py", "python train.py")],
+)
+def test_the_help_has_the_name_that_the_command_was_started_by(
+    started, command, monkeypatch, capsys
+):
+    monkeypatch.setattr("sys.argv", [started])
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: {command.removeprefix('python ')} [-h]")
+    assert f"\n  {command} toy\n" in shown and ("python " in shown) == ("python" in command)
+    assert "sd15_ffhq_v6e_8, sd15_imagefolder, toy." in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("options", [["--help"], ["toy", "--print-config"], ["toys"]])
+def test_what_needs_no_network_is_answered_without_jax(options):
+    code = f"""
+import sys
+sys.modules["jax"] = None  # makes every `import jax` fail
+from moa_jax.commands.train import main
+sys.exit(main({options}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == (2 if "toys" in options else 0), done.stderr
+    assert "jax" not in done.stderr.replace("moa_jax", "")
 
 
 def test_the_command_shows_no_traceback():

@@ -17,7 +17,7 @@ from moa_jax.toyworld.world.scenes import write_data
 from moa_jax.training.throughput import MEASURED
 from tests.compiling import on_one_device
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATIENCE = 600  # seconds for a start on a machine that has much else to do
 WEIGHTS = "moa.safetensors"
 
