@@ -50,6 +50,7 @@ def edit(
     mask: Picture | None = None,
     strength: float = 1.0,
     negative_prompt: str = "",
+    plain_prompt: bool = False,
     height: int | None = None,
     width: int | None = None,
     iterations: int = 5,
@@ -68,6 +69,7 @@ def edit(
         mask: bright where the photo may change. The rest is kept, but for a soft edge.
         strength: how far to lead the photo back to noise, 0 to 1; less keeps more of it. In both
             directions, a range of steps is a part of the steps that this leaves.
+        plain_prompt: see `Pipeline.__call__`; it is about all three prompts.
         iterations: passes through the network for each step of the way back.
         controls: one picture for each ControlNet; they act on what is drawn anew.
         watch: whether the result holds the attention to the subjects.
@@ -80,8 +82,8 @@ def edit(
     skip = skipped_steps(chosen.num_inference_steps, strength, inpainting=False)
     photo = pipe.photo(image, mask, height, width)
     clean = pipe.encode(photo)
-    source = pipe.request(source_prompt, source_subjects)
-    asked = pipe.request(prompt, subjects, negative_prompt)
+    source = pipe.request(source_prompt, source_subjects, plain_prompt=plain_prompt)
+    asked = pipe.request(prompt, subjects, negative_prompt, plain_prompt=plain_prompt)
     unguided = replace(chosen, guidance_scale=1.0)  # guidance can keep the way back from converging
     noisy, *later = pipe.invert(source, clean, unguided, iterations, skip=skip, on_step=on_step)
     # DDIM without noise of its own reads no key.

@@ -52,6 +52,7 @@ def morph(
     which: int = 0,
     spherical: bool = False,
     negative_prompt: str = "",
+    plain_prompt: bool = False,
     **options: Any,
 ) -> Result:
     """Draw a subject becoming another one.
@@ -63,6 +64,7 @@ def morph(
         frames: number of pictures, both ends included.
         which: the subject that changes, counted from 0 in `subjects`.
         spherical: see `interpolate`.
+        plain_prompt: see `Pipeline.__call__`.
         **options: see `Frames` and `Settings`.
 
     Returns:
@@ -76,7 +78,10 @@ def morph(
     if not 0 <= which < len(subjects):
         raise InputError(f"which={which}: there are {len(subjects)} subject(s), counted from 0")
     becoming = [*subjects[:which], to, *subjects[which + 1 :]]
-    first, last = (pipe.request(prompt, who, negative_prompt) for who in (subjects, becoming))
+    first, last = (
+        pipe.request(prompt, who, negative_prompt, plain_prompt=plain_prompt)
+        for who in (subjects, becoming)
+    )
     start, end = pipe.features(first), pipe.features(last)
     rows = np.concatenate([interpolate(start, end, share, spherical) for share in way])
     return how.draw(pipe, repeat(first, frames)._replace(subject_features=rows), settings)

@@ -166,7 +166,7 @@ def passes(arguments: argparse.Namespace) -> int:
 
 def run_mode(arguments: argparse.Namespace, pipe: Any) -> Drawn:
     """Draw in the chosen mode, with the options of all modes and a progress bar."""
-    names = ("negative_prompt", "height", "width")
+    names = ("negative_prompt", "plain_prompt", "height", "width")
     shared = {name: getattr(arguments, name) for name in names}
     shared |= vars(read_settings(arguments))
     shared |= {"watch": arguments.look, "controls": [*map(read_control, arguments.control)]}

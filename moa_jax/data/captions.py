@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -54,13 +54,27 @@ def encode_caption(tokenizer: Tokenizer, text: str) -> EncodedCaption:
     """
     *marked, _ = pieces = text.split(IMAGE_MARKER)
     caption, places = "".join(pieces), list(accumulate(map(len, marked)))
+    refuse_markers_inside_words(text, caption, places)
+    return encode_words(tokenizer, caption, places)
+
+
+def refuse_markers_inside_words(text: str, caption: str, places: Sequence[int]) -> None:
+    """Refuse a marker with a letter or digit on both sides.
+
+    Args:
+        text: with markers, for the message.
+        caption: the text without them.
+        places: number of characters of the caption before each marker.
+
+    Raises:
+        InputError: there is one.
+    """
     for number, place in enumerate(places, start=1):
         if is_inside_word(caption, place):
             raise InputError(
                 f"marker {number} ({IMAGE_MARKER}) is inside a word in {text!r}; "
                 "write it after the word that it personalizes, with a space on both sides"
             )
-    return encode_words(tokenizer, caption, places)
 
 
 def encode_words(tokenizer: Tokenizer, caption: str, ends: Sequence[int]) -> EncodedCaption:
@@ -75,20 +89,12 @@ def encode_words(tokenizer: Tokenizer, caption: str, ends: Sequence[int]) -> Enc
     """
     length = caption_length(tokenizer)
     room = length - 2  # the begin and end tokens
-    tokens, spans = _tokenize(tokenizer, caption)
+    tokens, _, subjects = tokenize_words(tokenizer, caption, ends)
     subject_tokens: list[int] = []
-    for number, place in enumerate(ends, start=1):
-        end = word_end(caption, place)
-        count = 0 if end is None else sum(start < end for start, _ in spans)
-        if count <= max(subject_tokens, default=0):
-            but = "" if end is None else f" but that of marker {number - 1}"
-            raise InputError(
-                f"marker {number} ({IMAGE_MARKER}) has no word before it{but} in "
-                f"{caption[:place]!r}; write it after the word that it personalizes, one a word"
-            )
+    for count, word in subjects:
         if count > room:
             raise InputError(
-                f"{caption[:end].split()[-1]!r}, a subject's word, is token {count} of the "
+                f"{word!r}, a subject's word, is token {count} of the "
                 f"caption, but {room} fit; shorten the text before it"
             )
         subject_tokens.append(count)  # the begin token shifts every position by one
@@ -96,6 +102,45 @@ def encode_words(tokenizer: Tokenizer, caption: str, ends: Sequence[int]) -> Enc
     ids += [tokenizer.pad_token_id] * (length - len(ids))
     truncated = tokenizer.decode(tokens[room:]) if len(tokens) > room else ""
     return EncodedCaption(np.array(ids, np.int32), tuple(subject_tokens), truncated.strip())
+
+
+class Words(NamedTuple):
+    """The tokens of a caption, however many, without the begin and end tokens.
+
+    Attributes:
+        ids: of the tokens.
+        starts: number of characters of the caption before each token.
+        subjects: for each subject, the number of tokens up to the last one of its word, and the
+            word.
+    """
+
+    ids: list[int]
+    starts: list[int]
+    subjects: list[tuple[int, str]]
+
+
+def tokenize_words(tokenizer: Tokenizer, caption: str, ends: Sequence[int]) -> Words:
+    """Tokenize a caption without markers, and find the last token of each subject's word.
+
+    Args:
+        ends: as in `encode_words`.
+
+    Raises:
+        InputError: there is no word before an end, or only that of the subject before.
+    """
+    tokens, spans = _tokenize(tokenizer, caption)
+    subjects: list[tuple[int, str]] = []
+    for number, place in enumerate(ends, start=1):
+        end = word_end(caption, place)
+        count = 0 if end is None else sum(start < end for start, _ in spans)
+        if count <= max((before for before, _ in subjects), default=0):
+            but = "" if end is None else f" but that of marker {number - 1}"
+            raise InputError(
+                f"marker {number} ({IMAGE_MARKER}) has no word before it{but} in "
+                f"{caption[:place]!r}; write it after the word that it personalizes, one a word"
+            )
+        subjects.append((count, caption[:end].split()[-1]))
+    return Words(tokens, [start for start, _ in spans], subjects)
 
 
 def caption_length(tokenizer: Tokenizer) -> int:
@@ -153,17 +198,6 @@ def end_fault(caption: str, end: int) -> str | None:
     if is_inside_word(caption, end):
         return f"end {end} is inside a word of the caption {caption!r}"
     return None
-
-
-def count_tokens(tokenizer: Tokenizer, text: str, place: int) -> int:
-    """Count the tokens that begin before a place of a text, leaving markers out.
-
-    Args:
-        place: number of characters before it, markers included.
-    """
-    before = len(text[:place].replace(IMAGE_MARKER, ""))
-    _, spans = _tokenize(tokenizer, text.replace(IMAGE_MARKER, ""))
-    return sum(start < before for start, _ in spans)
 
 
 def find_word(caption: str, word: str, occurrence: int = 1) -> int | None:

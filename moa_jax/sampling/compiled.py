@@ -2,8 +2,9 @@
 
 `Pipeline` prepares the arrays from prompts and pictures. The networks are compiled once for all
 calls that draw equally many pictures of the same size: sampler, number of steps, guidance scale,
-dial, ranges and photo are arguments of the program. Only switching guidance, ControlNets or `watch`
-on or off makes another program.
+dial, ranges, photo and words are arguments of the program. Only switching guidance, ControlNets,
+`watch` or weights of words on or off makes another program, and another number of the prompt's
+windows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -214,7 +215,7 @@ class Engine:
 
     def embed(self, request: Request) -> Float[np.ndarray, "B S D"]:
         """Embed the prompts of a request."""
-        return np.asarray(self.fetch(self._embed(self.params, request.input_ids)))
+        return np.asarray(self.fetch(self._embed(self.params, request.input_ids, request.weights)))
 
     def features(self, request: Request) -> Float[np.ndarray, "B K F"]:
         """Compute the image features of a request's subjects, which are bound to their words."""

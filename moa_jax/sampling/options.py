@@ -104,6 +104,8 @@ def _recorded(
     }
     if "model" in record:  # the name of --base in records of earlier versions
         record = {"base": record["model"], **record}
+    # Earlier versions knew no weights, and cut a prompt at the end of the window.
+    record = {"plain_prompt": True, **record}
     not_taken = {"out", "from_json", "plugin", *replaced}
     names = [name for name in given if name in record and name not in not_taken]
     return argparse.Namespace(**{name: record[name] for name in names})
@@ -144,9 +146,12 @@ Add = Callable[..., Any]
 
 
 def _add_prompt(add: Add) -> None:
-    add("--prompt", help="with <|image|> after each word that a subject personalizes")
+    add("--prompt", help="with <|image|> after each word that a subject personalizes, and "
+        "(text:1.2) where words have a weight")  # fmt: skip
     add("--subject", action="append", default=[], help="picture of a subject; once for each marker")
     add("--negative-prompt", default="", help="what to lead away from")
+    add("--plain-prompt", action=argparse.BooleanOptionalAction, default=False,
+        help="read no weights in prompts, and cut them at the text encoder's window")  # fmt: skip
     add("--height", type=int, help="in pixels; default: the checkpoint's own size, or the photo's")
     add("--width", type=int, help="likewise")
     add("--seed", type=int, default=0, help="(%(default)s)")

@@ -76,6 +76,7 @@ class Pipeline(Engine):
         image: Picture | None = None,
         mask: Picture | None = None,
         strength: float | None = None,
+        plain_prompt: bool = False,
         controls: Sequence[Control] = (),
         watch: bool = False,
         batch_size: int | None = None,
@@ -85,7 +86,7 @@ class Pipeline(Engine):
         """Draw pictures of a prompt.
 
         Args:
-            prompt: with `<|image|>` after each word that one of `subjects` personalizes.
+            prompt: with `<|image|>` after each word of `subjects`; `(text:1.2)` weighs words.
             subjects: a picture of each, in the order of the markers.
             seed: picture i of a seed is the same whatever `num_images` is.
             latents: standard normal draws [num_images, height/8, width/8, 4]; None: of the seed.
@@ -96,6 +97,7 @@ class Pipeline(Engine):
             mask: bright where `image` is drawn anew; the rest is kept, but for a soft edge.
             strength: how much of the way from noise `image` goes through, 0 to 1; at 1 nothing of
                 it remains where it is drawn over. None means 0.8, and 1 with a mask.
+            plain_prompt: whether prompts are read without weights and cut, see `encode_prompt`.
             controls: one picture for each ControlNet.
             watch: whether the result holds the attention to the subjects.
             batch_size: pictures at once; None means as many as the memory holds.
@@ -107,14 +109,12 @@ class Pipeline(Engine):
         """
         chosen = Settings(**settings).resolved(self.base.scheduler_config)
         keys = picture_keys(seed, num_images)  # a key each, whatever else is in the batch
-        request = repeat(self.request(prompt, subjects, negative_prompt), num_images)
+        request = self.request(prompt, subjects, negative_prompt, plain_prompt=plain_prompt)
+        request = repeat(request, num_images)
         photo = self._photo(image, mask, strength, height, width)
         size = (height, width) if photo is None else photo.pixels.shape[:2]
         shape = latent_shape(self.base, *size, num_images)
-        if latents is None:
-            latents = standard_noise(keys, shape)
-        elif latents.shape != shape:
-            raise InputError(f"latents has shape {latents.shape}: these pictures need {shape}")
+        latents = standard_noise(keys, shape) if latents is None else _checked(latents, shape)
         options = {"controls": controls, "watch": watch, "batch_size": batch_size}
         if photo is None:
             return self.draw(request, latents, keys, chosen, on_step=on_step, **options)
@@ -140,7 +140,12 @@ class Pipeline(Engine):
         return None
 
     def request(
-        self, prompt: str, subjects: Sequence[Picture] = (), negative_prompt: str = ""
+        self,
+        prompt: str,
+        subjects: Sequence[Picture] = (),
+        negative_prompt: str = "",
+        *,
+        plain_prompt: bool = False,
     ) -> Request:
         """Prepare a request of one row; see `__call__` for the arguments and errors."""
         encoder = self.base.image_encoder
@@ -151,6 +156,7 @@ class Pipeline(Engine):
             negative_prompt,
             image_size=encoder and encoder.module.config.image_size,
             max_subjects=self.max_subjects if self.model else 0,
+            plain_prompt=plain_prompt,
         )
 
     def photo(
@@ -165,3 +171,9 @@ class Pipeline(Engine):
         _, rows, columns, _ = latent_shape(self.base, None, None, 1)
         area = rows * columns * self.downscale**2
         return prepare_photo(image, mask, height, width, area=area, multiple=self.downscale)
+
+
+def _checked(latents: Latents, shape: tuple[int, ...]) -> Latents:
+    if latents.shape != shape:
+        raise InputError(f"latents has shape {latents.shape}: these pictures need {shape}")
+    return latents

@@ -2,7 +2,7 @@
 
 `condition` encodes a request once, `predict` runs at every step, and `decode` makes pixels in the
 end. No function depends on the sampler or on the number of steps. These functions read no files and
-no text, and choose no default for a setting.
+no text, and choose no default for a setting; of the tokenizer they only ask what a window is.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from moa_jax.backbone.controlnet import Residuals, combine
 from moa_jax.backbone.stable_diffusion import StableDiffusion
+from moa_jax.data.captions import caption_length, encode_caption
 from moa_jax.diffusion import classifier_free_guidance
 from moa_jax.method.model import MoA, Observations
 from moa_jax.sampling.request import Request
@@ -79,12 +80,13 @@ def condition(networks: Networks, params: Any, request: Request, *, guided: bool
     base, model, _ = networks
     text, tokens, features = request.text, request.subject_tokens, request.subject_features
     if text is None:
-        text = embed(base, params, request.input_ids)
+        text = embed(base, params, request.input_ids, request.weights)
     if model is not None and features is None:
         features = model.encode_subjects(params, request.subject_images)
     if not guided:
         return Conditions(text, tokens, None if model is None else features)
-    text = jnp.concatenate([embed(base, params, request.negative_ids), text])
+    negative = embed(base, params, request.negative_ids, request.negative_weights)
+    text = jnp.concatenate([negative, text])
     tokens = jnp.concatenate([jnp.full_like(tokens, text.shape[1]), tokens])  # S: no subject
     if model is None:
         return Conditions(text, tokens)
@@ -190,9 +192,58 @@ def keep(
     return jnp.where(drawn > 0.5, latents, known)
 
 
-def embed(base: StableDiffusion, params: Any, ids: Int[Array, "B S"]) -> Float[Array, "B S D"]:
-    """Embed the tokens of prompts."""
-    return base.text_encoder.module.apply({"params": params["text_encoder"]}, ids)
+def embed(
+    base: StableDiffusion,
+    params: Any,
+    ids: Int[Array, "B S"],
+    weights: Float[Array, "B S"] | None = None,
+) -> Float[Array, "B S D"]:
+    """Embed the tokens of prompts, each window by itself, and weigh them.
+
+    Args:
+        weights: of the tokens; None means that all are 1.
+    """
+
+    def encoded(ids: Any) -> Float[Array, "B S D"]:
+        return base.text_encoder.module.apply({"params": params["text_encoder"]}, ids)
+
+    (rows, size), window = ids.shape, caption_length(base.tokenizer)
+    if size <= window:
+        text = encoded(ids)
+    else:
+        text = encoded(ids.reshape(-1, window)).reshape(rows, size, -1)
+    if weights is None:
+        return text
+    nothing = encoded(jnp.asarray(encode_caption(base.tokenizer, "").input_ids)[None])
+    return weigh(text, weights, jnp.tile(nothing, (1, size // window, 1)))
+
+
+def weigh(
+    text: Float[Array, "B S D"], weights: Float[Array, "B S"], nothing: Float[Array, "1 S D"]
+) -> Float[Array, "B S D"]:
+    """Lead the embeddings of weighted words away from those of the empty prompt.
+
+    Source: compel's rule for weights above 1, which ComfyUI applies to all weights: nothing +
+    w (text - nothing), position by position. Every other word keeps its embedding to the bit, and
+    so does a subject that is bound to it. That is why this rule was taken, and not the rule of
+    AUTOMATIC1111 and diffusers' lpw_stable_diffusion (a weight multiplies, then everything is
+    scaled until the mean is what it was), nor what compel adds below 1 (a blend with a prompt in
+    which the word is masked): both change other words too.
+
+    Both experts see the weighted embeddings. The weight of a subject's word is the word's alone: it
+    acts before the features of the subject's picture are added. How strongly the subject takes part
+    is a matter of `Settings.moa_strength`.
+
+    Args:
+        weights: 1 changes nothing, 0 leaves the empty prompt's embedding.
+        nothing: embeddings of the empty prompt.
+
+    Returns:
+        The embeddings, in the dtype of `text`; they are computed in float32.
+    """
+    factors, start = weights[..., None], nothing.astype(jnp.float32)
+    weighed = start + factors * (text.astype(jnp.float32) - start)
+    return jnp.where(factors == 1.0, text, weighed.astype(text.dtype))
 
 
 def decode(

@@ -7,7 +7,6 @@ import transformers
 from moa_jax.backbone.tokenizer import write_tokenizer
 from moa_jax.data.captions import (
     IMAGE_MARKER,
-    count_tokens,
     encode_caption,
     encode_words,
     find_word,
@@ -158,13 +157,6 @@ def test_where_a_word_ends():
     assert [is_inside_word("man's", place) for place in range(6)] == [False, True, True] + [
         False
     ] * 3
-
-
-def test_tokens_before_a_place_of_a_marked_text(clip):
-    text = f"a man {IMAGE_MARKER} is old!)"
-    assert count_tokens(clip, text, 0) == 0
-    assert count_tokens(clip, text, text.index(" is")) == 2
-    assert count_tokens(clip, text, text.index(")")) == 5  # "!)" is one, and has begun
 
 
 def test_the_last_place_for_a_word(tokenizer):

@@ -156,9 +156,12 @@ def test_bfloat16_draws_nearly_the_same(tiny_folder, moa_folder, personal):
 
 
 def test_a_prompt_too_long_is_a_warning_that_quotes_what_is_lost(plain):
-    prompt = "snow " * 75 + "and a woman"
-    with pytest.warns(UserWarning, match="prompt is longer than 77 tokens.*'and a woman'"):
-        plain(prompt, num_inference_steps=1)
+    cut = "prompt is longer than 77 tokens.*'and a woman'; draw without plain_prompt"
+    with pytest.warns(UserWarning, match=cut):
+        plain("snow " * 75 + "and a woman", plain_prompt=True, num_inference_steps=1)
+    cut = "negative_prompt is longer than 4 windows of 77 tokens.*'and a woman'; shorten it"
+    with pytest.warns(UserWarning, match=cut):
+        plain.request("snow", (), "snow " * 300 + "and a woman")
 
 
 @pytest.mark.parametrize(

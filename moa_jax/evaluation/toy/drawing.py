@@ -77,7 +77,7 @@ def _draw(
 def _request(pipeline: Pipeline, trial: Trial) -> Request:
     """Prepare a trial's request, with as many places for subjects as any trial needs."""
     if pipeline.model is None:
-        prepare = partial(make_request, image_size=None, max_subjects=0)
+        prepare = partial(make_request, image_size=None, max_subjects=0, plain_prompt=True)
         return prepare(pipeline.base.tokenizer, trial.caption, [], "")
     request = make_request(
         pipeline.base.tokenizer,
@@ -86,6 +86,7 @@ def _request(pipeline: Pipeline, trial: Trial) -> Request:
         "",
         image_size=pipeline.base.image_encoder.module.config.image_size,
         max_subjects=pipeline.max_subjects,
+        plain_prompt=True,  # a trial's prompt is a caption of the toy world
     )
     empty = MAX_PEOPLE - len(trial.people)
     nobody = request.input_ids.shape[1]  # a position after all tokens: no subject
