@@ -49,6 +49,24 @@ def test_less_strength_keeps_more_of_the_photo(personal):
     assert change(0.17) < change(1.0)  # one step of six
 
 
+def test_prompts_may_have_weights_and_several_windows(personal):
+    """The photo's own prompt and the new one need not be equally long."""
+    photo = portrait(3, (64, 64))
+    source = {**SOURCE, "source_prompt": f"{MARKED}, {'a happy day, ' * 20}"}
+
+    def drawn(prompt, **options):
+        options |= {"num_inference_steps": 2, "iterations": 1, **source}
+        return pixels(edit(personal, photo, prompt, OTHER, **options).result)
+
+    weighted = MARKED.replace("snow", "(snow:3)")
+    without, of_one = drawn(MARKED), drawn(MARKED.replace("snow", "(snow:1)"))
+    np.testing.assert_array_equal(without, of_one)
+    assert np.abs(drawn(weighted) - without).mean() > 0.05
+    with pytest.warns(UserWarning, match="longer than 77 tokens"):
+        plain = drawn(weighted, plain_prompt=True)
+    assert np.abs(plain - drawn(weighted)).mean() > 0.05
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

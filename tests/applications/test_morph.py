@@ -43,6 +43,19 @@ def test_the_ends_of_a_morph_are_the_pictures_of_its_subjects(which, personal):
     assert 0 < steps.max() < np.abs(frames[0] - frames[-1]).mean()
 
 
+def test_the_words_of_a_morph_may_have_weights(personal):
+    prompt = MARKED.replace("a man", "a (man:1.4)").replace("snow", "(snow:1.5)")
+    subjects = SUBJECTS[:1], [portrait(9)]
+    prompt = prompt.replace(" and a woman <|image|>", "")
+    ends = {}
+    for plain in (False, True):
+        options = {"plain_prompt": plain, **DRAW}
+        frames = pixels(morph(personal, prompt, *subjects[:1], portrait(9), frames=2, **options))
+        ends[plain] = np.concatenate([pixels(personal(prompt, s, **options)) for s in subjects])
+        assert np.abs(frames - ends[plain]).max() <= 1
+    assert np.abs(ends[False] - ends[True]).mean() > 0.1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

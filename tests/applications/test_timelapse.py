@@ -70,6 +70,36 @@ def test_words_and_prompts_with_punctuation_and_markers(personal):
     np.testing.assert_array_equal(short.text[0, place - 1 : place + 2], plain[[5, 5, 6]])
 
 
+def test_words_with_weights_in_prompts_of_several_windows(personal):
+    """What follows the words may lie in another window for each of them; it takes one place."""
+    middle = "a happy astronaut, on a 1234 horse! " * 3
+    prompt = f"a ({{word}} <|image|>:1.2), {middle} with a woman <|image|> in the (snow:0.5)"
+    words = ["kid", "man in the (rain:1.5)"]
+    requests = [personal.request(prompt.replace("{word}", word), SUBJECTS) for word in words]
+    short, long = aligned(personal, requests, prompt, words)
+    assert short.text.shape == long.text.shape == (1, 2 * 77, 32)
+    np.testing.assert_array_equal(short.subject_tokens, long.subject_tokens)
+    np.testing.assert_array_equal(long.subject_tokens, requests[1].subject_tokens)
+    np.testing.assert_array_equal(long.text, personal.embed(requests[1]))
+    own, plain = requests[0].subject_tokens[0], personal.embed(requests[0])[0]
+    kid, woman = long.subject_tokens[0]
+    np.testing.assert_array_equal(short.text[0, kid - 3 : kid + 1], np.tile(plain[own[0]], (4, 1)))
+    np.testing.assert_array_equal(short.text[0, woman], plain[own[1]])
+    for start in (0, 77):  # begin and end tokens stay in their places
+        np.testing.assert_array_equal(short.text[0, start], plain[start])
+    ids, end = requests[1].input_ids[0], personal.base.tokenizer.eos_token_id
+    first = np.flatnonzero(ids == end)[0], np.flatnonzero(requests[0].input_ids[0] == end)[0]
+    np.testing.assert_array_equal(short.text[0, first[0]], plain[first[1]])
+
+
+def test_frames_at_words_of_which_one_has_a_weight(personal):
+    words = ["man", "(woman:1.5)"]
+    frames = pixels(timelapse(personal, PROMPT, words, SUBJECTS, **DRAW))
+    alone = [pixels(personal(PROMPT.replace("{word}", w), SUBJECTS, **DRAW))[0] for w in words]
+    assert np.abs(frames - np.stack(alone)).max() <= 1
+    assert np.abs(frames[0] - frames[1]).mean() > 0.1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

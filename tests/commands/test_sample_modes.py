@@ -8,7 +8,7 @@ from PIL import Image
 
 from moa_jax.commands import sample
 from moa_jax.sampling.arrays import load_arrays
-from moa_jax.sampling.record import read_record
+from moa_jax.sampling.record import read_record, write_json
 from tests.personal import MARKED, portrait
 
 
@@ -51,6 +51,24 @@ def test_pictures_with_a_look_inside_and_again_from_their_record(common, tmp_pat
     for index in range(2):
         one, two = (folder / f"00007-{index:02d}.png" for folder in (out, again))
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_weights_are_drawn_again_and_what_had_none_without_them(common, tiny_folder, tmp_path):
+    command = ["--base", str(tiny_folder), "--steps", "2", "--num-images", "1"]
+    command += ["--prompt", "a (man:3) in the snow", "--negative-prompt", "(dog:2)"]
+    weighted, again, plain, older = (tmp_path / name for name in ("w", "again", "plain", "older"))
+    assert sample.main([*command, "--out", str(weighted)]) == 0
+    assert sample.main([*command, "--plain-prompt", "--out", str(plain)]) == 0
+    record = read_record(plain / "00000.json")
+    assert record.pop("plain_prompt") is True
+    write_json(tmp_path / "older.json", record)  # as versions without weights wrote them
+    assert sample.main(["--from-json", str(weighted / "00000-00.png"), "--out", str(again)]) == 0
+    assert sample.main(["--from-json", str(tmp_path / "older.json"), "--out", str(older)]) == 0
+    files = [folder / "00000-00.png" for folder in (weighted, again, plain, older)]
+    drawn = [np.asarray(Image.open(file), np.int16) for file in files]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    np.testing.assert_array_equal(drawn[2], drawn[3])
+    assert np.abs(drawn[0] - drawn[2]).mean() > 0.1
 
 
 def test_a_photo_with_a_mask(common, tmp_path):

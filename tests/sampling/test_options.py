@@ -151,3 +151,18 @@ def test_the_version_is_told(capsys):
     with pytest.raises(SystemExit):
         parse_arguments(["--version"])
     assert capsys.readouterr().out == f"moa_jax {__version__}\n"
+
+
+def test_records_of_earlier_versions_are_drawn_without_weights(tmp_path):
+    """They were, so a record that does not say is one of plain prompts; a newer one says."""
+    assert parse_arguments(BASIC).plain_prompt is False
+    assert parse_arguments([*BASIC, "--plain-prompt"]).plain_prompt is True
+    file = tmp_path / "run.json"
+    write_json(file, {"base": "m", "prompt": "a (man:1.2)"})
+    again = ["--from-json", str(file)]
+    assert parse_arguments(again).plain_prompt is True
+    assert parse_arguments([*again, "--no-plain-prompt"]).plain_prompt is False
+    for options in ([], ["--plain-prompt"]):
+        first = parse_arguments([*BASIC, *options])
+        write_json(file, vars(first))
+        assert parse_arguments(again).plain_prompt is first.plain_prompt

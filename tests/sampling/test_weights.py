@@ -1,8 +1,9 @@
-"""What weights and further windows do to embeddings and subjects, against compel, on real arrays."""
+"""What weights and further windows do to embeddings, against compel, and to subjects."""
 
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,11 +14,31 @@ from tests.personal import MARKED, PROMPT, pixels, portrait
 
 SUBJECTS = [portrait(1), portrait(2)]
 DRAW = {"num_inference_steps": 2, "seed": 2}
-LONG = "a happy astronaut, on a 1234 horse! " * 3  # two windows and a half are three times this
+LONG = "a happy astronaut, on a 1234 horse! " * 3  # 60 tokens
+# Windows, prompt, and its texts with their weights.
 WEIGHTED = [
-    "a (man in the snow:1.4) with a (red:0.5) hat and (glasses:0)",
-    f"a (man:1.5), {LONG * 2} (snow:1.3)",
-    f"(a city at night:0.7), {LONG * 4} (snow:1.3), (a (red:1.2) hat:1.1)",
+    (
+        1,
+        "a (man in the snow:1.4) with a (red:0.5) hat and (glasses:0)",
+        {"a": 1, "man in the snow": 1.4, "with a": 1, "red": 0.5, "hat and": 1, "glasses": 0},
+    ),
+    (
+        2,
+        f"a (man:1.5), {LONG * 2} (snow:1.3)",
+        {"a": 1, "man": 1.5, f", {LONG * 2}": 1, "snow": 1.3},
+    ),
+    (
+        3,
+        f"(a city at night:0.7), {LONG * 3} (snow:1.3) (a (red:1.2) hat:1.1)",
+        {
+            "a city at night": 0.7,
+            f", {LONG * 3}": 1,
+            "snow": 1.3,
+            "a": 1.1,
+            "red": 1.2 * 1.1,
+            "hat": 1.1,
+        },
+    ),
 ]
 
 
@@ -38,48 +59,20 @@ def oracle(tiny_folder):
     )
 
 
-def texts(prompt):
-    """The texts of a prompt and their weights, for weights that are nested once at most."""
-    found, level = [], [1.0]
-    ends = [float(number) for number in re.findall(r":([0-9.]+)\)", prompt)]
-    closing = iter(sorted_as_opened(prompt, ends))
-    for piece in re.split(r"(\(|:[0-9.]+\))", prompt):
-        if piece == "(":
-            level.append(level[-1] * next(closing))
-        elif re.fullmatch(r":[0-9.]+\)", piece):
-            level.pop()
-        elif piece.strip():
-            found.append((piece, level[-1]))
-    return found
-
-
-def sorted_as_opened(prompt, ends):
-    """The weights in the order in which their parentheses open."""
-    opened, order, closed = [], [], iter(ends)
-    for sign in re.findall(r"[()]", prompt):
-        if sign == "(":
-            opened.append(len(order))
-            order.append(None)
-        else:
-            order[opened.pop()] = next(closed)
-    return order
-
-
-@pytest.mark.parametrize(("prompt", "windows"), zip(WEIGHTED, (1, 2, 3), strict=True))
-def test_weighted_embeddings_are_compels_in_every_window(prompt, windows, plain, oracle):
+@pytest.mark.parametrize(("windows", "prompt", "texts"), WEIGHTED)
+def test_weighted_embeddings_are_compels_in_every_window(windows, prompt, texts, plain, oracle):
     """Of compel, the part that is one rule for every weight."""
     found = plain.embed(plain.request(prompt))
     provider = oracle.conditioning_provider
-    fragments, weights = zip(*texts(prompt), strict=True)
-    ids, factors, _ = provider.get_token_ids_and_expand_weights(fragments, weights, device="cpu")
+    ids, factors, _ = provider.get_token_ids_and_expand_weights([*texts], [*texts.values()], "cpu")
     expected = provider.build_weighted_embedding_tensor(ids, factors).detach().numpy()
     assert found.shape[1] == windows * 77
     np.testing.assert_allclose(found, expected, atol=2e-5)
-    plainly = plain.embed(plain.request(" ".join(fragments)))
+    plainly = plain.embed(plain.request(" ".join(texts)))
     assert np.abs(found - plainly).max() > 0.1
 
 
-@pytest.mark.parametrize("prompt", [WEIGHTED[1], LONG * 4])
+@pytest.mark.parametrize("prompt", [WEIGHTED[1][1], LONG * 3])
 def test_a_prompt_with_weights_above_1_is_what_compel_makes_of_it(prompt, plain, oracle):
     """With its own parser, which wants a weight behind the parenthesis."""
     theirs = re.sub(r":([0-9.]+)\)", r")\1", prompt)
@@ -88,7 +81,7 @@ def test_a_prompt_with_weights_above_1_is_what_compel_makes_of_it(prompt, plain,
 
 
 def test_the_shorter_of_prompt_and_negative_prompt_is_padded_as_compel_does(plain, oracle):
-    for prompt, negative in ((LONG * 4, "a man"), ("a man", LONG * 4)):
+    for prompt, negative in ((LONG * 3, "a man"), ("a man", LONG * 3)):
         request = plain.request(prompt, (), negative)
         tensors = [oracle.build_conditioning_tensor(text) for text in (prompt, negative)]
         expected = oracle.pad_conditioning_tensors_to_same_length(tensors)
@@ -99,7 +92,7 @@ def test_the_shorter_of_prompt_and_negative_prompt_is_padded_as_compel_does(plai
 
 def test_the_rule_by_hand():
     text, nothing = np.float32([[[2, 4], [6, 8], [1, 1]]]), np.float32([[[1, 1], [2, 2], [3, 3]]])
-    found = weigh(text, np.float32([[1.5, 0, 1]]), nothing)
+    found = weigh(jnp.array(text), jnp.array([[1.5, 0, 1]]), jnp.array(nothing))
     np.testing.assert_array_equal(found, [[[2.5, 5.5], [2, 2], [1, 1]]])
 
 
@@ -153,12 +146,9 @@ def test_a_weight_shows_in_the_picture_and_a_plain_prompt_has_none(personal):
 
 def context(pipe, request, features):
     """What the prior and the personalized expert attend to."""
+    arrays = (pipe.embed(request), features, request.subject_tokens, np.float32([500]))
     prompt = pipe.model.prompt.apply(
-        {"params": pipe.params["prompt"]},
-        pipe.embed(request),
-        features,
-        request.subject_tokens,
-        np.float32([500.0]),
+        {"params": pipe.params["prompt"]}, *(jnp.asarray(each) for each in arrays)
     )
     return [np.asarray(tokens[0]) for tokens in prompt.for_experts(1, ("personalized",))]
 
@@ -205,7 +195,7 @@ def test_requests_of_any_length_are_matched(tokenizer):
         for prompt, subjects, negative in (
             ("a man", [], ""),
             (f"{LONG * 2} a (man:2) {IMAGE_MARKER}", [portrait(1)], "snow"),
-            ("a dog", [], LONG * 4),
+            ("a dog", [], LONG * 3),
         )
     ]
     matched = match(tokenizer, requests)
