@@ -72,7 +72,7 @@ def test_words_and_prompts_with_punctuation_and_markers(personal):
 
 def test_words_with_weights_in_prompts_of_several_windows(personal):
     """What follows the words may lie in another window for each of them; it takes one place."""
-    middle = "a happy astronaut, on a 1234 horse! " * 3
+    middle = "a happy astronaut, on a 1234 horse! " * 4
     prompt = f"a ({{word}} <|image|>:1.2), {middle} with a woman <|image|> in the (snow:0.5)"
     words = ["kid", "man in the (rain:1.5)"]
     requests = [personal.request(prompt.replace("{word}", word), SUBJECTS) for word in words]
