@@ -4,7 +4,7 @@ Source: DDIM inversion (2010.02502, Sec. 4.3). MoA leaves to the prior what the 
 need, so that stays as in the photo.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from moa_jax.diffusion import OnStep
 from moa_jax.errors import InputError
 from moa_jax.sampling.control import Control
 from moa_jax.sampling.photo import coarse_mask, paste, psnr
@@ -56,7 +57,7 @@ def edit(
     iterations: int = 5,
     controls: Sequence[Control] = (),
     watch: bool = False,
-    on_step: Callable[[int], None] | None = None,
+    on_step: OnStep | None = None,
     **settings: Any,
 ) -> Edit:
     """Draw a photo again with other people in it.

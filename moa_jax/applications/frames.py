@@ -1,6 +1,6 @@
 """What the frames of a sequence share: one noise for all of them, so that little else moves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from moa_jax.diffusion import OnStep
 from moa_jax.errors import InputError
 from moa_jax.sampling.control import Control
 from moa_jax.sampling.pipeline import Pipeline, Result
@@ -27,7 +28,7 @@ class Frames:
         controls: one picture for each ControlNet.
         watch: whether the result holds the attention to the subjects.
         batch_size: frames at once; None means as many as the memory holds.
-        on_step: called with the index of each step that is done.
+        on_step: called with the index of each step that is done and the frames' latents after it.
     """
 
     seed: int = 0
@@ -36,7 +37,7 @@ class Frames:
     controls: Sequence[Control] = ()
     watch: bool = False
     batch_size: int | None = None
-    on_step: Callable[[int], None] | None = None
+    on_step: OnStep | None = None
 
     def draw(self, pipe: Pipeline, request: Request, settings: Settings) -> Result:
         """Draw a request whose rows are the frames."""

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from moa_jax import __version__
 from moa_jax.cli import Bar, make_folder, run
-from moa_jax.sampling.options import parse_arguments, read_settings
-from moa_jax.sampling.short_forms import read_control, read_lora_option
+from moa_jax.sampling.options import load_networks, parse_arguments, read_settings
+from moa_jax.sampling.short_forms import read_control
 
 
 def main(command: Sequence[str] | None = None) -> int:
@@ -32,26 +32,10 @@ def main(command: Sequence[str] | None = None) -> int:
 
 def load(arguments: argparse.Namespace) -> Any:
     """Load the pipeline, and show that it is being loaded."""
-    from moa_jax.runtime import keep_programs
-    from moa_jax.sampling.pipeline import Pipeline  # slow to import: not for --help or a typo
-
-    keep_programs(not arguments.no_cache)
     console = Console(stderr=True)
     warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", highlight=False)
     with console.status(f"loading {arguments.base}"):
-        pipe = Pipeline.from_pretrained(
-            arguments.base,
-            arguments.moa,
-            arguments.dtype,
-            variant=arguments.variant,
-            image_encoder=arguments.image_encoder,
-            attention=arguments.attention,
-            controlnets=arguments.controlnet,
-            allow_other_base=arguments.allow_other_base,
-        )
-        for lora in arguments.lora:
-            pipe.add_lora(*read_lora_option(lora))
-    return pipe
+        return load_networks(arguments)
 
 
 class Steps(Bar):
@@ -62,7 +46,7 @@ class Steps(Bar):
         super().__init__("compiling", total)
         self._done = 0
 
-    def __call__(self, _: int) -> None:
+    def __call__(self, *_: Any) -> None:
         """Count a step."""
         self._done += 1
         self.describe("drawing")

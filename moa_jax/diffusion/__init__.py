@@ -11,7 +11,7 @@ from moa_jax.diffusion.euler_ancestral import euler_ancestral
 from moa_jax.diffusion.guidance import classifier_free_guidance, over_steps
 from moa_jax.diffusion.inversion import ddim_inversion, ends_of_steps
 from moa_jax.diffusion.samplers import SAMPLERS, make_sampler, sampler_of
-from moa_jax.diffusion.sampling import Denoiser, Sampler, sample
+from moa_jax.diffusion.sampling import Denoiser, OnStep, Sampler, sample
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
 from moa_jax.diffusion.unipc import unipc
 
@@ -19,6 +19,7 @@ __all__ = [
     "SAMPLERS",
     "Denoiser",
     "NoiseSchedule",
+    "OnStep",
     "Sampler",
     "add_noise",
     "classifier_free_guidance",

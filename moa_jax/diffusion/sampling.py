@@ -27,6 +27,9 @@ from jaxtyping import Array, Float, Int, Key, Num
 # `step` is the number of the step, for whatever else changes from step to step.
 Denoiser = Callable[[Array, np.ndarray, int], tuple[Array, Any]]
 
+# (step, its latents "B H W C") -> None; what it raises ends the sampling.
+OnStep = Callable[[int, Array], None]
+
 AHEAD = 2  # steps queued on the device beyond the one that Python waits for
 
 
@@ -71,7 +74,7 @@ def sample(
     sampler: Sampler,
     latents: Float[Array, "B H W C"],
     key: Key[Array, "*B"],
-    on_step: Callable[[int], None] | None = None,
+    on_step: OnStep | None = None,
     after_step: Callable[[Array, int], Array] | None = None,
 ) -> tuple[Float[Array, "B H W C"], list[Any]]:
     """Follow the sampler from noise to a picture; not to be called under `jax.jit`.
@@ -83,7 +86,8 @@ def sample(
             `init_noise_sigma`.
         key: for samplers that add noise: one key for all pictures, or one for each. A picture with
             a key of its own gets the same noise in any batch.
-        on_step: called with the index of each row when its latents are computed, in order.
+        on_step: called with the index of each row and the latents after it, when these are
+            computed, in order; an exception that it raises ends the sampling.
         after_step: changes the latents after each row, as `(latents, step) -> latents`.
 
     Returns:
@@ -100,7 +104,7 @@ def sample(
             row, result = under_way.popleft()
             result.block_until_ready()
             if on_step is not None:
-                on_step(row)
+                on_step(row, result)
 
     for row, timestep in enumerate(sampler.timesteps):
         step = row if sampler.steps is None else int(sampler.steps[row])

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from PIL import Image
 
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion
-from moa_jax.diffusion import Denoiser, NoiseSchedule, ddim_inversion, sample
+from moa_jax.diffusion import Denoiser, NoiseSchedule, OnStep, ddim_inversion, sample
 from moa_jax.method.model import MoA
 from moa_jax.sampling.batches import in_batches
 from moa_jax.sampling.control import Control, lay_out
@@ -127,7 +127,7 @@ class Engine:
         controls: Sequence[Control] = (),
         watch: bool = False,
         batch_size: int | None = None,
-        on_step: Callable[[int], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Result:
         """Draw a batch of prepared requests.
 
@@ -229,7 +229,7 @@ class Engine:
         iterations: int = 5,
         *,
         skip: int = 0,
-        on_step: Callable[[int], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> list[Float[Array, "B H W C"]]:
         """Find the noise from which DDIM draws given photos, and the latents on the way.
 

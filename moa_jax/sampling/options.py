@@ -13,7 +13,7 @@ from moa_jax.errors import InputError
 from moa_jax.extension import import_plugin, is_name, require_imported
 from moa_jax.sampling.record import read_record
 from moa_jax.sampling.settings import Settings
-from moa_jax.sampling.short_forms import read_strength
+from moa_jax.sampling.short_forms import read_lora_option, read_strength
 
 ABOUT = r"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion.
 
@@ -129,7 +129,7 @@ def make_parser(mode: str) -> argparse.ArgumentParser:
         ("what is drawn", _add_prompt),
         (f"{mode} alone", OWN[mode]),
         ("how it is drawn", _add_settings),
-        ("networks", _add_networks),
+        ("networks", add_networks),
         ("output", _add_output),
     ):
         add_to(parser.add_argument_group(title).add_argument)
@@ -196,7 +196,8 @@ def _add_edit(add: Add) -> None:
 OWN = {"draw": _add_draw, "morph": _add_morph, "timelapse": _add_timelapse, "edit": _add_edit}
 
 
-def _add_settings(add: Add) -> None:
+def add_sampler(add: Add) -> None:
+    """Add the options of sampler and guidance."""
     add("--steps", type=int, default=50, help="sampler steps (%(default)s)")
     add("--sampler", default="unipc", help="unipc, dpm++2m, euler, euler_a, ddim, ddpm, lcm, "
         "checkpoint for the checkpoint's own, or your module:function (%(default)s)")  # fmt: skip
@@ -206,17 +207,27 @@ def _add_settings(add: Add) -> None:
     add("--guidance-rescale", type=float, default=0.0, help="0 to 1; 0.7 against overexposure")
     add("--guidance-interval", type=float, nargs=2, default=[0.0, 1.0], metavar=("FROM", "TO"),
         help="guide only this part of the steps (0 1)")  # fmt: skip
+
+
+def _add_settings(add: Add) -> None:
+    add_sampler(add)
     add("--moa-strength", action="append", default=[], metavar="[LAYERS=]VALUE[@FROM:TO]",
         help="0: the prior; 1: as trained; more: up to the subjects alone. E.g. 0.8, up=1.5, "
         "0@0:0.3; given several times, a later one overrules")  # fmt: skip
-    add("--lora", action="append", default=[], metavar="FILE[:WEIGHT[:EXPERTS]]",
-        help="a style, on both experts, prior or personalized")  # fmt: skip
+    add_lora(add)
     add("--controlnet", action="append", default=[], help="folder or hub id of a ControlNet")
     add("--control", action="append", default=[], metavar="IMAGE[:SCALE[:FROM:TO]]",
         help="for each --controlnet its picture, scale and part of the steps")  # fmt: skip
 
 
-def _add_networks(add: Add) -> None:
+def add_lora(add: Add) -> None:
+    """Add the option that merges LoRAs."""
+    add("--lora", action="append", default=[], metavar="FILE[:WEIGHT[:EXPERTS]]",
+        help="a style, on both experts, prior or personalized")  # fmt: skip
+
+
+def add_networks(add: Add) -> None:
+    """Add the options that `load_networks` reads, but for LoRAs and ControlNets."""
     add("--base", help="Stable Diffusion 1.x or 2.x: diffusers folder or hub id")
     add("--model", dest="base", action=Renamed, help=argparse.SUPPRESS)
     add("--moa", help="folder with moa.safetensors and moa.json; without it, plain SD")
@@ -235,10 +246,40 @@ def _add_output(add: Add) -> None:
     add("--batch-size", type=int, help="pictures at once; default: what the memory holds")
     add("--look", action="store_true", help="also figures, an animation and arrays of who drew "
         "where and attended to whom")  # fmt: skip
-    add("--no-cache", action="store_true", help="compile anew; otherwise compiled programs are "
-        "kept in JAX_COMPILATION_CACHE_DIR, or in ~/.cache/moa_jax")  # fmt: skip
+    add_no_cache(add)
     add("--from-json", metavar="FILE", help="draw again what a .json or .png of an earlier run "
         "says; options given here overrule it")  # fmt: skip
+
+
+def add_no_cache(add: Add) -> None:
+    """Add the option that keeps no compiled programs."""
+    add("--no-cache", action="store_true", help="compile anew; otherwise compiled programs are "
+        "kept in JAX_COMPILATION_CACHE_DIR, or in ~/.cache/moa_jax")  # fmt: skip
+
+
+def load_networks(arguments: argparse.Namespace) -> Any:
+    """Load the pipeline of the options, with its LoRAs and ControlNets.
+
+    Raises:
+        InputError: something is missing, damaged or unsupported.
+    """
+    from moa_jax.runtime import keep_programs
+    from moa_jax.sampling.pipeline import Pipeline  # slow to import: not for --help or a typo
+
+    keep_programs(not arguments.no_cache)
+    pipe = Pipeline.from_pretrained(
+        arguments.base,
+        arguments.moa,
+        arguments.dtype,
+        variant=arguments.variant,
+        image_encoder=arguments.image_encoder,
+        attention=arguments.attention,
+        controlnets=arguments.controlnet,
+        allow_other_base=arguments.allow_other_base,
+    )
+    for lora in arguments.lora:
+        pipe.add_lora(*read_lora_option(lora))
+    return pipe
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:

@@ -4,13 +4,14 @@
 MoA weights it is plain Stable Diffusion. It writes no files and reads no command line.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from moa_jax.backbone.lora import read_lora
+from moa_jax.diffusion import OnStep
 from moa_jax.errors import InputError
 from moa_jax.sampling.compiled import Engine, Result
 from moa_jax.sampling.control import Control
@@ -80,7 +81,7 @@ class Pipeline(Engine):
         controls: Sequence[Control] = (),
         watch: bool = False,
         batch_size: int | None = None,
-        on_step: Callable[[int], None] | None = None,
+        on_step: OnStep | None = None,
         **settings: Any,
     ) -> Result:
         """Draw pictures of a prompt.
@@ -101,7 +102,8 @@ class Pipeline(Engine):
             controls: one picture for each ControlNet.
             watch: whether the result holds the attention to the subjects.
             batch_size: pictures at once; None means as many as the memory holds.
-            on_step: called with the index of each step that is done.
+            on_step: called with the index of each step that is done and the latents after it, which
+                `decode` turns into a preview; an exception that it raises ends the drawing.
             **settings: see `Settings`.
 
         Raises:

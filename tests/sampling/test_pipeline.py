@@ -129,8 +129,25 @@ def test_guidance_leads_away_from_a_prompt_without_subjects(personal):
 
 def test_steps_are_reported_as_they_finish(plain):
     seen = []
-    plain(PROMPT, num_inference_steps=5, on_step=seen.append)
-    assert seen == [0, 1, 2, 3, 4]
+    steps = {"num_inference_steps": 5}
+    drawn = plain(PROMPT, **steps, on_step=lambda step, latents: seen.append((step, latents)))
+    assert [step for step, _ in seen] == [0, 1, 2, 3, 4]
+    # Each step comes with its own latents, and the last with those of the picture.
+    np.testing.assert_array_equal(plain.decode(seen[-1][1])[0], drawn.images[0])
+    assert len({np.asarray(latents).tobytes() for _, latents in seen}) == 5
+
+
+def test_a_drawing_is_stopped_by_what_on_step_raises(plain):
+    seen = []
+
+    def stop(step, latents):
+        seen.append(step)
+        if step == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plain(PROMPT, num_inference_steps=5, on_step=stop)
+    assert seen == [0, 1]
 
 
 def test_latents_are_taken_as_given(plain):

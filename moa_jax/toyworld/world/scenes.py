@@ -205,9 +205,19 @@ def write_subject(path: Path, seed: int = 0, size: int = 2 * SIZE) -> None:
         seed: decides who it is; men, women and kids take turns.
         size: side in pixels.
     """
-    look = draw_look(np.random.default_rng([seed, 1]), WORDS[seed % len(WORDS)])
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(render_portrait(look, seed, size)).save(path)
+    draw_subject(seed, size).save(path)
+
+
+def draw_subject(seed: int = 0, size: int = 2 * SIZE) -> Image.Image:
+    """Draw what `write_subject` writes."""
+    look = draw_look(np.random.default_rng([seed, 1]), subject_word(seed))
+    return Image.fromarray(render_portrait(look, seed, size))
+
+
+def subject_word(seed: int) -> str:
+    """Name the word of the person that `draw_subject` draws."""
+    return WORDS[seed % len(WORDS)]
 
 
 def _stand(random: Random, people: int) -> list[tuple[float, float]]:
