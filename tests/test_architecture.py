@@ -12,7 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "moa_jax").rglob("*.py"))
 SCRIPTS = [
-    path for folder in (".", "configs", "examples") for path in sorted((ROOT / folder).glob("*.py"))
+    path
+    for folder in (".", "configs", "examples", "spaces")
+    for path in sorted((ROOT / folder).glob("*.py"))
 ]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
@@ -31,7 +33,7 @@ ORDER = (
     {"applications", "training"},
     {"planning", "toyworld"},
     {"evaluation", "testing"},
-    {"commands"},
+    {"commands", "page"},
 )
 LEVEL = {part: level for level, row in enumerate(ORDER) for part in row}
 

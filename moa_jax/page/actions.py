@@ -225,8 +225,10 @@ def setup_of(session: Session, form: dict[str, Any]) -> Setup:
     if empty := [name for name, value in form.items() if value is None]:
         raise InputError(f"{empty[0]} is empty: give it a value")
     people = tuple(person.number for person in session.people)
-    whole = {name: int(form[name]) for name in ("seed", "steps")}
-    fixed = replace(Setup(""), **{**form, **whole})
+    # A slider gives 1 for 1.0, and a field 3.0 for 3.
+    numbers = {name: int(form[name]) for name in ("seed", "steps")}
+    numbers |= {name: float(form[name]) for name in ("guidance", "dial")}
+    fixed = replace(Setup(""), **{**form, **numbers})
     return replace(fixed, prompt=session.prompt, people=people, bindings=dict(session.bindings))
 
 

@@ -25,6 +25,11 @@ ADDRESS = """(query) => {
   history.replaceState(null, '', url);
   return url;
 }"""
+# On a phone the picture is below the form.
+TO_PICTURE = """() => {
+  if (window.innerWidth > 720) return;
+  document.querySelector('.moa-stage').scrollIntoView({behavior: 'smooth', block: 'start'});
+}"""
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE = {**QUIET, "queue": False}
 # Visitors do not wait for each other in Gradio's line but in the studio's, which says their place.
@@ -74,6 +79,7 @@ class _Page:
         self._follow(opened.then(self._draw_linked, form, drawn, **DRAWING))
         asked = [on.go.click, on.prompt.submit]
         self._follow(gr.on(asked, self._draw, [*form, on.fresh], drawn, **DRAWING))
+        gr.on(asked, None, js=TO_PICTURE, **AT_ONCE)
         on.swap.click(
             self._swap, [on.session, on.swapped], [on.pair, *drawn[2:]], **DRAWING
         ).then(self._list, on.session, on.history, **AT_ONCE)  # fmt: skip
@@ -92,7 +98,7 @@ class _Page:
         """After another drawing has come to the page, show what belongs to it."""
         on = self._layout
         outputs = [on.history, on.query, on.layers, on.step, on.routing, on.sheet]
-        outputs += [on.swapped, on.morphed, on.pair, on.frames]
+        outputs += [on.swapped, on.morphed, on.pair, on.frames, on.looking, on.all]
         done = event.then(self._after, on.session, outputs, **AT_ONCE)
         done = done.then(lambda query: query, on.query, on.link, js=ADDRESS, **AT_ONCE)
         done.then(lambda url: gr.update(visible=bool(url)), on.link, on.link, **AT_ONCE)
@@ -218,6 +224,7 @@ class _Page:
         entry, seen = session.entry, actions.studied(session)
         query = to_query(entry.drawn.setup) if entry else ""
         who = actions.subjects(session)
+        seen_at_all = gr.update(visible=seen.steps > 0)
         radio = gr.update(choices=who, value=who[0][1] if who else None, visible=bool(who))
         return (
             self._list(session),
@@ -230,6 +237,8 @@ class _Page:
             radio,
             "",
             "",
+            seen_at_all,
+            seen_at_all,
         )
 
 

@@ -76,6 +76,9 @@ def look() -> dict[str, Any]:
         radius_size="lg",
         font=system,
         font_mono=["ui-monospace", "monospace"],
+    ).set(  # a shade darker than the theme's, for white letters on it
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
     )
     return {"theme": theme, "css": STYLE.read_text(encoding="utf-8")}
 
@@ -104,10 +107,10 @@ class Layout:
             with gr.Column(scale=5, min_width=320):
                 self._lay_out_people()
                 self._lay_out_prompt()
-                self._lay_out_settings()
                 with gr.Row(elem_classes="moa-go"):
                     self.go = gr.Button("Draw", variant="primary", size="lg", scale=3)
                     self.stop = gr.Button("Stop", size="lg", scale=1, interactive=False)
+                self._lay_out_settings()
             with gr.Column(scale=6, min_width=320):
                 self._lay_out_stage()
                 self._lay_out_tabs()
@@ -166,8 +169,7 @@ class Layout:
         self.history = _pressable(views.history([], 0))
         self.query = gr.Textbox(visible=False)
         self.link = gr.Textbox(
-            label="Link to this picture",
-            info="It holds everything but pictures of your own.",
+            label="Link to this picture (it holds all but pictures of your own)",
             interactive=False,
             buttons=["copy"],
             max_lines=1,
@@ -177,13 +179,11 @@ class Layout:
     def _lay_out_tabs(self) -> None:
         with gr.Tabs():
             with gr.Tab("Who drew what"):
-                with gr.Row():
+                with gr.Row(visible=False) as self.looking:
                     self.layers = gr.Dropdown([actions.ALL], value=actions.ALL, label="Layers")
                     self.step = gr.Slider(0, 1, 0, step=1, label="Step (0: all of them)")
-                self.routing = _shown(
-                    views.hint(actions.DRAW_FIRST), elem_classes="moa-stage"
-                )
-                self.all = gr.Button("Every stage in one figure", size="sm")
+                self.routing = _shown(views.hint(actions.DRAW_FIRST), elem_classes="moa-stage")
+                self.all = gr.Button("Every stage in one figure", size="sm", visible=False)
                 self.sheet = _shown(elem_classes="moa-sheet")
             with gr.Tab("Swap"):
                 _shown(views.hint("The same noise, with somebody else."))
@@ -201,7 +201,6 @@ class Layout:
     def _lay_out_change(self) -> tuple[Any, Any]:
         who = gr.Radio([], label="Who changes", visible=False)
         return who, _pressable()
-
 
 
 def _slider(name: str, start: Setup, step: float, label: str, info: str) -> gr.Slider:

@@ -67,7 +67,7 @@ def _parts(text: str) -> list[str]:
     return text.split(".") if text else []
 
 
-def _number(name: str, text: str) -> float:
+def _number(name: str, text: str) -> int | float:
     # No "nan", "inf", "1_000" or digits of other scripts.
     if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text):
         raise InputError(f"the link's {name}={text[:40]!r} is no number")

@@ -5,7 +5,7 @@ On the page nobody writes markers: words are clicked, and a binding says that wo
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -99,12 +99,18 @@ def carry_over(before: str, after: str, bindings: Bindings) -> dict[int, int]:
             if how == "equal" or (how == "replace" and end_a - a == end_b - b):
                 kept[b + word - a] = bindings[word]
             elif how == "replace":
-                alike = {
-                    other: SequenceMatcher(a=old[word], b=new[other]).ratio()
-                    for other in range(b, end_b)
-                }
-                # Of equals the last one: an adjective stands before its noun.
-                best = max(alike, key=lambda other: (alike[other], other))
-                if alike[best] >= _ALIKE:
-                    kept[best] = bindings[word]
+                best = _most_alike(old[word], new[b:end_b])
+                if best is not None:
+                    kept[b + best] = bindings[word]
     return kept
+
+
+def _most_alike(word: str, others: Sequence[str]) -> int | None:
+    """Find the word that another one has become; None if none is like it."""
+    # "tallman" becomes "tall man" as a word is typed before another: what it ends in is the noun.
+    alike = [
+        (word.endswith(other), SequenceMatcher(a=word, b=other).ratio(), at)
+        for at, other in enumerate(others)
+    ]
+    ending, ratio, at = max(alike)
+    return at if ending or ratio >= _ALIKE else None

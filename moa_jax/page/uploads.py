@@ -1,9 +1,9 @@
 """The place to drop pictures: files are read and removed at once, and lie in memory until then.
 
-Gradio writes what is uploaded into the folder that GRADIO_TEMP_DIR names. `private_folder` makes one
-in memory where there is such a file system, and removes it at the end; `make_uploads` removes each
-file as soon as it has been read. Gradio's own sweeping (`delete_cache`) removes what was uploaded by a
-browser that then left.
+Gradio writes what is uploaded into the folder that GRADIO_TEMP_DIR names. `private_folder` makes
+one in memory where there is such a file system, and removes it at the end; `make_uploads` removes
+each file as soon as it has been read. Gradio's own sweeping (`delete_cache`) removes what was
+uploaded by a browser that then left.
 """
 
 import os
@@ -59,6 +59,7 @@ def make_uploads(**options: Any) -> Any:
             raise gradio.Error("The picture got lost on the way: drop it again.") from None
 
     uploads = gradio.File(**options)
-    # Not a subclass, whose script Gradio would look for; its own method leaves an empty file each.
+    # Not a subclass: Gradio would write a .pyi file beside it, and look for its script. Its own
+    # method leaves an empty file each.
     uploads.preprocess = read
     return uploads

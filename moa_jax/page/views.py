@@ -16,6 +16,7 @@ from moa_jax.page.prompt import Bindings, find_words
 from moa_jax.page.session import Entry
 from moa_jax.page.studio import Drawn
 
+HIGH = 500  # pixels of the large picture on the page; a phone shows what fits
 THUMB = 160  # pixels of small pictures, which are shown at half of that
 REMOVE = 100  # added to a subject's number on the button that removes it
 
@@ -49,7 +50,9 @@ def picker(people: Sequence[Person], chosen: int | None, label: str) -> str:
         f'<img src="{data_url(person.picture, THUMB)}" alt=""></button>'
         for at, person in enumerate(people)
     ]
-    return f'<div class="moa-faces" role="group" aria-label="{escape(label)}">{"".join(buttons)}</div>'
+    return (
+        f'<div class="moa-faces" role="group" aria-label="{escape(label)}">{"".join(buttons)}</div>'
+    )
 
 
 def chips(prompt: str, bindings: Bindings, people: int) -> str:
@@ -74,7 +77,8 @@ def chips(prompt: str, bindings: Bindings, people: int) -> str:
         text = "Click a word again for the next person, and once more for nobody."
     else:
         text = "Now click the word that each picture is."
-    row = f'<div class="moa-chips" role="group" aria-label="Who each word is">{"".join(buttons)}</div>'
+    label = "Who each word is"
+    row = f'<div class="moa-chips" role="group" aria-label="{label}">{"".join(buttons)}</div>'
     return row + hint(text)
 
 
@@ -104,7 +108,8 @@ def stage(
     else:
         form = "PNG" if download else "WEBP"
         url = data_url(picture, form=form)
-        shown = f'<img class="moa-picture" src="{url}" alt="{escape(alt)}">'
+        wide = f"width: {round(HIGH * picture.width / picture.height)}px"
+        shown = f'<img class="moa-picture" style="{wide}" src="{url}" alt="{escape(alt)}">'
         if download:
             shown += (
                 f'<a class="moa-save" download="{escape(download)}" href="{url}">Save as PNG</a>'
@@ -122,9 +127,12 @@ def stage(
 def _progress(update: Update) -> str:
     if update.place:
         before = "one drawing is" if update.place == 1 else f"{update.place} drawings are"
-        return f'<p class="moa-wait">You are number {update.place + 1} in the line: {before} first.</p>'
+        text = f"You are number {update.place + 1} in the line: {before} first."
+        return f'<p class="moa-wait">{text}</p>'
     if not update.total:
-        return '<p class="moa-wait">Starting: the first picture of a kind takes a moment longer.</p>'
+        return (
+            '<p class="moa-wait">Starting: the first picture of a kind takes a moment longer.</p>'
+        )
     share = round(100 * update.done / update.total)
     text = f"Step {update.done} of {update.total}"
     return (
@@ -171,7 +179,9 @@ def history(entries: Sequence[Entry], shown: int) -> str:
             f'<img src="{data_url(entry.drawn.images[0], THUMB)}" alt="">'
             f"<span>{setup.seed}</span></button>"
         )
-    return f'<div class="moa-history" role="group" aria-label="Drawn before">{"".join(buttons)}</div>'
+    return (
+        f'<div class="moa-history" role="group" aria-label="Drawn before">{"".join(buttons)}</div>'
+    )
 
 
 def caption_of(drawn: Drawn) -> str:
@@ -195,7 +205,9 @@ def hint(text: str) -> str:
 
 
 def _title(person: Person) -> str:
-    return escape(person.name if person.number is None else f"{person.name}, number {person.number}")
+    return escape(
+        person.name if person.number is None else f"{person.name}, number {person.number}"
+    )
 
 
 def _flag(value: bool) -> str:
