@@ -222,30 +222,31 @@ class _Page:
 
     def _after(self, session: Session) -> Shown:
         entry, seen = session.entry, actions.studied(session)
-        query = to_query(entry.drawn.setup) if entry else ""
         who = actions.subjects(session)
-        seen_at_all = gr.update(visible=seen.steps > 0)
-        radio = gr.update(choices=who, value=who[0][1] if who else None, visible=bool(who))
+
+        # Made anew for each output, because Gradio empties an update when it has read it.
+        def radio() -> Any:
+            return gr.update(choices=who, value=who[0][1] if who else None, visible=bool(who))
+
         return (
             self._list(session),
-            query,
+            to_query(entry.drawn.setup) if entry else "",
             gr.update(choices=seen.layers, value=actions.ALL),
             gr.update(maximum=max(seen.steps, 1), value=0),
             actions.routing_view(session, actions.ALL, 0),
             "",
-            radio,
-            radio,
+            radio(),
+            radio(),
             "",
             "",
-            seen_at_all,
-            seen_at_all,
+            gr.update(visible=seen.steps > 0),
+            gr.update(visible=seen.steps > 0),
         )
 
 
 def _buttons(busy: bool) -> Shown:
     """Draw, stop, swap, morph: which can be pressed."""
-    free = gr.update(interactive=not busy)
-    return free, gr.update(interactive=busy), free, free
+    return tuple(gr.update(interactive=each) for each in (not busy, busy, not busy, not busy))
 
 
 def _pressed(event: gr.EventData) -> int:
