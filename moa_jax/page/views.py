@@ -108,7 +108,7 @@ def stage(
     else:
         form = "PNG" if download else "WEBP"
         url = data_url(picture, form=form)
-        wide = f"width: {round(HIGH * picture.width / picture.height)}px"
+        wide = _width(picture)
         shown = f'<img class="moa-picture" style="{wide}" src="{url}" alt="{escape(alt)}">'
         if download:
             shown += (
@@ -155,7 +155,8 @@ def side_by_side(pictures: Sequence[tuple[str, Image.Image]]) -> str:
 def frames(pictures: Sequence[Image.Image]) -> str:
     """Show the frames of a morph under a slider, whose movement needs no server."""
     shown = [
-        f'<img src="{data_url(picture)}" alt="Frame {i + 1}"{"" if i == 0 else " hidden"}>'
+        f'<img style="{_width(picture)}" src="{data_url(picture)}" alt="Frame {i + 1}"'
+        f"{'' if i == 0 else ' hidden'}>"
         for i, picture in enumerate(pictures)
     ]
     return (
@@ -202,6 +203,11 @@ def error_line(error: Any) -> str:
 def hint(text: str) -> str:
     """Say quietly what to do, where there is nothing yet."""
     return f'<p class="moa-hint">{escape(text)}</p>'
+
+
+def _width(picture: Image.Image) -> str:
+    """Give the style that makes a picture HIGH, whatever its own size is."""
+    return f"width: {round(HIGH * picture.width / picture.height)}px"
 
 
 def _title(person: Person) -> str:

@@ -102,8 +102,7 @@ class Pipeline(Engine):
             controls: one picture for each ControlNet.
             watch: whether the result holds the attention to the subjects.
             batch_size: pictures at once; None means as many as the memory holds.
-            on_step: called with the index of each step that is done and the latents after it, which
-                `decode` turns into a preview; an exception that it raises ends the drawing.
+            on_step: called with each step's index and latents; `decode` makes a preview of these.
             **settings: see `Settings`.
 
         Raises:
