@@ -75,9 +75,37 @@ def test_the_loop_is_the_plan_followed_in_float64(name):
 
 
 def test_progress_reports_each_step_once_and_in_order():
+    seen, latents = zip(*steps_of(7), strict=True)
+    assert seen == tuple(range(7))
+    ends = [np.asarray(each) for each in latents]
+    # Each comes with its own latents: those of the last are the result, and all differ.
+    np.testing.assert_array_equal(ends[-1], sample(halve, ddim(SCHEDULE, 7), LATENTS, KEY)[0])
+    assert len({each.tobytes() for each in ends}) == 7
+
+
+def test_what_is_raised_after_a_step_ends_the_sampling():
+    asked = []
+
+    def stop(step, latents):
+        raise KeyboardInterrupt
+
+    def denoise(latents, timesteps, step):
+        asked.append(step)
+        return latents, ()
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(denoise, ddim(SCHEDULE, 9), LATENTS, KEY, stop)
+    assert len(asked) == AHEAD + 1
+
+
+def halve(latents, timesteps, step):
+    return 0.5 * latents, ()
+
+
+def steps_of(count):
     seen = []
-    sample(lambda x, t, _: (x, ()), ddim(SCHEDULE, 7), LATENTS, KEY, seen.append)
-    assert seen == list(range(7))
+    sample(halve, ddim(SCHEDULE, count), LATENTS, KEY, lambda *step: seen.append(step))
+    return seen
 
 
 def test_the_device_is_given_steps_ahead_and_never_all_of_them():
@@ -87,7 +115,10 @@ def test_the_device_is_given_steps_ahead_and_never_all_of_them():
         asked.append(step)
         return latents, ()
 
-    sample(denoise, ddim(SCHEDULE, 9), LATENTS, KEY, lambda row: lead.append(len(asked) - 1 - row))
+    def after(row, latents):
+        lead.append(len(asked) - 1 - row)
+
+    sample(denoise, ddim(SCHEDULE, 9), LATENTS, KEY, after)
     assert lead == [AHEAD] * (9 - AHEAD) + [*range(AHEAD)][::-1]
 
 
