@@ -48,8 +48,10 @@ CONFIGS = Path(__file__).parent / "configs"  # in the repository a link to the f
 class ModelConfig(Section):
     """The pretrained networks: what the prior is."""
 
-    base: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # diffusers folder or hub id
+    base: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder, hub id or file
     variant: str | None = None  # "fp16" reads *.fp16.safetensors
+    tokenizer: str | None = None  # folder or hub id; None: the base's own, or that of its kind
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None  # None: as the base says
     image_encoder: str | None = None  # CLIP folder or hub id; None: the base's own image_encoder/
     moa: str | None = None  # folder of trained MoA weights to start from; None: from the prior
     dtype: Literal["float32", "bfloat16"] | None = None  # None: bfloat16, or float32 on a CPU

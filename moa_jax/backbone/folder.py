@@ -5,7 +5,7 @@ File names are those of diffusers and transformers. Nothing here opens weights o
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from moa_jax.errors import InputError
 DIFFUSERS_NAME, TRANSFORMERS_NAME = "diffusion_pytorch_model", "model"  # before the suffix
 
 # Suffixes of pickled weights. They are not read, because a pickle can run any code.
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def packaged(path: str | Path) -> Path:
@@ -110,9 +110,29 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
     raise InputError(_no_weights(folder, variant))
 
 
-def _download(name: str, components: Sequence[str], variant: str | None, weights: bool) -> Path:
-    import huggingface_hub  # only here: a folder needs no network code
+def from_hub(name: str, what: str, download: Callable[[Any], str]) -> Path:
+    """Download from the Hugging Face hub.
 
+    Args:
+        name: what was asked for, for the message.
+        what: "folder" or "file".
+        download: is called with the module `huggingface_hub`, and returns where it is now.
+
+    Raises:
+        InputError: the hub does not give it.
+    """
+    import huggingface_hub  # only here: what is on this machine needs no network code
+
+    try:
+        return Path(download(huggingface_hub))
+    except (OSError, ValueError) as error:  # what every failure of the hub's client derives from
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{name!r} is not a {what} here, and the Hugging Face hub does not give it: {reason}"
+        ) from error
+
+
+def _download(name: str, components: Sequence[str], variant: str | None, weights: bool) -> Path:
     patterns = ["model_index.json"]
     for component in components:
         prefix = f"{component}/" if component else ""
@@ -120,13 +140,8 @@ def _download(name: str, components: Sequence[str], variant: str | None, weights
         for stem in (DIFFUSERS_NAME, TRANSFORMERS_NAME) if weights else ():
             stem = f"{prefix}{stem}{_infix(variant)}"
             patterns += [f"{stem}.safetensors", f"{stem}-*.safetensors"]
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except (OSError, ValueError) as error:  # what every failure of the hub's client derives from
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(
-            f"{name!r} is not a folder here, and the Hugging Face hub does not give it: {reason}"
-        ) from error
+    options = {"allow_patterns": patterns}
+    return from_hub(name, "folder", lambda hub: hub.snapshot_download(name, **options))
 
 
 def _infix(variant: str | None) -> str:
@@ -148,7 +163,7 @@ def _no_weights(folder: Path, variant: str | None) -> str:
     if others := [name for name in names if name.endswith(".safetensors")]:
         wanted = f"*.{variant}.safetensors" if variant else "file without a variant in its name"
         return f"{str(folder)!r} has no {wanted}, only {', '.join(others)}: set `variant` to match"
-    if pickles := [name for name in names if name.endswith(_PICKLES)]:
+    if pickles := [name for name in names if name.endswith(PICKLES)]:
         return (
             f"{str(folder)!r} has only pickled weights ({', '.join(pickles)}). A pickle can run "
             "any code when it is read, so only safetensors is read: load the model once with "

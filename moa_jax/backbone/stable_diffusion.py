@@ -1,4 +1,4 @@
-"""Read and write a folder of Stable Diffusion 1.x or 2.x, as diffusers lays it out.
+"""Read a checkpoint of Stable Diffusion 1.x or 2.x, and write it as a diffusers folder.
 
 It holds the networks with their weights and configurations, the tokenizer and the scheduler's
 settings. Reading checks that they fit together. Sampling and training are elsewhere.
@@ -17,6 +17,13 @@ import jax.numpy as jnp
 
 from moa_jax.backbone.attention import Attention
 from moa_jax.backbone.attention_kernels import Attend, xla
+from moa_jax.backbone.checkpoint import (
+    NETWORKS,
+    SCHEDULER_FILE,
+    Checkpoint,
+    Load,
+    find_checkpoint,
+)
 from moa_jax.backbone.clip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from moa_jax.backbone.folder import read_config, resolve, write_config
 from moa_jax.backbone.shapes import parameter_shapes
@@ -26,9 +33,6 @@ from moa_jax.backbone.vae import VAE, VAEConfig
 from moa_jax.backbone.weights import Place, load_params, save_params
 from moa_jax.errors import InputError
 
-NETWORKS = ("unet", "vae", "text_encoder")
-FOLDERS = (*NETWORKS, "tokenizer", "scheduler")
-SCHEDULER_FILE = "scheduler_config.json"
 # What a complete CLIP model holds besides the vision tower and its projection.
 CLIP_TEXT_KEYS = ("text_model.", "text_projection.", "logit_scale")
 
@@ -57,8 +61,8 @@ class StableDiffusion:
         image_encoder: a CLIP vision tower; None means there is none.
         tokenizer: transformers' CLIPTokenizer.
         scheduler_config: `scheduler_config.json` as read.
-        path: the folder it was read from.
-        name: the folder or hub id that was asked for.
+        path: the folder or single file it was read from.
+        name: the folder, file or hub id that was asked for.
         attend: the function that the attention layers of the U-Net and the VAE call.
     """
 
@@ -80,29 +84,34 @@ def load_stable_diffusion(
     image_encoder: str | Path | None = None,
     place: Place | None = None,
     attend: Attend = xla,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
 ) -> StableDiffusion:
-    """Read a diffusers folder.
+    """Read a diffusers folder, or a single .safetensors file.
 
     Args:
-        name_or_path: the folder, or its id on the Hugging Face hub.
+        name_or_path: the folder, or its id on the Hugging Face hub; or the file, on the hub as
+            "owner/name/file.safetensors".
         dtype: of the computation, and of the parameters unless `place` is given.
-        variant: "fp16" reads `*.fp16.safetensors`.
+        variant: "fp16" reads `*.fp16.safetensors` of a folder.
         image_encoder: a folder or hub id of CLIP, complete or only its vision tower with the
             projection; None means the checkpoint's own `image_encoder/`, if it has one.
         place: puts a parameter where it belongs. It is called as `place("unet.conv_in.kernel",
             array)`, with an array of the file's dtype.
         attend: the function that the attention layers of the U-Net and the VAE call.
+        tokenizer: a folder or hub id; None means the checkpoint's own, or for a single file, which
+            has none, that of its kind from the hub.
+        prediction_type: "epsilon" or "v_prediction", what the U-Net predicts; None means as the
+            checkpoint says. See `read_single_file` for what a single file says.
 
     Raises:
         InputError: there is no such folder, a file is missing or damaged, a network is not
             supported, weights do not fit their configuration, or networks do not fit each other.
     """
-    read = partial(_load_weights, variant=variant, place=place)
-    # The variant is the base checkpoint's alone: another image encoder names its files itself.
-    alone = partial(_load_weights, variant=None, place=place)
-    path = resolve(name_or_path, (*FOLDERS, "image_encoder"), variant)
+    read = partial(_load_weights, place=place)
+    found = find_checkpoint(name_or_path, variant, True, tokenizer, prediction_type)
     encoder = resolve(image_encoder) if image_encoder is not None else None
-    return _assemble(path, str(name_or_path), dtype, encoder, read, alone, attend)
+    return _assemble(found, str(name_or_path), dtype, encoder, variant, read, attend)
 
 
 def describe_stable_diffusion(
@@ -110,8 +119,10 @@ def describe_stable_diffusion(
     dtype: Any = jnp.float32,
     image_encoder: str | Path | None = None,
     attend: Attend = xla,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
 ) -> StableDiffusion:
-    """Read a diffusers folder without its weights, which need not be there.
+    """Read a checkpoint without its weights, which in a folder need not be there.
 
     Args:
         dtype: of the computation and the parameters.
@@ -123,15 +134,15 @@ def describe_stable_diffusion(
         InputError: as in `load_stable_diffusion`, except for what concerns weights.
     """
 
-    def read(folder: Path, name: str, module: nn.Module, config: Any, ignore: Any) -> Component:
+    def read(load: Load, name: str, module: nn.Module, config: dict[str, Any]) -> Component:
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), parameter_shapes(module)
         )
         return Component(module, shapes, config, "")
 
-    path = resolve(name_or_path, (*FOLDERS, "image_encoder"), weights=False)
+    found = find_checkpoint(name_or_path, None, False, tokenizer, prediction_type)
     encoder = resolve(image_encoder, weights=False) if image_encoder is not None else None
-    return _assemble(path, str(name_or_path), dtype, encoder, read, read, attend)
+    return _assemble(found, str(name_or_path), dtype, encoder, None, read, attend)
 
 
 def save_stable_diffusion(folder: str | Path, sd: StableDiffusion) -> None:
@@ -162,27 +173,26 @@ def save_stable_diffusion(folder: str | Path, sd: StableDiffusion) -> None:
     write_config(folder, index, "model_index.json")
 
 
-# Reads one network: (its folder, its name, its module, its config, keys to pass over).
-_Read = Callable[[Path, str, nn.Module, dict[str, Any], tuple[str, ...]], Component]
+# Makes a network: (what reads its weights, its name, its module, its config).
+_Read = Callable[[Load, str, nn.Module, dict[str, Any]], Component]
 
 
 def _assemble(
-    path: Path,
+    found: Checkpoint,
     name: str,
     dtype: Any,
     encoder: Path | None,
+    variant: str | None,
     read: _Read,
-    read_alone: _Read,
     attend: Attend,
 ) -> StableDiffusion:
-    """Build the networks of a folder and check that they fit.
+    """Build the networks of a checkpoint and check that they fit.
 
     Args:
-        encoder: the folder of another image encoder, which `read_alone` reads; None means the
-            checkpoint's own.
+        encoder: the folder of another image encoder; None means the checkpoint's own.
+        variant: of the checkpoint's own image encoder; another one names its files itself.
     """
-    _check_folder(path)
-    configs = {network: read_config(path / network) for network in NETWORKS}
+    configs = found.configs
     modules = {
         "unet": UNet(
             UNetConfig.from_dict(configs["unet"]), partial(Attention, attend=attend), dtype
@@ -190,46 +200,33 @@ def _assemble(
         "vae": VAE(VAEConfig.from_dict(configs["vae"]), dtype, attend),
         "text_encoder": TextEncoder(TextConfig.from_dict(configs["text_encoder"]), dtype),
     }
-    tokenizer = load_tokenizer(path / "tokenizer")
-    _check_fit(path, modules, tokenizer)  # before any weights are read
+    tokenizer = load_tokenizer(found.tokenizer)
+    _check_fit(found.path, modules, tokenizer)  # before any weights are read
     networks = {
-        network: read(path / network, network, modules[network], configs[network], ())
+        network: read(found.load(network), network, modules[network], configs[network])
         for network in NETWORKS
     }
     image_encoder = None
     if encoder is not None:
-        image_encoder = _image_encoder(encoder, dtype, read_alone)
-    elif (folder := path / "image_encoder").is_dir():
-        image_encoder = _image_encoder(folder, dtype, read)
+        image_encoder = _image_encoder(encoder, dtype, None, read)
+    elif found.image_encoder is not None:
+        image_encoder = _image_encoder(found.image_encoder, dtype, variant, read)
     return StableDiffusion(
         **networks,
         image_encoder=image_encoder,
         tokenizer=tokenizer,
-        scheduler_config=read_config(path / "scheduler", SCHEDULER_FILE),
-        path=path,
+        scheduler_config=configs["scheduler"],
+        path=found.path,
         name=name,
         attend=attend,
     )
 
 
 def _load_weights(
-    folder: Path,
-    name: str,
-    module: nn.Module,
-    config: dict[str, Any],
-    ignore: tuple[str, ...],
-    *,
-    variant: str | None,
-    place: Place | None,
+    load: Load, name: str, module: nn.Module, config: dict[str, Any], *, place: Place | None
 ) -> Component:
-    params, fingerprint = load_params(
-        folder,
-        parameter_shapes(module),
-        module.dtype,
-        variant,
-        place and _prefixed(place, name),
-        ignore,
-    )
+    to = place and _prefixed(place, name)
+    params, fingerprint = load(parameter_shapes(module), module.dtype, place=to)
     return Component(module, params, config, fingerprint)
 
 
@@ -237,12 +234,13 @@ def _prefixed(place: Place, name: str) -> Callable[..., Any]:
     return lambda path, array: place(f"{name}.{path}", array)
 
 
-def _image_encoder(folder: Path, dtype: Any, read: _Read) -> Component:
+def _image_encoder(folder: Path, dtype: Any, variant: str | None, read: _Read) -> Component:
     config, ignore = read_config(folder), ()
     if config.get("model_type") == "clip":  # a complete model, not the vision tower alone
         config, ignore = _vision_part(config), CLIP_TEXT_KEYS
     module = VisionEncoder(VisionConfig.from_dict(config), dtype)
-    return read(folder, "image_encoder", module, config, ignore)
+    load = partial(load_params, folder, variant=variant, ignore=ignore)
+    return read(load, "image_encoder", module, config)
 
 
 def _vision_part(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,15 +253,6 @@ def _vision_part(config: Mapping[str, Any]) -> dict[str, Any]:
         "model_type": "clip_vision_model",
         "projection_dim": config.get("projection_dim", 512),
     }
-
-
-def _check_folder(path: Path) -> None:
-    kind = read_config(path, "model_index.json").get("_class_name")
-    if missing := [name for name in FOLDERS if not (path / name).is_dir()]:
-        raise InputError(
-            f"{str(path)!r} ({kind}) lacks the folders {', '.join(missing)}: only Stable Diffusion "
-            "1.x and 2.x checkpoints, complete, are supported"
-        )
 
 
 def _check_fit(path: Path, modules: Mapping[str, Any], tokenizer: Any) -> None:

@@ -8,6 +8,7 @@ from the file to the device. Nothing here depends on a network or on what the fi
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,19 +83,49 @@ def load_params(
         InputError: there is no safetensors file, it is damaged, or its keys or shapes are not the
             expected ones.
     """
+    with ExitStack() as stack:
+        files = [stack.enter_context(open_tensors(file)) for file in weight_files(folder, variant)]
+        return read_params(folder, files, shapes, dtype, place, ignore)
+
+
+def read_params(
+    source: Path,
+    files: Sequence[Any],
+    shapes: Mapping[str, Any],
+    dtype: Any = jnp.float32,
+    place: Place | None = None,
+    ignore: Iterable[str] = (),
+    strict: bool = True,
+) -> tuple[dict[str, Any], str]:
+    """Read one network's parameters from open files; see `load_params`, which opens a folder's.
+
+    Args:
+        source: the folder or file, for messages.
+        files: have the methods of safetensors' `safe_open`.
+        strict: whether a tensor that the network has not is an error, as in a folder. If not, as
+            in a single file, a warning names it.
+
+    Raises:
+        InputError: keys or shapes are not the expected ones.
+    """
     place = place or (lambda path, array: jax.device_put(array.astype(dtype)))
     paths, expected = _expected(shapes)
     digest, leaves = hashlib.sha256(), {}
-    with ExitStack() as stack:
-        files = {file: stack.enter_context(_open(file)) for file in weight_files(folder, variant)}
-        sources = _match(folder, files, expected, tuple(ignore))
-        for key in sorted(sources):
-            file, name = sources[key]
-            path, tensor = paths[key], files[file].get_tensor(name)
-            _update(digest, key, tensor)
-            placed = place(".".join(path), from_checkpoint(path, tensor))
-            # Wait, or the host would keep this tensor while it reads the next ones.
-            leaves[path] = jax.block_until_ready(placed)
+    sources, faults, unused = _match(files, expected, tuple(ignore))
+    if strict:
+        faults += [f"unexpected: {each}" for each in unused]
+    if faults:
+        lines, config = "\n  ".join(sorted(faults)), "config.json" if strict else "each other"
+        raise InputError(f"the weights in {str(source)!r} do not fit {config}:\n  {lines}")
+    if unused:
+        warnings.warn(f"{str(source)!r} has more than is used: {_some(unused)}", stacklevel=4)
+    for key in sorted(sources):
+        file, name = sources[key]
+        path, tensor = paths[key], file.get_tensor(name)
+        _update(digest, key, tensor)
+        placed = place(".".join(path), from_checkpoint(path, tensor))
+        # Wait, or the host would keep this tensor while it reads the next ones.
+        leaves[path] = jax.block_until_ready(placed)
     return flax.traverse_util.unflatten_dict(leaves), digest.hexdigest()
 
 
@@ -126,7 +157,12 @@ def _axes(leaf: str, ndim: int) -> tuple[int, ...]:
     return _KERNEL_AXES[ndim] if leaf == "kernel" else tuple(range(ndim))
 
 
-def _open(file: Path) -> Any:
+def open_tensors(file: Path) -> Any:
+    """Open a safetensors file: see safetensors' `safe_open`.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     try:
         return safe_open(file, framework="numpy")
     except (SafetensorError, OSError) as error:
@@ -146,25 +182,31 @@ def _expected(shapes: Mapping[str, Any]) -> tuple[dict[str, tuple], dict[str, tu
 
 
 def _match(
-    folder: Path, files: Mapping[Path, Any], expected: Mapping[str, tuple], ignore: tuple[str, ...]
-) -> dict[str, tuple[Path, str]]:
-    """Find every expected key's file and name in that file, or list all that does not fit."""
-    sources, faults = {}, []
-    for file, handle in files.items():
-        names = handle.keys()
+    files: Sequence[Any], expected: Mapping[str, tuple], ignore: tuple[str, ...]
+) -> tuple[dict[str, tuple[Any, str]], list[str], list[str]]:
+    """Find every expected key's file and name in that file.
+
+    Returns:
+        What was found; what is missing or of another shape; and what was not expected.
+    """
+    sources, faults, unused = {}, [], []
+    for file in files:
+        names = file.keys()
         for name in names:
-            key, shape = _present_name(name, expected), tuple(handle.get_slice(name).get_shape())
+            key, shape = _present_name(name, expected), tuple(file.get_slice(name).get_shape())
             if key in expected and key not in sources:
                 sources[key] = (file, name)
                 if shape != expected[key]:
                     faults.append(f"misshaped: {name} {shape}, expected {expected[key]}")
             elif not (_BUFFER.search(name) or name.startswith(ignore)):
-                faults.append(f"unexpected: {name} {shape}")
+                unused.append(f"{name} {shape}")
     faults += [f"missing: {key} {expected[key]}" for key in expected if key not in sources]
-    if faults:
-        lines = "\n  ".join(sorted(faults))
-        raise InputError(f"the weights in {str(folder)!r} do not fit config.json:\n  {lines}")
-    return sources
+    return sources, faults, unused
+
+
+def _some(lines: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(lines) - most} more" if len(lines) > most else ""
+    return "; ".join(lines[:most]) + more
 
 
 def _present_name(name: str, expected: Mapping[str, tuple]) -> str:

@@ -180,6 +180,8 @@ def plan(arguments: argparse.Namespace) -> None:
         num_images=arguments.num_images,
         height=arguments.height,
         width=arguments.width,
+        tokenizer=arguments.tokenizer,
+        prediction_type=arguments.prediction_type or (config and config.model.prediction_type),
     )
     console = Console()
     with console.status("compiling"):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from moa_jax.backbone.folder import resolve
+from moa_jax.backbone.checkpoint import find_tokenizer
 from moa_jax.backbone.tokenizer import load_tokenizer, write_tokenizer
 from moa_jax.cli import Bar, Renamed, run
 from moa_jax.config import LAYOUTS, DataConfig, MethodConfig, TrainConfig
@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     records = open_records(*_data(options).source())
-    tokenizer = _load_tokenizer(options.base) if options.base else None
+    named = options.base or options.tokenizer
+    tokenizer = _load_tokenizer(named, options.tokenizer) if named else None
     with Bar("checking", len(records)) as bar:
         size = (options.max_subjects, tokenizer, options.workers)
         found = check_records(records, *size, on_record=bar.advance)
@@ -70,9 +71,10 @@ def _pack(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     data = _data(options, resolution=options.resolution)
     with tempfile.TemporaryDirectory() as folder:
-        if not options.base:  # a small tokenizer written here needs no download
+        named = options.base or options.tokenizer
+        if not named:  # a small tokenizer written here needs no download
             write_tokenizer(Path(folder) / "tokenizer")
-        tokenizer = _load_tokenizer(options.base or folder)
+        tokenizer = _load_tokenizer(named or folder, options.tokenizer)
     with Bar("measuring (seconds)") as bar:
         rates = measure(data, tokenizer, options.seconds, bar.start, bar.advance)
     need = options.images_per_second or options.batch_size / options.step_seconds
@@ -114,7 +116,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     need.add_argument("--step-seconds", type=_above_0(float), default=1.0, help=step)
     need.add_argument("--images-per-second", type=_above_0(float), help="or what all chips take")
     for command in (check, bench):
-        command.add_argument("--base", help="diffusers folder or hub id, for its tokenizer")
+        command.add_argument("--base", help="checkpoint, for its tokenizer")
+        command.add_argument("--tokenizer", help="folder or hub id; default: that of --base")
         command.add_argument("--model", dest="base", action=Renamed, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -161,8 +164,8 @@ def _data(options: argparse.Namespace, **more: int) -> DataConfig:
     return DataConfig(path=options.path, subject_label=label, **given, **more)
 
 
-def _load_tokenizer(model: str) -> Tokenizer:
-    tokenizer = load_tokenizer(resolve(model, ("tokenizer",)) / "tokenizer")
+def _load_tokenizer(base: str, named: str | None) -> Tokenizer:
+    tokenizer = load_tokenizer(find_tokenizer(base, named))
     encode_caption(tokenizer, "")  # refuses a tokenizer that does not say its length
     return tokenizer
 
@@ -175,7 +178,7 @@ def _print_faults(report: Report, options: argparse.Namespace) -> int:
     if nobody:
         labels = "" if options.subject_label == "none" else " (try --subject-label none)"
         print(f"{options.path}: no picture has a subject{labels}")
-    if not options.base:
+    if not (options.base or options.tokenizer):
         print("not checked, for want of --base: is each subject's word among the tokens that fit?")
     total = sum(len(found) for found in report.faults.values())
     print(

@@ -58,7 +58,10 @@ def training_program(config: Config, mesh: Mesh) -> Program:
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
     dtype = jnp.dtype(config.model.dtype or jnp.bfloat16)
     attend = choose_attend(config.model.attention, mesh.devices.flat[0].platform, mesh)
-    base = describe_stable_diffusion(config.model.base, dtype, config.model.image_encoder, attend)
+    named = config.model
+    base = describe_stable_diffusion(
+        named.base, dtype, named.image_encoder, attend, named.tokenizer, named.prediction_type
+    )
     remat = config.model.remat
     model, params = build(base, config.method, dtype=dtype, key=None, remat=remat)
     mask = learning_mask(params, config.method)
@@ -81,7 +84,7 @@ class Drawing:
     """What `sample.py` would draw, as far as a plan needs to know it.
 
     Attributes:
-        base: folder or hub id of the checkpoint; its weights are not read.
+        base: folder, hub id or single file of the checkpoint; its weights are not read.
         method: configuration of the MoA weights; None means plain Stable Diffusion.
         image_encoder: see `load_stable_diffusion`.
         dtype: of the computation and of the weights.
@@ -89,6 +92,8 @@ class Drawing:
         num_images: number of pictures drawn at once.
         height: in pixels; None means the checkpoint's own.
         width: likewise.
+        tokenizer: see `load_stable_diffusion`.
+        prediction_type: likewise.
     """
 
     base: str
@@ -100,6 +105,8 @@ class Drawing:
     num_images: int = 1
     height: int | None = None
     width: int | None = None
+    tokenizer: str | None = None
+    prediction_type: str | None = None
 
 
 def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
@@ -120,7 +127,8 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
     """
     attend = choose_attend(drawing.attention, mesh.devices.flat[0].platform)
     dtype = jnp.dtype(drawing.dtype)
-    base = describe_stable_diffusion(drawing.base, dtype, drawing.image_encoder, attend)
+    options = (drawing.image_encoder, attend, drawing.tokenizer, drawing.prediction_type)
+    base = describe_stable_diffusion(drawing.base, dtype, *options)
     method, settings, num_images = drawing.method, drawing.settings, drawing.num_images
     if method is None:
         model, subjects, image_size = None, 1, 1

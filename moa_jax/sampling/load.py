@@ -39,11 +39,14 @@ def load(
     attention: str = "auto",
     controlnets: Sequence[str | Path] = (),
     allow_other_base: bool = False,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
 ) -> Loaded:
-    """Load a diffusers folder, and MoA weights trained on it.
+    """Load a checkpoint, and MoA weights trained on it.
 
     Args:
-        base: the folder of a Stable Diffusion 1.x or 2.x checkpoint, or its hub id.
+        base: the diffusers folder of a Stable Diffusion 1.x or 2.x checkpoint, its hub id, or a
+            single .safetensors file, on the hub as "owner/name/file.safetensors".
         moa: the folder with `moa.safetensors` and `moa.json`; None means plain Stable Diffusion.
         dtype: of the computation and the weights, e.g. "bfloat16"; None means bfloat16 on TPU
             and GPU, float32 on a CPU.
@@ -54,6 +57,10 @@ def load(
         controlnets: folders or hub ids of ControlNets; a call may then give each a picture.
         allow_other_base: accept another checkpoint than the one that the MoA weights were trained
             on, such as one fine-tuned from it. A warning then says so.
+        tokenizer: a folder or hub id; None means the checkpoint's own, or for a single file, which
+            has none, that of its kind from the hub.
+        prediction_type: "epsilon" or "v_prediction", what the U-Net predicts; None means as the
+            MoA weights were trained with or, without them, as the checkpoint says.
 
     Raises:
         InputError: something is missing, damaged or unsupported, or two parts do not belong
@@ -61,15 +68,15 @@ def load(
     """
     dtype = choose_dtype(dtype)
     attend = choose_attend(attention, jax.default_backend())
-    read = partial(load_stable_diffusion, base, dtype, variant, attend=attend)
+    read = partial(load_stable_diffusion, base, dtype, variant, attend=attend, tokenizer=tokenizer)
     options = (dtype, variant, attend)
     if moa is None:
-        plain = read(image_encoder)
+        plain = read(image_encoder, prediction_type=prediction_type)
         return Loaded(plain, None, None, 0, _load_controlnets(controlnets, plain, *options))
     card = read_moa_card(moa)  # before the networks: it names the image encoder
     trained_with = card.config.model.image_encoder
     encoder = image_encoder or trained_with
-    prior = read(encoder)
+    prior = read(encoder, prediction_type=prediction_type or card.config.model.prediction_type)
     controls = _load_controlnets(controlnets, prior, *options)
     # No key: what MoA adds is not initialised, since `load_moa` reads all of it.
     model, params = build(prior, card.config.method, dtype=dtype, key=None)

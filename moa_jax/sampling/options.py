@@ -228,7 +228,7 @@ def add_lora(add: Add) -> None:
 
 def add_networks(add: Add) -> None:
     """Add the options that `load_networks` reads, but for LoRAs and ControlNets."""
-    add("--base", help="Stable Diffusion 1.x or 2.x: diffusers folder or hub id")
+    add("--base", help="Stable Diffusion 1.x or 2.x: diffusers folder, hub id or .safetensors file")
     add("--model", dest="base", action=Renamed, help=argparse.SUPPRESS)
     add("--moa", help="folder with moa.safetensors and moa.json; without it, plain SD")
     add("--allow-other-base", action="store_true", help="take --moa on a checkpoint that was "
@@ -239,6 +239,10 @@ def add_networks(add: Add) -> None:
         "classes --moa may then name; only one that you trust")  # fmt: skip
     add("--variant", help='which weights of the folder to read, e.g. "fp16"')
     add("--image-encoder", help="CLIP folder or hub id; default: the one MoA was trained with")
+    add("--tokenizer", help="folder or hub id; default: the base's own, or for a single file that "
+        "of its kind from the hub")  # fmt: skip
+    add("--prediction-type", choices=("epsilon", "v_prediction"), help="what the U-Net predicts; "
+        "default: as the base says")  # fmt: skip
 
 
 def _add_output(add: Add) -> None:
@@ -276,6 +280,8 @@ def load_networks(arguments: argparse.Namespace) -> Any:
         attention=arguments.attention,
         controlnets=arguments.controlnet,
         allow_other_base=arguments.allow_other_base,
+        tokenizer=arguments.tokenizer,
+        prediction_type=arguments.prediction_type,
     )
     for lora in arguments.lora:
         pipe.add_lora(*read_lora_option(lora))

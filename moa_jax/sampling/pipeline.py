@@ -40,7 +40,7 @@ class Pipeline(Engine):
     def from_pretrained(
         cls, base: str | Path, moa: str | Path | None = None, dtype: Any = None, **options: Any
     ) -> "Pipeline":
-        """Load a diffusers folder, and MoA weights trained on it: see `load`."""
+        """Load a folder or a single file, and MoA weights trained on it: see `load`."""
         return cls(*load(base, moa, dtype, **options))
 
     def add_lora(self, file: str | Path, weight: float = 1.0, experts: str = "both") -> None:

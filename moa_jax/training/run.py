@@ -101,6 +101,8 @@ def load_base(config: Config, dtype: Any, mesh: Mesh, attend: Attend) -> StableD
         image_encoder=config.model.image_encoder,
         place=partial(place_weight, mesh, dtype),
         attend=attend,
+        tokenizer=config.model.tokenizer,
+        prediction_type=config.model.prediction_type,
     )
 
 
