@@ -168,3 +168,24 @@ VISION_CLIP_L = {
     "torch_dtype": "float32",
     "transformers_version": "4.24.0.dev0",
 }
+
+SCHEDULER_SD15 = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+
+SCHEDULER_SD21 = {
+    **SCHEDULER_SD15,
+    "_class_name": "DDIMScheduler",
+    "_diffusers_version": "0.8.0",
+    "prediction_type": "v_prediction",
+}
