@@ -167,8 +167,9 @@ def build(
     variant = resolve(method.mixture)
     if base.image_encoder is None:
         raise InputError(
-            f"{base.name!r} has no image_encoder/ folder, which MoA needs to see its subjects: "
-            "name a CLIP vision tower, e.g. model.image_encoder=openai/clip-vit-large-patch14"
+            f"{base.name!r} has no image encoder, which MoA needs to see its subjects: name a "
+            "CLIP vision tower, e.g. model.image_encoder=openai/clip-vit-large-patch14 "
+            "(--image-encoder)"
         )
     config = UNetConfig.from_dict(base.unet.config)
     blocks = transformer_blocks(config)

@@ -23,8 +23,9 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize("layout", ["imagefolder", "ffhq"])
 def test_a_clean_data_set(request, layout, model, capsys):
     path = str(request.getfixturevalue(layout))
-    assert main(["check", path, "--base", model]) == 0
-    assert capsys.readouterr().out == "4 records, 4 subjects: 0 faults in 0 records\n"
+    for named in (["--base", model], ["--base", "a.safetensors", "--tokenizer", model]):
+        assert main(["check", path, *named]) == 0
+        assert capsys.readouterr().out == "4 records, 4 subjects: 0 faults in 0 records\n"
     assert main(["check", path]) == 0
     assert "not checked, for want of --base" in capsys.readouterr().out
 

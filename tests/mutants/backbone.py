@@ -9,6 +9,14 @@ ENCODE, DECODE = f"{T}vae.py::test_encode_is_diffusers", f"{T}vae.py::test_decod
 TEXT, VISION = f"{T}clip.py::test_text_is_transformers", f"{T}clip.py::test_vision_is_transformers"
 PIXELS = f"{T}clip.py::test_pixels_are_normalised_as_transformers_does"
 NEAREST = f"{T}unet.py::test_nearest_resizing_is_pytorchs"
+NAMES, CONFIGS, SINGLE, CHECKPOINT = (
+    f"moa_jax/backbone/{name}.py"
+    for name in ("single_file_names", "single_file_configs", "single_file", "checkpoint")
+)
+FULL_SIZE = f"{T}single_file.py::test_every_full_size_tensor_is_where_diffusers_converter_finds_it"
+PUBLISHED = f"{T}single_file.py::test_a_full_size_file_has_the_published_configurations"
+SAME = f"{T}single_file.py::test_a_file_is_the_same_as_its_folder"
+PREDICTS = f"{T}single_file.py::test_what_is_predicted"
 KNOWS = f"{T}unet.py::test_each_attention_layer_knows_its_block"
 
 MUTATIONS = [
@@ -103,4 +111,48 @@ MUTATIONS = [
     ("the feature is the last patch's", CLIP, "(hidden[:, 0])", "(hidden[:, -1])", VISION),
     ("the class comes last", CLIP, "[token, patches]", "[patches, token]", VISION),
     ("pixels are divided by 256", CLIP, "/ 255 - mean", "/ 256 - mean", PIXELS),
+    (
+        "a single file's decoder is turned around",
+        NAMES,
+        "{levels - 1 - int(match[1])}",
+        "{int(match[1])}",
+        FULL_SIZE,
+    ),
+    (
+        "a single file's way down begins at block 0",
+        NAMES,
+        "int(match[2]) - down",
+        "int(match[2])",
+        FULL_SIZE,
+    ),
+    ("OpenCLIP's keys are its queries", NAMES, 'enumerate("qkv")', 'enumerate("kqv")', FULL_SIZE),
+    (
+        "of three fused tensors the first is read",
+        SINGLE,
+        "[slice(*piece.rows)]",
+        "[: piece.shape[0]]",
+        SAME,
+    ),
+    ("OpenCLIP's last layer is kept", NAMES, "TEXT_LAYERS = 23", "TEXT_LAYERS = 24", FULL_SIZE),
+    (
+        "heads are as wide in 2.x as OpenCLIP's are many",
+        CONFIGS,
+        "[width // HEAD_WIDTH for width",
+        "[width // 16 for width",
+        PUBLISHED,
+    ),
+    (
+        "what a file's header says is not read",
+        SINGLE,
+        '_MODELSPEC.get(metadata.get("modelspec.prediction_type"), marked)',
+        "marked",
+        PREDICTS,
+    ),
+    (
+        "nobody hears that a file does not say what it predicts",
+        CHECKPOINT,
+        "if not file.decided:",
+        "if False:",
+        PREDICTS,
+    ),
 ]

@@ -226,5 +226,5 @@ def test_moa_weights_are_refused_on_another_base(tiny_folder_v2, tiny_folder, mo
 
 
 def test_moa_needs_an_image_encoder(tiny_folder_v2, moa_folder):
-    with pytest.raises(InputError, match=r"no image_encoder/ folder.*model.image_encoder="):
+    with pytest.raises(InputError, match=r"no image encoder.*model.image_encoder="):
         Pipeline.from_pretrained(tiny_folder_v2, moa_folder)
