@@ -12,7 +12,7 @@ from typing import Any
 
 from moa_jax.backbone.folder import read_config, resolve
 from moa_jax.backbone.single_file import SingleFile, find_single_file, read_single_file
-from moa_jax.backbone.single_file_configs import TOKENIZERS
+from moa_jax.backbone.tokenizer import hub_tokenizer, named_tokenizer
 from moa_jax.backbone.weights import Place, load_params, read_params
 from moa_jax.errors import InputError
 
@@ -74,28 +74,11 @@ def find_checkpoint(
     path = resolve(name_or_path, (*FOLDERS, "image_encoder"), variant, weights)
     found = _folder(path, variant)
     if tokenizer is not None:
-        found = replace(found, tokenizer=_named_tokenizer(tokenizer))
+        found = replace(found, tokenizer=named_tokenizer(tokenizer))
     if prediction_type is not None:
         scheduler = found.configs["scheduler"] | {"prediction_type": prediction_type}
         found = replace(found, configs=found.configs | {"scheduler": scheduler})
     return found
-
-
-def find_tokenizer(name_or_path: str | Path, tokenizer: str | Path | None = None) -> Path:
-    """Find the folder of a checkpoint's tokenizer; nothing else of the checkpoint need be there.
-
-    Args:
-        tokenizer: see `find_checkpoint`.
-
-    Raises:
-        InputError: there is no such checkpoint or tokenizer.
-    """
-    if tokenizer is not None:
-        return _named_tokenizer(tokenizer)
-    file = find_single_file(name_or_path)
-    if file is None:
-        return resolve(name_or_path, ("tokenizer",), weights=False) / "tokenizer"
-    return _tokenizer_of_kind(read_single_file(file))
 
 
 def _folder(path: Path, variant: str | None) -> Checkpoint:
@@ -131,7 +114,7 @@ def _single_file(
     return Checkpoint(
         path,
         file.configs,
-        tokenizer=_tokenizer_of_kind(file) if tokenizer is None else _named_tokenizer(tokenizer),
+        tokenizer=hub_tokenizer(file) if tokenizer is None else named_tokenizer(tokenizer),
         image_encoder=None,
         load=lambda network: partial(_load_part, file, network),
     )
@@ -146,25 +129,3 @@ def _load_part(
 ) -> tuple[dict[str, Any], str]:
     with file.open(network) as tensors:
         return read_params(file.path, [tensors], shapes, dtype, place, strict=False)
-
-
-def _named_tokenizer(name_or_path: str | Path) -> Path:
-    """Find a tokenizer's folder by its own name, or by that of a checkpoint that has one."""
-    try:
-        folder = resolve(name_or_path, ("", "tokenizer"), weights=False)
-    except InputError as error:
-        raise InputError(f"tokenizer={str(name_or_path)!r}: {error}") from error
-    inner = folder / "tokenizer"
-    return inner if inner.is_dir() else folder
-
-
-def _tokenizer_of_kind(file: SingleFile) -> Path:
-    name = TOKENIZERS[file.kind]
-    try:
-        return resolve(name, ("tokenizer",), weights=False) / "tokenizer"
-    except InputError as error:
-        raise InputError(
-            f"{str(file.path)!r} holds no tokenizer, as no single file does, and the one of its "
-            f"kind cannot be had: {error}. Give the `tokenizer` (--tokenizer, model.tokenizer): a "
-            f"folder or hub id of a tokenizer, or of a checkpoint of Stable Diffusion {file.kind}"
-        ) from error

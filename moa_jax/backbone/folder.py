@@ -1,6 +1,7 @@
 """Checkpoint folders: where they are, and which configuration and weight files they hold.
 
-File names are those of diffusers and transformers. Nothing here opens weights or builds a network.
+File names are those of diffusers and transformers. Nothing here reads weights or builds a network,
+or imports jax.
 """
 
 import json
@@ -8,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from moa_jax.errors import InputError
 
@@ -108,6 +111,20 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
             if (folder / index).is_file():
                 return _shards(folder, index)
     raise InputError(_no_weights(folder, variant))
+
+
+def open_tensors(file: Path) -> Any:
+    """Open a safetensors file: see safetensors' `safe_open`.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return safe_open(file, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{str(file)!r} is truncated or damaged, download or copy it again: {error}"
+        ) from error
 
 
 def from_hub(name: str, what: str, download: Callable[[Any], str]) -> Path:

@@ -14,11 +14,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from moa_jax.backbone.folder import PICKLES, from_hub
+from moa_jax.backbone.folder import PICKLES, from_hub, open_tensors
 from moa_jax.backbone.single_file_configs import context_width, make_configs, make_scheduler_config
 from moa_jax.backbone.single_file_names import CLIP, OPEN_CLIP, UNET, VAE, Piece, Shape, find_pieces
 from moa_jax.backbone.supported import STABLE_DIFFUSION_OF_WIDTH
-from moa_jax.backbone.weights import open_tensors
 from moa_jax.errors import InputError
 
 SUFFIX = ".safetensors"

@@ -15,6 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from moa_jax.backbone.folder import resolve
+from moa_jax.backbone.single_file import SingleFile, find_single_file, read_single_file
+from moa_jax.backbone.single_file_configs import TOKENIZERS
 from moa_jax.errors import InputError
 
 # Articles, prepositions, people, looks, actions, places: enough for captions like "a man reading".
@@ -65,6 +68,55 @@ def load_tokenizer(folder: Path) -> Any:
         return CLIPTokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises bare Exception on a damaged file
         raise InputError(f"the tokenizer in {str(folder)!r} does not load: {error}") from error
+
+
+def find_tokenizer(name_or_path: str | Path, tokenizer: str | Path | None = None) -> Path:
+    """Find the folder of a checkpoint's tokenizer; nothing else of the checkpoint need be there.
+
+    Args:
+        tokenizer: a folder or hub id of another one; None means the checkpoint's own, or for a
+            single file, which has none, that of its kind from the hub.
+
+    Raises:
+        InputError: there is no such checkpoint or tokenizer.
+    """
+    if tokenizer is not None:
+        return named_tokenizer(tokenizer)
+    file = find_single_file(name_or_path)
+    if file is None:
+        return resolve(name_or_path, ("tokenizer",), weights=False) / "tokenizer"
+    return hub_tokenizer(read_single_file(file))
+
+
+def named_tokenizer(name_or_path: str | Path) -> Path:
+    """Find a tokenizer's folder by its own name, or by that of a checkpoint that has one.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    try:
+        folder = resolve(name_or_path, ("", "tokenizer"), weights=False)
+    except InputError as error:
+        raise InputError(f"tokenizer={str(name_or_path)!r}: {error}") from error
+    inner = folder / "tokenizer"
+    return inner if inner.is_dir() else folder
+
+
+def hub_tokenizer(file: SingleFile) -> Path:
+    """Find the folder of the tokenizer that a single file was trained with, on the hub.
+
+    Raises:
+        InputError: it cannot be had; the message names the option to give another.
+    """
+    name = TOKENIZERS[file.kind]
+    try:
+        return resolve(name, ("tokenizer",), weights=False) / "tokenizer"
+    except InputError as error:
+        raise InputError(
+            f"{str(file.path)!r} holds no tokenizer, as no single file does, and the one of its "
+            f"kind cannot be had: {error}. Give the `tokenizer` (--tokenizer, model.tokenizer): a "
+            f"folder or hub id of a tokenizer, or of a checkpoint of Stable Diffusion {file.kind}"
+        ) from error
 
 
 @contextmanager

@@ -18,12 +18,12 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from moa_jax.backbone.folder import (
     DIFFUSERS_NAME,
     TRANSFORMERS_NAME,
+    open_tensors,
     weight_files,
     write_config,
 )
@@ -155,20 +155,6 @@ def save_params(folder: Path, params: Mapping[str, Any], config: Mapping[str, An
 def _axes(leaf: str, ndim: int) -> tuple[int, ...]:
     """Order the axes of a Flax leaf as PyTorch does."""
     return _KERNEL_AXES[ndim] if leaf == "kernel" else tuple(range(ndim))
-
-
-def open_tensors(file: Path) -> Any:
-    """Open a safetensors file: see safetensors' `safe_open`.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        return safe_open(file, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{str(file)!r} is truncated or damaged, download or copy it again: {error}"
-        ) from error
 
 
 def _expected(shapes: Mapping[str, Any]) -> tuple[dict[str, tuple], dict[str, tuple[int, ...]]]:

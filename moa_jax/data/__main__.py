@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from moa_jax.backbone.checkpoint import find_tokenizer
-from moa_jax.backbone.tokenizer import load_tokenizer, write_tokenizer
+from moa_jax.backbone.tokenizer import find_tokenizer, load_tokenizer, write_tokenizer
 from moa_jax.cli import Bar, Renamed, run
 from moa_jax.config import LAYOUTS, DataConfig, MethodConfig, TrainConfig
 from moa_jax.data.bench import measure, report
