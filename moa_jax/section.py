@@ -100,6 +100,20 @@ def checked(path: str, value: Any, hint: Any) -> Any:
     return float(value) if kind is float else value
 
 
+def choices(hint: Any) -> list[str] | None:
+    """List the texts that `parse` takes for a type: of a Literal, of a bool, and "none".
+
+    A number has none that could be listed. None means any text.
+    """
+    kind, optional, _ = _taken_apart(hint)
+    none = ["none"] if optional else []
+    if get_origin(kind) is Literal:
+        return [*map(str, get_args(kind)), *none]
+    if kind in (bool, int, float):
+        return [*(["true", "false"] if kind is bool else []), *none]
+    return None
+
+
 def _is_a(value: Any, kind: type) -> bool:
     """Tell whether a value has a type; an int is a float too, but True is not a number."""
     if isinstance(value, bool):  # to Python, a bool is an int

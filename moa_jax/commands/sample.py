@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Draw pictures of a prompt, with MoA or with plain Stable Diffusion; `--help` tells how."""
 
 import argparse
@@ -12,12 +13,13 @@ from rich.console import Console
 
 from moa_jax import __version__
 from moa_jax.cli import Bar, make_folder, run
-from moa_jax.sampling.options import load_networks, parse_arguments, read_settings
-from moa_jax.sampling.short_forms import read_control
+from moa_jax.commands.completion import SAMPLE, complete, sample_parser
+from moa_jax.sampling.options import parse_arguments
 
 
 def main(command: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code."""
+    complete(sample_parser, SAMPLE)
     arguments = parse_arguments(sys.argv[1:] if command is None else command)
 
     def work() -> None:
@@ -32,6 +34,8 @@ def main(command: Sequence[str] | None = None) -> int:
 
 def load(arguments: argparse.Namespace) -> Any:
     """Load the pipeline, and show that it is being loaded."""
+    from moa_jax.sampling.from_options import load_networks  # slow to import: not for --help
+
     console = Console(stderr=True)
     warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", highlight=False)
     with console.status(f"loading {arguments.base}"):
@@ -150,6 +154,9 @@ def passes(arguments: argparse.Namespace) -> int:
 
 def run_mode(arguments: argparse.Namespace, pipe: Any) -> Drawn:
     """Draw in the chosen mode, with the options of all modes and a progress bar."""
+    from moa_jax.sampling.from_options import read_settings
+    from moa_jax.sampling.short_forms import read_control
+
     names = ("negative_prompt", "plain_prompt", "height", "width")
     shared = {name: getattr(arguments, name) for name in names}
     shared |= vars(read_settings(arguments))
@@ -168,6 +175,7 @@ def plan(arguments: argparse.Namespace) -> None:
     from moa_jax.planning.plan import plan_sampling
     from moa_jax.planning.programs import Drawing
     from moa_jax.planning.report import rendered
+    from moa_jax.sampling.from_options import read_settings
 
     config = read_moa_card(arguments.moa).config if arguments.moa else None
     drawing = Drawing(

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line of training: what to train, where to write, and how the command ends.
 
 `moa_jax.training.run.train` is what it starts.
@@ -13,6 +14,7 @@ from rich.console import Console
 
 import moa_jax
 from moa_jax.cli import command_name, run
+from moa_jax.commands.completion import TRAIN, complete
 from moa_jax.config import Config, flatten, known_configs, load_config, override
 
 EXAMPLES = """\
@@ -39,6 +41,7 @@ STOPPED = "stopped: the same command resumes from the newest checkpoint"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code."""
+    complete(lambda _: make_parser(), TRAIN)
     options = make_parser().parse_intermixed_args(arguments)
     return run(lambda: work(options))
 

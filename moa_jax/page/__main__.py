@@ -21,14 +21,8 @@ from moa_jax.cli import run
 from moa_jax.errors import InputError
 from moa_jax.extension import import_plugin
 from moa_jax.page.setup import Setup, sampler_choices
-from moa_jax.sampling.options import (
-    add_lora,
-    add_networks,
-    add_no_cache,
-    add_sampler,
-    load_networks,
-    read_settings,
-)
+from moa_jax.sampling.from_options import load_networks, read_settings
+from moa_jax.sampling.options import add_lora, add_networks, add_no_cache, add_sampler
 from moa_jax.sampling.settings import Settings
 from moa_jax.toyworld import WEIGHTS
 from moa_jax.toyworld.world.places import CHOICES

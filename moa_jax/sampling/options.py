@@ -1,6 +1,7 @@
 r"""The options of `moa-sample` and sample.py: modes, help texts, and the short forms of values.
 
-Options that are not given may come from the record of an earlier run. No network is imported.
+Options that are not given may come from the record of an earlier run. Neither a network nor
+jax is imported, so that `--help` and the completion of words are quick.
 """
 
 import argparse
@@ -12,8 +13,6 @@ from moa_jax.cli import Renamed, command_name
 from moa_jax.errors import InputError
 from moa_jax.extension import import_plugin, is_name, require_imported
 from moa_jax.sampling.record import read_record
-from moa_jax.sampling.settings import Settings
-from moa_jax.sampling.short_forms import read_lora_option, read_strength
 
 ABOUT = r"""Draw pictures of a prompt, with MoA or with plain Stable Diffusion.
 
@@ -259,48 +258,3 @@ def add_no_cache(add: Add) -> None:
     """Add the option that keeps no compiled programs."""
     add("--no-cache", action="store_true", help="compile anew; otherwise compiled programs are "
         "kept in JAX_COMPILATION_CACHE_DIR, or in ~/.cache/moa_jax")  # fmt: skip
-
-
-def load_networks(arguments: argparse.Namespace) -> Any:
-    """Load the pipeline of the options, with its LoRAs and ControlNets.
-
-    Raises:
-        InputError: something is missing, damaged or unsupported.
-    """
-    from moa_jax.runtime import keep_programs
-    from moa_jax.sampling.pipeline import Pipeline  # slow to import: not for --help or a typo
-
-    keep_programs(not arguments.no_cache)
-    pipe = Pipeline.from_pretrained(
-        arguments.base,
-        arguments.moa,
-        arguments.dtype,
-        variant=arguments.variant,
-        image_encoder=arguments.image_encoder,
-        attention=arguments.attention,
-        controlnets=arguments.controlnet,
-        allow_other_base=arguments.allow_other_base,
-        tokenizer=arguments.tokenizer,
-        prediction_type=arguments.prediction_type,
-    )
-    for lora in arguments.lora:
-        pipe.add_lora(*read_lora_option(lora))
-    return pipe
-
-
-def read_settings(arguments: argparse.Namespace) -> Settings:
-    """Make `Settings` of the options.
-
-    Raises:
-        InputError: a value is out of range.
-    """
-    return Settings(
-        num_inference_steps=arguments.steps,
-        sampler=arguments.sampler,
-        guidance_scale=arguments.guidance_scale,
-        guidance_rescale=arguments.guidance_rescale,
-        guidance_interval=tuple(arguments.guidance_interval),
-        karras=arguments.karras,
-        eta=arguments.eta,
-        moa_strength=[read_strength(each) for each in arguments.moa_strength] or 1.0,
-    )

@@ -1,7 +1,7 @@
-"""A whole run: build the networks, step through the data, write the weights.
+"""A whole training run: build the networks, step through the data, write what was learnt.
 
-It is what `moa-train` and train.py start. It can be stopped and resumed at any time. README.md says
-what it writes to `train.output`.
+`train.py` is the command line around it; a notebook calls `train` itself. It can be stopped and
+called again at any time, and goes on from its newest checkpoint.
 """
 
 from collections.abc import Sequence
@@ -37,11 +37,16 @@ from moa_jax.training.step import stream
 def train(
     config: Config, only_encode: bool = False, devices: Sequence[jax.Device] | None = None
 ) -> None:
-    """Build, fit, export.
+    """Build, fit, export: from the newest checkpoint in `train.output`, if there is one.
 
     Args:
         only_encode: write `data.encoded`, and stop before training.
         devices: to train on; None means all that there are.
+
+    Raises:
+        InputError: a value of the configuration, a file or the data must be changed.
+        NonFiniteLoss: the loss or the gradient is not finite.
+        Preempted, or KeyboardInterrupt: the run was told to stop, and has saved its last step.
     """
     # What can be checked without the networks comes first: loading them takes long.
     check_run(config)

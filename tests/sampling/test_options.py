@@ -5,7 +5,8 @@ import pytest
 from moa_jax import __version__
 from moa_jax.errors import InputError
 from moa_jax.sampling.control import Control
-from moa_jax.sampling.options import MODES, parse_arguments, read_settings
+from moa_jax.sampling.from_options import read_settings
+from moa_jax.sampling.options import MODES, parse_arguments
 from moa_jax.sampling.record import write_json
 from moa_jax.sampling.settings import Settings, Strength
 from moa_jax.sampling.short_forms import read_control, read_lora_option, read_strength
