@@ -26,15 +26,14 @@ def learning_rate(config: OptimizerConfig, steps: int, peak: float | None = None
     """
     peak = config.learning_rate if peak is None else peak
     if config.schedule == "constant":
-        after = optax.constant_schedule(peak)
-    elif config.warmup_steps < steps:
-        after = optax.cosine_decay_schedule(peak, steps - config.warmup_steps)
-    else:
-        raise InputError(
-            f"optimizer.warmup_steps={config.warmup_steps} must be less than train.steps={steps}"
-        )
-    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
-    return optax.join_schedules([warmup, after], [config.warmup_steps])
+        if config.warmup_steps == 0:  # for which warmup_constant_schedule stays at 0
+            return optax.constant_schedule(peak)
+        return optax.warmup_constant_schedule(0.0, peak, config.warmup_steps)
+    if config.warmup_steps < steps:
+        return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup_steps, steps)
+    raise InputError(
+        f"optimizer.warmup_steps={config.warmup_steps} must be less than train.steps={steps}"
+    )
 
 
 def _updates(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:

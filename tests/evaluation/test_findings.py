@@ -37,11 +37,23 @@ def test_a_difference_within_the_noise_is_no_effect():
     assert effects(table, far) == "prompt -11.0"
 
 
+# 97.5 % quantiles of Student's t by degrees of freedom, from a printed table.
+QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 8: 2.306, 9: 2.262, 30: 2.042}
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), QUANTILES.items())
+def test_the_rule_follows_students_distribution(freedom, quantile):
+    moa = row("moa", *prompts(*np.linspace(0, 1, freedom + 1)))
+    spread = np.std(np.linspace(0, 1, freedom + 1), ddof=1)
+    expected = quantile * spread * np.sqrt(1 / 2 + 1 / (freedom + 1))
+    assert threshold(results(moa), "prompt/overall", 2) == pytest.approx(expected, rel=2e-4)
+
+
 def test_the_noise_is_pooled_over_the_rows_with_several_seeds():
     moa, single = row("moa", *prompts(0.9, 0.9, 0.9)), row("single", *prompts(0.5, 0.6, 0.7))
     pooled = np.sqrt((0 + 2 * 0.1**2) / 4)
     found = threshold(results(moa, single), "prompt/overall", 3)
-    assert found == pytest.approx(2.78 * pooled * np.sqrt(2 / 3), rel=1e-3)
+    assert found == pytest.approx(2.776 * pooled * np.sqrt(2 / 3), rel=1e-3)
 
 
 def test_one_seed_is_not_judged():

@@ -50,6 +50,15 @@ def test_learning_rate_warms_up_and_follows_its_schedule(schedule, expected):
         np.testing.assert_allclose(rate(step), value, atol=1e-6)
 
 
+def test_the_cosine_is_that_of_a_run_of_the_papers_length():
+    """Values written down before, from a warm-up joined with half a cosine."""
+    config = OptimizerConfig(learning_rate=1e-5, schedule="cosine", warmup_steps=5_000)
+    rate = learning_rate(config, steps=150_000)
+    expected = {1: 2e-9, 2_500: 5e-6, 5_000: 1e-5, 41_250: 8.535534e-6, 77_500: 5e-6}
+    for step, value in {**expected, 149_999: 1.1737e-15, 150_000: 0.0}.items():
+        np.testing.assert_allclose(rate(step), value, rtol=1e-5, atol=1e-12)
+
+
 def test_without_warm_up_the_first_step_has_the_whole_rate():
     assert learning_rate(OptimizerConfig(learning_rate=0.25), steps=3)(0) == 0.25
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.special import stdtrit
 
 from moa_jax.evaluation.toy.metrics import way
 from moa_jax.evaluation.toy.rows import MOA, PRIOR, SINGLE
 
 Numbers = Mapping[str, float]
 
-# 97.5 % quantiles of Student's t by degrees of freedom.
-QUANTILES = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31}
 RULE = (
     "A difference from MoA counts if it is larger than t·s·√(1/n + 1/m): s is the standard "
     "deviation over training seeds, pooled over the rows that have several; t the 97.5 % quantile "
@@ -135,8 +134,7 @@ def threshold(results: Results, key: str, runs: int) -> float | None:
         return None
     # np.var divides by n; times n it is the sum of squared deviations.
     squares = sum(np.var(values) * len(values) for values in several)
-    # 2.26 belongs to 9 degrees of freedom: with more, the rule is a little strict.
-    quantile = QUANTILES.get(freedom, 2.26)
+    quantile = stdtrit(freedom, 0.975)  # of Student's distribution
     return float(quantile * np.sqrt(squares / freedom) * np.sqrt(1 / runs + 1 / len(moa)))
 
 
