@@ -35,7 +35,7 @@ from moa_jax.section import (
 )
 
 Sections = TypeVar("Sections")
-LAYOUTS = ("auto", "imagefolder", "ffhq", "packed")
+LAYOUTS = ("auto", "imagefolder", "ffhq", "datasets", "packed")
 _LAYOUT = Range(
     f"one of {', '.join(LAYOUTS)}, or {FORM}", lambda name: name in LAYOUTS or is_name(name)
 )
@@ -85,9 +85,9 @@ class MethodConfig(Section):
 class DataConfig(Section):
     """Captioned pictures with a mask per subject, and what is done to them."""
 
-    path: str = ""
+    path: str = ""  # a folder; with the layout datasets also an id on the Hugging Face Hub
     layout: Layout = "auto"  # or a reader of your own, package.module:function(option=1)
-    split: Literal["all", "train", "test"] = "all"  # the ffhq layout's image_ids*.txt
+    split: Literal["all", "train", "test"] = "all"  # of the ffhq layout's ids, or of a DatasetDict
     subject_label: str | None = "person"  # [FC] the ffhq layout's coco_label; None: every label
     resolution: Count = 512  # [FC] pixels
     augment: bool = True  # [FC]

@@ -2,7 +2,7 @@
 
 Config keys and command-line options take such names, so that nothing in this package has to be
 edited. A module is imported when it is needed: from Python's own path, and then from the working
-directory. Options are Python literals.
+directory. Options are Python literals. A library that comes with an extra is imported here too.
 """
 
 import ast
@@ -116,6 +116,23 @@ def import_plugin(module: str) -> None:
         InputError: there is no such module, or it does not run.
     """
     _import(module, f"--plugin {module}")
+
+
+def import_extra(library: str, wanted: str, remedy: str) -> Any:
+    """Import a library that not every installation has.
+
+    Args:
+        library: name of the module.
+        wanted: what needs it, as the message calls it.
+        remedy: how to install it, or to do without.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise InputError(f"{wanted} needs the library {library}: {remedy}") from error
 
 
 def _import(module: str, where: str) -> ModuleType:

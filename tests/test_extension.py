@@ -102,5 +102,7 @@ def test_plugins_do_not_come_from_a_record(plugin, tmp_path):
 
 
 def test_a_layout_that_is_none_is_refused_by_the_config():
-    with pytest.raises(InputError, match="must be one of auto, imagefolder, ffhq, packed, or"):
+    with pytest.raises(
+        InputError, match="must be one of auto, imagefolder, ffhq, datasets, packed, or"
+    ):
         DataConfig(layout="coco")

@@ -18,8 +18,9 @@ from moa_jax.config import LAYOUTS, DataConfig, MethodConfig, TrainConfig
 from moa_jax.data.bench import measure, report
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.check import Report, check_records
+from moa_jax.data.ffhq import SPLITS
 from moa_jax.data.pack import pack
-from moa_jax.data.records import SPLITS, open_records
+from moa_jax.data.records import open_records
 
 EXAMPLES = {
     "check": "python -m moa_jax.data check my_pictures --base runs/sd15",
@@ -125,10 +126,16 @@ def _add(commands: argparse._SubParsersAction, name: str, purpose: str) -> _Pars
     """Add a command with the options that all commands share: the data set and the threads."""
     data = DataConfig()
     command = commands.add_parser(name, help=purpose, epilog=f"example: {EXAMPLES[name]}")
-    command.add_argument("path", metavar="DIR", help="the folder of the data set, or gs://...")
+    command.add_argument(
+        "path",
+        metavar="DIR",
+        help="folder of the data set, gs://..., or (layout datasets) a hub id",
+    )
     layouts = f"{', '.join(LAYOUTS)}, or your own as module:function (%(default)s)"
     command.add_argument("--layout", default=data.layout, help=layouts)
-    command.add_argument("--split", choices=list(SPLITS), default=data.split, help="ffhq only")
+    command.add_argument(
+        "--split", choices=list(SPLITS), default=data.split, help="of ffhq, datasets"
+    )
     command.add_argument(
         "--subject-label",
         default=data.subject_label,

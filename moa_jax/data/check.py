@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from moa_jax.data.captions import Tokenizer
 from moa_jax.data.examples import faults
-from moa_jax.data.records import Record, Records
+from moa_jax.data.record import Record, Records
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from moa_jax.data.augment import augment_subject, crop_target, cut_out, prepare_
 from moa_jax.data.captions import Tokenizer, encode_words
 from moa_jax.data.files import File
 from moa_jax.data.images import load_image, load_mask
-from moa_jax.data.records import Box, Record, Subject
+from moa_jax.data.record import Box, Record, Subject
 from moa_jax.errors import InputError
 
 T = TypeVar("T")

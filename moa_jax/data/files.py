@@ -29,6 +29,10 @@ class Blob:
         """Open the bytes for reading."""
         return BytesIO(self.data)
 
+    def read_bytes(self) -> bytes:
+        """Give the bytes."""
+        return self.data
+
     def __str__(self) -> str:
         return self.name
 
@@ -56,7 +60,10 @@ def find_folder(path: str | Location) -> Location:
         except Exception as error:  # a missing library, credentials, the network, the scheme
             raise InputError(unreachable(path, error)) from error
     if not found:
-        raise InputError(f"data set {str(path)!r} is not a folder")
+        raise InputError(
+            f"data set {str(path)!r} is not a folder (an id on the Hugging Face Hub needs the "
+            "layout datasets)"
+        )
     return folder
 
 

@@ -2,7 +2,8 @@
 
 The listing's digest is that of its content. A record's digest depends on its caption and subjects,
 and on the size and time of change of its files. Records have none in a bucket, where each file
-would cost a request, and in a packed data set, whose listing holds the hash of every shard.
+would cost a request, in a packed data set, whose listing holds the hash of every shard, and in one
+of the library `datasets`, whose listing tells of every Arrow file.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from typing import Any
 
 from moa_jax.data.files import Blob, File, is_remote
 from moa_jax.data.packed import INDEX
-from moa_jax.data.records import Record, Records
+from moa_jax.data.record import Record, Records
 
 
 def listing_digest(records: Records) -> str:
@@ -21,12 +22,13 @@ def listing_digest(records: Records) -> str:
 
 
 def record_digests(records: Records, workers: int) -> list[str]:
-    """Digest each record, in threads; give none for a packed data set or one in a bucket.
+    """Digest each record, in threads; give none where the listing tells all, or in a bucket.
 
     Args:
         workers: number of threads; 0 is taken for 1.
     """
-    if is_remote(records.listing) or records.listing.name == INDEX:
+    listing = records.listing
+    if isinstance(listing, Blob) or is_remote(listing) or listing.name == INDEX:
         return []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         return list(pool.map(lambda place: _digest(records[place]), range(len(records))))

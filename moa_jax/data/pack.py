@@ -31,7 +31,7 @@ from moa_jax.data.packed import (
     shard_fault,
     write_index,
 )
-from moa_jax.data.records import METADATA, Record, Records, open_records
+from moa_jax.data.records import Record, Records, open_records
 from moa_jax.data.shrink import encode, loss, shrink
 from moa_jax.errors import InputError
 from moa_jax.extension import is_name
@@ -130,14 +130,13 @@ def _describe(
         raise InputError(f"{data.path} is packed already; pack what it was made from")
     if shard_size < 1 or (resolution is not None and resolution < 1):
         raise InputError(f"shard size {shard_size}, resolution {resolution}: must be at least 1")
-    layout = "imagefolder" if records.listing.name == METADATA else "ffhq"
-    if is_name(data.layout):
-        layout = data.layout
+    # A reader of the user's own may have listed the records of another layout.
+    layout = data.layout if is_name(data.layout) else records.layout
     return {
         "path": str(data.path),
         "layout": layout,
         "split": data.split,
-        "subject_label": None if layout == "imagefolder" else data.subject_label,
+        "subject_label": None if layout in ("imagefolder", "datasets") else data.subject_label,
         "records": len(records),
         "listing": listing_digest(records),
         "resolution": resolution,

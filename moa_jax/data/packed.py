@@ -118,7 +118,9 @@ def command(folder: Location, index: Mapping[str, Any]) -> str:
     words = ["python", "-m", "moa_jax.data", "pack", source["path"], str(folder)]
     words += ["--layout", source["layout"], "--shard-size", str(source["shard_size"])]
     if source["layout"] != "imagefolder":
-        words += ["--split", source["split"], "--subject-label", source["subject_label"] or "none"]
+        words += ["--split", source["split"]]
+    if source["layout"] not in ("imagefolder", "datasets"):
+        words += ["--subject-label", source["subject_label"] or "none"]
     if source["resolution"] is not None:
         words += ["--resolution", str(source["resolution"])]
     return shlex.join(words)

@@ -1,7 +1,7 @@
 """Faults in what becomes of a record: dropout, choice, crops, masks, augmentation, the stream."""
 
 EXAMPLES, AUGMENT = "moa_jax/data/examples.py", "moa_jax/data/augment.py"
-LOADER = "moa_jax/data/loader.py"
+LOADER, HUB = "moa_jax/data/loader.py", "moa_jax/data/hub_datasets.py"
 E, A = "tests/data/test_examples.py::test_", "tests/data/test_augment.py::test_"
 L = "tests/data/test_loader.py::test_"
 RATES, STILL = f"{E}dropout_rates", f"{E}without_augmentation_only_the_noise_is_drawn"
@@ -25,6 +25,9 @@ EPOCHS = f"{L}each_epoch_shows_every_picture_once_in_its_own_order"
 SEED = f"{L}the_seed_moves_the_order"
 DRAWS, BAD = f"{L}the_seed_moves_the_augmentation_too", f"{L}a_bad_record_is_skipped_and_named_once"
 HALF_BAD = f"{L}every_other_record_may_be_bad"
+H = "tests/data/test_hub_datasets.py::test_"
+SPLITS, LISTING = f"{H}splits", f"{H}the_listing_tells_when_a_file_was_written_again"
+BAD_ROWS = f"{H}bad_rows_are_reported_like_those_of_other_layouts"
 
 MUTATIONS = [
     (
@@ -257,5 +260,33 @@ MUTATIONS = [
         "bad > self._max * self._records",
         "bad >= self._max * self._records",
         HALF_BAD,
+    ),
+    (
+        "the rows of the last split are all that there are",
+        HUB,
+        "first += len(part)",
+        "first = len(part)",
+        SPLITS,
+    ),
+    (
+        "of all splits the first is read only",
+        HUB,
+        "chosen = {split: chosen[split]}",
+        "chosen = dict([*chosen.items()][:1])",
+        SPLITS,
+    ),
+    (
+        "the listing does not know the files",
+        HUB,
+        "return dataset._fingerprint, len(dataset), files",
+        "return dataset._fingerprint, len(dataset)",
+        LISTING,
+    ),
+    (
+        "a null mask is left out without a word",
+        HUB,
+        "for count, mask in enumerate(masks, start=1))",
+        "for count, mask in enumerate(filter(None, masks), start=1))",
+        BAD_ROWS,
     ),
 ]
