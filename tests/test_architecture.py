@@ -123,7 +123,7 @@ def banned(path: Path) -> set[str]:
     found = {"torch", "tests"}
     if path in PACKAGE:
         found |= {"train", "sample", "configs"}
-        scripts = ("__main__.py", "options.py", "addons.py", "cli.py")
+        scripts = ("__main__.py", "options.py", "from_options.py", "addons.py", "cli.py")
         if path.name not in scripts and part(path) != "commands":
             found |= {"argparse"}
         # `data`, and all that it may import:

@@ -14,7 +14,7 @@ from rich.console import Console
 from moa_jax import __version__
 from moa_jax.cli import Bar, make_folder, run
 from moa_jax.commands.completion import SAMPLE, complete, sample_parser
-from moa_jax.sampling.options import parse_arguments
+from moa_jax.sampling.options import CREDENTIALS, parse_arguments
 
 
 def main(command: Sequence[str] | None = None) -> int:
@@ -25,9 +25,12 @@ def main(command: Sequence[str] | None = None) -> int:
     def work() -> None:
         if arguments.plan:
             return plan(arguments)
+        from moa_jax.sampling.from_options import read_credentials  # slow: not for --help
+
         out = make_folder("--out", arguments.out)
+        signer = read_credentials(arguments)  # before the work: a key may not fit
         pipe = load(arguments)
-        save(out, arguments, pipe, *run_mode(arguments, pipe))
+        save(out, arguments, pipe, *run_mode(arguments, pipe), signer)
 
     return run(work)
 
@@ -200,12 +203,18 @@ def plan(arguments: argparse.Namespace) -> None:
 
 
 def save(
-    out: Path, arguments: argparse.Namespace, pipe: Any, result: Any, others: dict[str, Any]
+    out: Path,
+    arguments: argparse.Namespace,
+    pipe: Any,
+    result: Any,
+    others: dict[str, Any],
+    signer: Any,
 ) -> None:
     """Write the pictures, the figures of who drew where, and what it takes to draw them again.
 
     Args:
         others: further pictures, by name.
+        signer: the `Credentials` that sign them; None means that none is signed.
     """
     from moa_jax.sampling.save import save_result
 
@@ -218,13 +227,14 @@ def save(
         subjects=[Path(subject).stem for subject in arguments.subject],
         look=arguments.look,
         others=others,
+        credentials=signer or False,
     )
     width, height = result.images[0].size
     print(f"wrote {len(result.images)} picture(s) of {width}x{height} pixels to {out}/")
 
 
 # Options that say nothing about the pictures.
-WHERE = ("out", "from_json", "plan", "no_cache", "plugin")
+WHERE = ("out", "from_json", "plan", "no_cache", "plugin", *CREDENTIALS)
 
 
 def make_record(arguments: argparse.Namespace, pipe: Any, images: list[Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ It imports jax, so a command imports this when there is something to draw, not f
 import argparse
 
 from moa_jax.runtime import keep_programs
+from moa_jax.sampling.credentials import Credentials, open_credentials
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.sampling.settings import Settings
 from moa_jax.sampling.short_forms import read_lora_option, read_strength
@@ -51,3 +52,13 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         eta=arguments.eta,
         moa_strength=[read_strength(each) for each in arguments.moa_strength] or 1.0,
     )
+
+
+def read_credentials(arguments: argparse.Namespace) -> Credentials | None:
+    """Open what signs the pictures, as the options ask.
+
+    Raises:
+        InputError: as `open_credentials`.
+    """
+    key, certificate = arguments.credentials_key, arguments.credentials_cert
+    return open_credentials(not arguments.no_credentials, key, certificate)

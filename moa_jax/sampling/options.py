@@ -105,11 +105,12 @@ def _recorded(
         record = {"base": record["model"], **record}
     # Earlier versions knew no weights, and cut a prompt at the end of the window.
     record = {"plain_prompt": True, **record}
-    not_taken = {"out", "from_json", "plugin", *replaced}
+    not_taken = {"out", "from_json", "plugin", *CREDENTIALS, *replaced}
     names = [name for name in given if name in record and name not in not_taken]
     return argparse.Namespace(**{name: record[name] for name in names})
 
 
+CREDENTIALS = ("no_credentials", "credentials_key", "credentials_cert")
 NEEDED = {"draw": (), "morph": ("to",), "timelapse": ("words",), "edit": ("image", "source_prompt")}
 
 
@@ -250,6 +251,12 @@ def _add_output(add: Add) -> None:
     add("--look", action="store_true", help="also figures, an animation and arrays of who drew "
         "where and attended to whom")  # fmt: skip
     add_no_cache(add)
+    add("--no-credentials", action="store_true", help="do not sign that a model drew the pictures, "
+        "which the extra moa_jax[credentials] does")  # fmt: skip
+    add("--credentials-key", metavar="PEM", help="sign with your own key; default: the file that "
+        "MOA_JAX_CREDENTIALS_KEY names, or one that is made for this run")  # fmt: skip
+    add("--credentials-cert", metavar="PEM", help="its certificate and those of its issuers; "
+        "default: MOA_JAX_CREDENTIALS_CERT")  # fmt: skip
     add("--from-json", metavar="FILE", help="draw again what a .json or .png of an earlier run "
         "says; options given here overrule it")  # fmt: skip
 
