@@ -59,12 +59,10 @@ def test_prompts_may_have_weights_and_several_windows(personal):
         return pixels(edit(personal, photo, prompt, OTHER, **options).result)
 
     weighted = MARKED.replace("snow", "(snow:3)")
-    without, of_one = drawn(MARKED), drawn(MARKED.replace("snow", "(snow:1)"))
-    np.testing.assert_array_equal(without, of_one)
-    assert np.abs(drawn(weighted) - without).mean() > 0.05
+    found = drawn(weighted)
+    assert np.abs(found - drawn(MARKED)).mean() > 0.05
     with pytest.warns(UserWarning, match="longer than 77 tokens"):
-        plain = drawn(weighted, plain_prompt=True)
-    assert np.abs(plain - drawn(weighted)).mean() > 0.05
+        assert np.abs(found - drawn(weighted, plain_prompt=True)).mean() > 0.05
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from PIL import Image
 
 from moa_jax.commands import sample
 from moa_jax.sampling.arrays import load_arrays
-from moa_jax.sampling.record import read_record, write_json
+from moa_jax.sampling.record import read_record
 from tests.personal import MARKED, portrait
 
 
@@ -35,7 +35,7 @@ def test_pictures_with_a_look_inside_and_again_from_their_record(common, tmp_pat
         "--guidance-rescale",
         "0.5",
         "--negative-prompt",
-        "snow",
+        "(snow:1.5)",
     ]
     assert sample.main([*common[1], *command]) == 0
     assert "wrote 2 picture(s) of 64x64 pixels" in capsys.readouterr().out
@@ -45,7 +45,9 @@ def test_pictures_with_a_look_inside_and_again_from_their_record(common, tmp_pat
     assert names(out) == pictures | animated | {"00007-grid.png", "00007.json", "00007.npz"}
     inside = load_arrays(out / "00007.npz")
     assert len(inside.routing) == 8 and len(inside.attention) == 4
-    assert read_record(out / "00007-01.png")["image_index"] == 1
+    record = read_record(out / "00007-01.png")
+    assert record["image_index"] == 1
+    assert record["negative_prompt"] == "(snow:1.5)" and record["plain_prompt"] is False
 
     assert sample.main(["--from-json", str(out / "00007-01.png"), "--out", str(again)]) == 0
     for index in range(2):
@@ -54,22 +56,13 @@ def test_pictures_with_a_look_inside_and_again_from_their_record(common, tmp_pat
         np.testing.assert_array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(two)))
 
 
-def test_weights_are_drawn_again_and_what_had_none_without_them(common, tiny_folder, tmp_path):
+def test_plain_prompts_are_drawn_without_weights(tiny_folder, tmp_path, capsys):
     command = ["--base", str(tiny_folder), "--steps", "2", "--num-images", "1"]
-    command += ["--prompt", "a (man:3) in the snow", "--negative-prompt", "(dog:2)"]
-    weighted, again, plain, older = (tmp_path / name for name in ("w", "again", "plain", "older"))
-    assert sample.main([*command, "--out", str(weighted)]) == 0
-    assert sample.main([*command, "--plain-prompt", "--out", str(plain)]) == 0
-    record = read_record(plain / "00000.json")
-    assert record.pop("plain_prompt") is True
-    write_json(tmp_path / "older.json", record)  # as versions without weights wrote them
-    assert sample.main(["--from-json", str(weighted / "00000-00.png"), "--out", str(again)]) == 0
-    assert sample.main(["--from-json", str(tmp_path / "older.json"), "--out", str(older)]) == 0
-    files = [folder / "00000-00.png" for folder in (weighted, again, plain, older)]
-    drawn = [np.asarray(Image.open(file), np.int16) for file in files]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    np.testing.assert_array_equal(drawn[2], drawn[3])
-    assert np.abs(drawn[0] - drawn[2]).mean() > 0.1
+    command += ["--prompt", "a man (born 1999:12)", "--out", str(tmp_path)]
+    assert sample.main(command) == 2
+    assert "the weight 12 of '(born 1999:12)' must lie between" in capsys.readouterr().err
+    assert sample.main([*command, "--plain-prompt"]) == 0
+    assert read_record(tmp_path / "00000.json")["plain_prompt"] is True
 
 
 def test_a_photo_with_a_mask(common, tmp_path):
