@@ -12,13 +12,14 @@ import sample
 import train
 from moa_jax import Pipeline
 from moa_jax.backbone.attention_kernels import xla
-from moa_jax.backbone.checkpoint import find_checkpoint, find_tokenizer
+from moa_jax.backbone.checkpoint import find_checkpoint
 from moa_jax.backbone.stable_diffusion import (
     NETWORKS,
     describe_stable_diffusion,
     load_stable_diffusion,
     save_stable_diffusion,
 )
+from moa_jax.backbone.tokenizer import find_tokenizer
 from moa_jax.config import Config, DataConfig, MethodConfig, ModelConfig, TrainConfig
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
