@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _OFFERED = {  # and the module that each comes from
     "Control": "moa_jax.sampling.control",
     "InputError": "moa_jax.errors",
+    "MoAWeights": "moa_jax.hub.weights",
     "Pipeline": "moa_jax.sampling.pipeline",
     "Result": "moa_jax.sampling.compiled",
     "Settings": "moa_jax.sampling.settings",

@@ -53,7 +53,9 @@ class ModelConfig(Section):
     tokenizer: str | None = None  # folder or hub id; None: the base's own, or that of its kind
     prediction_type: Literal["epsilon", "v_prediction"] | None = None  # None: as the base says
     image_encoder: str | None = None  # CLIP folder or hub id; None: the base's own image_encoder/
-    moa: str | None = None  # folder of trained MoA weights to start from; None: from the prior
+    # Trained MoA weights to start from: a folder, here or in a bucket, or a hub id,
+    # owner/name[@revision]; None: from the prior
+    moa: str | None = None
     dtype: Literal["float32", "bfloat16"] | None = None  # None: bfloat16, or float32 on a CPU
     remat: bool = False  # recompute each block in the backward pass: less memory, ~1/3 more work
     # How attention is computed, see backbone/attention_kernels.py

@@ -97,8 +97,13 @@ def default_folder() -> Path:
     Machines of another kind have another folder, even if they share a home, because a program that
     was compiled for one CPU may not run on another.
     """
+    return cache_folder() / f"programs-{_machine()}"
+
+
+def cache_folder() -> Path:
+    """Name the user's folder for what this package keeps, and what may be deleted at any time."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return home / "moa_jax" / f"programs-{_machine()}"
+    return home / "moa_jax"
 
 
 def _machine() -> str:

@@ -33,7 +33,7 @@ ORDER = (
     {"applications", "training"},
     {"planning", "toyworld"},
     {"evaluation", "testing"},
-    {"commands", "page"},
+    {"commands", "hub", "page"},
 )
 LEVEL = {part: level for level, row in enumerate(ORDER) for part in row}
 

@@ -6,12 +6,13 @@ or imports jax.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from moa_jax.backbone.hub import download
 from moa_jax.errors import InputError
 
 DIFFUSERS_NAME, TRANSFORMERS_NAME = "diffusion_pytorch_model", "model"  # before the suffix
@@ -127,28 +128,6 @@ def open_tensors(file: Path) -> Any:
         ) from error
 
 
-def from_hub(name: str, what: str, download: Callable[[Any], str]) -> Path:
-    """Download from the Hugging Face hub.
-
-    Args:
-        name: what was asked for, for the message.
-        what: "folder" or "file".
-        download: is called with the module `huggingface_hub`, and returns where it is now.
-
-    Raises:
-        InputError: the hub does not give it.
-    """
-    import huggingface_hub  # only here: what is on this machine needs no network code
-
-    try:
-        return Path(download(huggingface_hub))
-    except (OSError, ValueError) as error:  # what every failure of the hub's client derives from
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(
-            f"{name!r} is not a {what} here, and the Hugging Face hub does not give it: {reason}"
-        ) from error
-
-
 def _download(name: str, components: Sequence[str], variant: str | None, weights: bool) -> Path:
     patterns = ["model_index.json"]
     for component in components:
@@ -157,8 +136,7 @@ def _download(name: str, components: Sequence[str], variant: str | None, weights
         for stem in (DIFFUSERS_NAME, TRANSFORMERS_NAME) if weights else ():
             stem = f"{prefix}{stem}{_infix(variant)}"
             patterns += [f"{stem}.safetensors", f"{stem}-*.safetensors"]
-    options = {"allow_patterns": patterns}
-    return from_hub(name, "folder", lambda hub: hub.snapshot_download(name, **options))
+    return download(name, patterns)
 
 
 def _infix(variant: str | None) -> str:

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from moa_jax.backbone.folder import PICKLES, from_hub, open_tensors
+from moa_jax.backbone.folder import PICKLES, open_tensors
+from moa_jax.backbone.hub import download
 from moa_jax.backbone.single_file_configs import context_width, make_configs, make_scheduler_config
 from moa_jax.backbone.single_file_names import CLIP, OPEN_CLIP, UNET, VAE, Piece, Shape, find_pieces
 from moa_jax.backbone.supported import STABLE_DIFFUSION_OF_WIDTH
@@ -148,7 +149,11 @@ def find_single_file(name_or_path: str | Path) -> Path | None:
         return None
     if not (match := _ON_THE_HUB.fullmatch(name)):
         raise InputError(f"{name!r}: there is no such file")
-    return from_hub(name, "file", lambda hub: hub.hf_hub_download(match[1], match[2]))
+    repository, inner = match[1], match[2]
+    file = download(repository, [inner], what=repr(name), kind="file") / inner
+    if not file.is_file():
+        raise InputError(f"{repository!r} on the Hugging Face hub has no file {inner!r}")
+    return file
 
 
 def read_single_file(path: Path, prediction_type: str | None = None) -> SingleFile:

@@ -174,13 +174,16 @@ def plan(arguments: argparse.Namespace) -> None:
 
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a device here is not to be claimed
 
+    from moa_jax.method.source import find_moa
     from moa_jax.method.weights import read_moa_card
     from moa_jax.planning.plan import plan_sampling
     from moa_jax.planning.programs import Drawing
     from moa_jax.planning.report import rendered
     from moa_jax.sampling.from_options import read_settings
 
-    config = read_moa_card(arguments.moa).config if arguments.moa else None
+    config = None
+    if arguments.moa:
+        config = read_moa_card(find_moa(arguments.moa, "--moa", weights=False)).config
     drawing = Drawing(
         arguments.base,
         read_settings(arguments),

@@ -48,6 +48,7 @@ from moa_jax.evaluation.toy.rows import (
 )
 from moa_jax.evaluation.toy.study import Study
 from moa_jax.figures import image_grid
+from moa_jax.method.source import find_moa
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld import WEIGHTS
@@ -79,10 +80,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="default: docs/evaluation, or RUNS/given")
     parser.add_argument(
         "--moa",
-        type=Path,
         nargs="?",
-        const=MOA_WEIGHTS,
-        help="measure these weights against the prior and train nothing; default: the committed",
+        const=str(MOA_WEIGHTS),
+        help="measure these weights against the prior and train nothing: a folder, here or in a "
+        "bucket (gs://...), or a hub id, owner/name[@revision]; default: the committed",
     )
     parser.add_argument(
         "--gates",
@@ -141,7 +142,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     rows = make_rows(config)
     if options.moa:
         # The given weights are compared with the prior alone.
-        rows = [rows[0], Row(MOA, f"MoA, {options.moa.name}/")]
+        rows = [rows[0], Row(MOA, f"MoA, {_label(options.moa)}")]
+        options.moa = find_moa(options.moa, "--moa")
     names = [] if options.moa else [name for name in options.rows.split(",") if name]
     chosen = [] if options.report_only else select(rows, names)
     out = options.out or (options.runs / "given" if options.moa else Path("docs/evaluation"))
@@ -161,6 +163,12 @@ def _evaluate(options: argparse.Namespace) -> None:
             records.save(training.name, training.recipe, *found)
             _report(study, rows, trainings, records, out)
     _print(_report(study, rows, trainings, records, out), console)
+
+
+def _label(source: str) -> str:
+    """Name weights in the table: a folder by its own name, others as they were given."""
+    folder = Path(source)
+    return f"{folder.resolve().name}/" if folder.is_dir() else source
 
 
 def _trainings_of(row: Row, config: Config) -> list[_Training]:

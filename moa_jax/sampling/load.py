@@ -16,6 +16,7 @@ from moa_jax.backbone.unet import UNetConfig
 from moa_jax.method.identity import Identity
 from moa_jax.method.mixture import is_router
 from moa_jax.method.model import MoA, build
+from moa_jax.method.source import find_moa
 from moa_jax.method.weights import load_moa, read_moa_card
 
 
@@ -47,7 +48,8 @@ def load(
     Args:
         base: the diffusers folder of a Stable Diffusion 1.x or 2.x checkpoint, its hub id, or a
             single .safetensors file, on the hub as "owner/name/file.safetensors".
-        moa: the folder with `moa.safetensors` and `moa.json`; None means plain Stable Diffusion.
+        moa: the folder with `moa.safetensors` and `moa.json`, here or in a bucket (gs://...), or a
+            hub id, "owner/name" or "owner/name@revision"; None means plain Stable Diffusion.
         dtype: of the computation and the weights, e.g. "bfloat16"; None means bfloat16 on TPU
             and GPU, float32 on a CPU.
         variant: "fp16" reads `*.fp16.safetensors`.
@@ -73,6 +75,7 @@ def load(
     if moa is None:
         plain = read(image_encoder, prediction_type=prediction_type)
         return Loaded(plain, None, None, 0, _load_controlnets(controlnets, plain, *options))
+    moa = find_moa(moa)
     card = read_moa_card(moa)  # before the networks: it names the image encoder
     trained_with = card.config.model.image_encoder
     encoder = image_encoder or trained_with

@@ -230,7 +230,8 @@ def add_networks(add: Add) -> None:
     """Add the options that `load_networks` reads, but for LoRAs and ControlNets."""
     add("--base", help="Stable Diffusion 1.x or 2.x: diffusers folder, hub id or .safetensors file")
     add("--model", dest="base", action=Renamed, help=argparse.SUPPRESS)
-    add("--moa", help="folder with moa.safetensors and moa.json; without it, plain SD")
+    add("--moa", help="folder with moa.safetensors and moa.json, here or gs://..., or a hub id, "
+        "owner/name[@revision]; without it, plain SD")  # fmt: skip
     add("--allow-other-base", action="store_true", help="take --moa on a checkpoint that was "
         "fine-tuned from the one it was trained on")  # fmt: skip
     add("--dtype", choices=("bfloat16", "float32"), help="default: bfloat16, or float32 on a CPU")

@@ -19,6 +19,7 @@ from moa_jax.data.records import open_records
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import build
+from moa_jax.method.source import find_moa
 from moa_jax.method.trained import fixed_additions, learning_mask
 from moa_jax.method.weights import MoaCard, load_moa, read_carried, save_moa
 from moa_jax.sampling.load import choose_dtype
@@ -55,6 +56,7 @@ def train(
     mesh = make_mesh(config.mesh, devices)
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
     open_records(*config.data.source())  # refuses a wrong data.path
+    earlier = find_moa(config.model.moa, "model.moa") if config.model.moa else None
     dtype = choose_dtype(config.model.dtype)
     attend = choose_attend(config.model.attention, mesh.devices.flat[0].platform, mesh)
     base = load_base(config, dtype, mesh, attend)
@@ -66,9 +68,9 @@ def train(
     # Weights that an earlier run trained in the image encoder make it another one: checkpoints and
     # encoded data go by `running_on`.
     carried, running_on = {}, identity
-    if config.model.moa:
-        params = load_moa(config.model.moa, params, identity)
-        carried = read_carried(config.model.moa, mask)
+    if config.model.moa and earlier:
+        params = load_moa(earlier, params, identity)
+        carried = read_carried(earlier, mask)
         running_on = identity.carrying(carried, config.model.moa)
     check_resolution(config.data.resolution, base)
     if config.data.encoded:

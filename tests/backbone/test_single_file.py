@@ -1,5 +1,7 @@
 """A single file says what it is, and what is none is refused."""
 
+import shutil
+
 import huggingface_hub
 import jax
 import jax.numpy as jnp
@@ -185,19 +187,24 @@ def test_files_that_are_none(tmp_path):
     assert find_single_file(folder) is None and find_single_file("owner/name") is None
 
 
-def test_a_file_on_the_hub(files, monkeypatch):
+def test_a_file_on_the_hub(files, tmp_path, monkeypatch):
+    for name in ("v1-5.safetensors", "old/v1.4.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(files["1.x"], tmp_path / name)
     asked = []
 
-    def hf_hub_download(repo_id, filename):
-        asked.append((repo_id, filename))
+    def snapshot_download(repo_id, allow_patterns):
+        asked.append((repo_id, *allow_patterns))
         if repo_id == "owner/gone":
-            raise OSError("no such repository\nand more")
-        return str(files["1.x"])
+            raise OSError("no such repository")
+        return str(tmp_path)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
-    assert find_single_file("owner/name/v1-5.safetensors") == files["1.x"]
-    assert find_single_file("owner/name/old/v1.4.safetensors") == files["1.x"]
-    assert asked == [("owner/name", "v1-5.safetensors"), ("owner/name", "old/v1.4.safetensors")]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    for name in ("v1-5.safetensors", "old/v1.4.safetensors"):
+        assert find_single_file(f"owner/name/{name}") == tmp_path / name
+        assert asked.pop() == ("owner/name", name)
+    text = message(find_single_file, "owner/name/other.safetensors")
+    assert text == "'owner/name' on the Hugging Face hub has no file 'other.safetensors'"
     text = message(find_single_file, "owner/gone/a.safetensors")
     assert "'owner/gone/a.safetensors' is not a file here" in text
     assert text.endswith("no such repository")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
     ("change", "message"),
     [
         (["--base", "nowhere/at/all"], r"nowhere/at/all"),
-        (["--moa", "nowhere"], r"nowhere/moa.json.*missing"),
+        (["--moa", "nowhere"], "moa='nowhere': there is no such folder"),
         (["--prompt", "a man <|image|>"], r"no MoA weights are loaded"),
         (["--steps", "0"], r"num_inference_steps=0"),
         (["--height", "60"], r"height=60.*64"),

@@ -108,6 +108,7 @@ def test_an_outdated_row_is_shown_with_the_reason_until_it_is_trained_again(run,
 
 
 def test_given_weights_are_measured_without_training(run, tmp_path):
+    (tmp_path / "mine").mkdir()
     code, trained = run("--moa", str(tmp_path / "mine"))
     assert code == 0 and not trained
     assert "| MoA, mine/ | 1 |" in (tmp_path / "out/toy.md").read_text()

@@ -7,7 +7,7 @@ base, readers and protocol are the same. `rows` trains, and the command decides 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from moa_jax.evaluation.toy.protocol import (
 )
 from moa_jax.evaluation.toy.records import Numbers, read_json, write_json
 from moa_jax.method.identity import Identity
-from moa_jax.method.weights import WEIGHTS_NAME, read_moa_card
+from moa_jax.method.weights import CARD_NAME, WEIGHTS_NAME, read_moa_card
 from moa_jax.sampling.load import choose_dtype
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.readers.reading import COMMITTED, Readers, Reading
@@ -41,6 +41,35 @@ Progress = Callable[[int, int], None]  # pictures drawn, of how many
 RESULT, PICTURES = "evaluation.json", "evaluation.npz"
 MEASURE = 1  # version of the measures: it changes when the same pictures give other numbers
 REAL = 4  # renders of each trial that the reader FID compares with
+
+
+def study_key(
+    fingerprints: Mapping[str, str], protocol: Protocol | None = None, readers: Path = COMMITTED
+) -> str:
+    """Hash everything that a row's numbers depend on, besides its own weights.
+
+    Args:
+        fingerprints: of the base's networks, see `Identity`.
+        readers: file of the readers' weights.
+    """
+    judged_by = hashlib.sha256(Path(readers).read_bytes()).hexdigest()
+    parts = [json.dumps(dataclasses.asdict(protocol or Protocol()), sort_keys=True), str(MEASURE)]
+    parts += [judged_by, json.dumps(dict(fingerprints))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def run_key(key: str, weights: Path | None) -> str:
+    """Hash what the numbers in `evaluation.json` were measured of.
+
+    Args:
+        key: of the study, from `study_key`.
+        weights: the folder of `moa.safetensors`; None means the prior.
+    """
+    parts = [weights / WEIGHTS_NAME, weights / CARD_NAME] if weights else []
+    # If a file is missing, loading the weights names it.
+    # The content counts, not the folder: weights that were trained anew are measured anew.
+    content = b"".join(part.read_bytes() for part in parts if part.is_file())
+    return hashlib.sha256(key.encode() + content).hexdigest()
 
 
 class Study:
@@ -79,13 +108,7 @@ class Study:
     @cached_property
     def key(self) -> str:
         """Hash of everything that a row's numbers depend on, besides its own weights."""
-        parts = [json.dumps(dataclasses.asdict(self.protocol), sort_keys=True), str(MEASURE)]
-        parts += [self._readers_key, json.dumps(Identity.of(self.base).fingerprints)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    @cached_property
-    def _readers_key(self) -> str:
-        return hashlib.sha256(Path(self._readers).read_bytes()).hexdigest()
+        return study_key(Identity.of(self.base).fingerprints, self.protocol, self._readers)
 
     def renders(self) -> dict[str, Numbers]:
         """Examine the readers, and find floor and ceiling, on renders.
@@ -134,11 +157,7 @@ class Study:
         return np.load(file)["pictures"] if file.is_file() else None
 
     def _measured(self, cache: Path, weights: Path | None, on_batch: Progress | None) -> Numbers:
-        parts = [weights / WEIGHTS_NAME, weights / "moa.json"] if weights else []
-        # If a file is missing, loading the weights below names it.
-        # The content counts, not the folder: weights that were trained anew are measured anew.
-        content = b"".join(part.read_bytes() for part in parts if part.is_file())
-        run = hashlib.sha256(self.key.encode() + content).hexdigest()
+        run = run_key(self.key, weights)
         result = read_json(cache / RESULT)
         if result.get("run") == run:
             return result["numbers"]
