@@ -27,11 +27,12 @@ import pytest
 
 from moa_jax.backbone.tokenizer import write_tokenizer
 from tests.backbone.parity import randomize
+from tests.hub.stand_in import hub
 from tests.personal import moa_folder, personal, plain
 from tests.photographs import ffhq, imagefolder, photographs, save_rows, small, tokenizer
 
 __all__ = ["ffhq", "imagefolder", "photographs", "save_rows", "small", "tokenizer"]  # fixtures
-__all__ += ["moa_folder", "personal", "plain"]
+__all__ += ["hub", "moa_folder", "personal", "plain"]
 
 gc.set_threshold(50_000, 20, 50)  # tracing makes many objects, of which few are garbage
 jax.config.update("jax_numpy_rank_promotion", "raise")

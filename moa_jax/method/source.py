@@ -58,7 +58,7 @@ def find_moa(
     if not given:  # would be the working directory
         raise InputError(f"{what} names no weights: {FORMS}")
     named = _NAMED.fullmatch(given)
-    if path.is_dir() or not named:
+    if path.exists() or not named:
         if revision is not None:
             raise InputError(f"revision={revision!r}: {what} is no hub id, and only those have any")
         if path.is_dir():
@@ -88,18 +88,18 @@ def _require_complete(folder: Path, files: Sequence[str], what: str) -> None:
 
 def _copy(folder: str, files: Sequence[str], what: str) -> Path:
     """Copy files of a bucket's folder into the cache, unless they are there as they are now."""
-    remote = epath.Path(folder)
     copies = cache_folder() / "weights" / hashlib.sha256(folder.encode()).hexdigest()[:16]
     for name in files:
         try:
-            state = (remote / name).stat()
+            remote = epath.Path(folder) / name
+            state = remote.stat()
         except FileNotFoundError as error:
             raise InputError(
                 f"{what} has no {name}: give the folder that train.py's output was copied to"
             ) from error
         except Exception as error:  # a missing library, credentials, the network, the scheme
             raise InputError(f"{what}: {unreachable(folder, error)}") from error
-        _copy_file(remote / name, copies / name, state, what)
+        _copy_file(remote, copies / name, state, what)
     return copies
 
 

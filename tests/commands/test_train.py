@@ -80,6 +80,7 @@ def test_print_config_lists_every_value_as_an_override_would_set_it(capsys):
         ("method.router_loss_skip=2", "4 transformer blocks to L_router: choose 0 to 1"),
         (f"train.output={__file__}", "cannot be made"),
         ("model.moa=/nowhere/at/all", "/nowhere/at/all"),
+        ("model.moa=owner/none@v1", "model.moa='owner/none@v1' is not a folder here, and the"),
         ("method.image_encoder_layers=50", "method.image_encoder_layers=50"),
     ],
 )

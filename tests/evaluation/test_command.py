@@ -117,6 +117,15 @@ def test_given_weights_are_measured_without_training(run, tmp_path):
     assert (tmp_path / "out/rows/moa-0.json").stat().st_mtime_ns > measured
 
 
+def test_given_weights_may_be_those_of_the_hub(run, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(FakeStudy, "row", lambda _, moa, *__: measured.append(moa) or numbers(0.9))
+    monkeypatch.setattr(command, "find_moa", lambda *asked: tmp_path / "found" / "_".join(asked))
+    assert run("--moa", "owner_moa@v1")[0] == 0
+    assert tmp_path / "found" / "owner_moa@v1_--moa" in measured
+    assert "| MoA, owner_moa@v1 | 1 |" in (tmp_path / "out/toy.md").read_text()
+
+
 def test_a_weak_reader_is_called_so(run, monkeypatch, capsys):
     monkeypatch.setattr(command, "Study", partial(FakeStudy, accuracy=0.9))
     run("--report-only")

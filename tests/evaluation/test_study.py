@@ -100,7 +100,7 @@ def test_other_weights_are_drawn_anew(made, numbers, monkeypatch):
 
 
 def test_weights_that_are_not_there_are_named(made, numbers, tmp_path):
-    with pytest.raises(InputError, match="moa.json' is missing"):
+    with pytest.raises(InputError, match="nowhere': there is no such folder"):
         made.study.row(tmp_path / "nowhere", tmp_path)
 
 
