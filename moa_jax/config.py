@@ -135,6 +135,7 @@ class TrainConfig(Section):
     keep_checkpoints: Count = 3
     profile_steps: str | None = None  # "10:13": a trace of these steps, for xprof
     wandb: str | None = None  # project of Weights & Biases to log to as well
+    trackio: str | None = None  # project of trackio, likewise, on this machine
     probe: str | None = None  # numbers of your own at each log entry, package.module:function
 
 

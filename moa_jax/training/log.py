@@ -8,34 +8,33 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from moa_jax.cli import Bar
 from moa_jax.config import Config
 from moa_jax.training.hosts import first
-from moa_jax.training.weights_and_biases import open_wandb
+from moa_jax.training.trackers import Tracker, open_trackers
 
 METRICS_NAME = "metrics.jsonl"
 SLOW_INPUT = 0.1  # share of the time spent waiting for batches; a larger one is shown
 
 
 class MetricsWriter:
-    """Append a run's metrics to metrics.jsonl, TensorBoard's event files and, if asked, W&B."""
+    """Append a run's metrics to metrics.jsonl, TensorBoard's event files and any trackers."""
 
-    def __init__(self, folder: Path, step: int, wandb: Any | None = None) -> None:
+    def __init__(self, folder: Path, step: int, trackers: Sequence[Tracker] = ()) -> None:
         """Open the files and drop what was logged after `step`, the last step to keep.
 
         Args:
-            wandb: a run of Weights & Biases, which itself drops steps that are logged again.
+            trackers: where else the numbers go; each itself drops steps that are logged again.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS_NAME
         _drop_after(path, step)
-        self._wandb = wandb
+        self._trackers = trackers
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -47,15 +46,15 @@ class MetricsWriter:
         for key, value in values.items():
             self._board.add_scalar(key, value, step)
         self._board.flush()  # now, because a step that is saved is never logged again
-        if self._wandb:
-            self._wandb.log(dict(values), step=step)
+        for tracker in self._trackers:
+            tracker.log(dict(values), step=step)
 
     def close(self) -> None:
         """Flush and close all."""
         self._file.close()
         self._board.close()
-        if self._wandb:
-            self._wandb.finish()
+        for tracker in self._trackers:
+            tracker.finish()
 
 
 class Unwritten:
@@ -72,7 +71,7 @@ def open_writer(config: Config, step: int) -> MetricsWriter | Unwritten:
     """Open the metrics of a run for the steps after `step`; only the first host writes them."""
     if not first():
         return Unwritten()
-    return MetricsWriter(Path(config.train.output), step, open_wandb(config))
+    return MetricsWriter(Path(config.train.output), step, open_trackers(config))
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -33,7 +33,7 @@ from moa_jax.training.preemption import StopRequests
 from moa_jax.training.profiling import profiled, steps_to_profile
 from moa_jax.training.step import TrainState
 from moa_jax.training.throughput import Throughput
-from moa_jax.training.weights_and_biases import import_wandb
+from moa_jax.training.trackers import import_trackers
 
 PREFETCH = 2  # batches on the device ahead of the step in flight
 
@@ -137,8 +137,7 @@ def check_run(config: Config) -> None:
             find(name, key)
     if config.train.profile_steps is not None:
         steps_to_profile(config.train.profile_steps)
-    if config.train.wandb is not None:
-        import_wandb(config.train.wandb)
+    import_trackers(config.train)
 
 
 def resume(

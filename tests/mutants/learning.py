@@ -9,6 +9,9 @@ RATE, START = f"{T}learning_rate_warms_up_and_follows_its_schedule", f"{T}router
 START += "_first_step"
 MUON, DECAY = f"{T}muon_moves_a_matrix_in_all_directions_alike", f"{T}muon_decays_at_each_ones"
 DECAY += "_own_rate"
+TRACKERS = "moa_jax/training/trackers.py"
+GOES_ON = "tests/training/test_trackers.py::test_trackio_gets_the_numbers_of_the_run_and_goes_on"
+GOES_ON += "_with_it"
 
 MUTATIONS = [
     (
@@ -176,4 +179,26 @@ MUTATIONS = [
         DECAY,
     ),
     ("Muon's Adam does not decay", OPTIMIZER, "        adam_weight_decay=decay,\n", "", DECAY),
+    (
+        "folders of one name are one run of trackio",
+        TRACKERS,
+        """f"{folder.name}-{_own_id(folder / 'trackio_id')}\"""",
+        "folder.name",
+        GOES_ON,
+    ),
+    (
+        "a resumed run begins anew in trackio",
+        TRACKERS,
+        'resume="allow", embed=False',
+        'resume="never", embed=False',
+        GOES_ON,
+    ),
+    (
+        "trackio gets steps again",
+        TRACKERS,
+        "if step > self._last:",
+        "if step:",
+        "tests/training/test_trackers.py::"
+        "test_a_step_that_was_logged_before_a_crash_is_logged_once",
+    ),
 ]

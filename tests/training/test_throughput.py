@@ -1,8 +1,7 @@
-"""What a run tells about its speed: rates, the compiler's count, waiting, memory, traces, W&B."""
+"""What a run tells about its speed: rates, the compiler's count, waiting, memory, traces."""
 
 import contextlib
 import json
-import sys
 import time
 from types import SimpleNamespace
 
@@ -12,7 +11,6 @@ import pytest
 
 from moa_jax.errors import InputError
 from moa_jax.training.log import Display
-from moa_jax.training.loop import check_run
 from moa_jax.training.profiling import profiled, steps_to_profile
 from moa_jax.training.throughput import (
     MEASURED,
@@ -148,38 +146,3 @@ def test_the_display_tells_of_mfu_and_of_slow_input(capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert "MFU 41.3%" in first and "waits for input 25%" in first
     assert "MFU" not in second and "waits" not in second
-
-
-class FakeRun:
-    def __init__(self, **arguments):
-        self.arguments, self.logged, self.finished = arguments, {}, False
-
-    def log(self, values, step):
-        self.logged[step] = values
-
-    def finish(self):
-        self.finished = True
-
-
-def test_weights_and_biases_gets_the_same_numbers_and_resumes_the_same_run(tmp_path, monkeypatch):
-    runs = []
-
-    def init(**arguments):
-        runs.append(FakeRun(**arguments))
-        return runs[-1]
-
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    small_fit(small_config(tmp_path, 3, wandb="faces"))
-    small_fit(small_config(tmp_path, 4, wandb="faces"))
-    first, second = runs
-    assert first.arguments["project"] == "faces" and first.arguments["config"]["train.seed"] == 0
-    assert first.arguments["id"] == second.arguments["id"]
-    assert list(first.logged) == [1, 2, 3] and list(second.logged) == [4]
-    assert first.logged[2]["loss/total"] > 0 and first.finished and second.finished
-
-
-def test_weights_and_biases_is_asked_for_by_name_when_it_is_absent(monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it raises ImportError
-    with pytest.raises(InputError, match="train.wandb='faces'.*pip install wandb"):
-        check_run(small_config("", 3, wandb="faces"))
-    check_run(small_config("", 3))
