@@ -142,7 +142,9 @@ and trains is `moa_jax`, in JAX and Flax.
 def _usage(config: Config, about: About, base: str) -> str:
     source = about.repo_id or "path/to/this/folder"
     prompt = "a man <|image|> in the snow"
-    plugin, imported, warning = "", "", ""
+    plugin, imported, warning, pinned = "", "", "", ""
+    if about.repo_id:
+        pinned = f" `{source}@REVISION` names a branch, a tag or a commit of these weights."
     if is_name(config.method.mixture):
         module = parse_name(config.method.mixture, "method.mixture").module
         plugin, imported = f" --plugin {module}", f"import {module}\n"
@@ -170,8 +172,8 @@ python sample.py --base {base} --moa {source}{plugin} \\
     --prompt "{prompt}" --subject him.jpg --out out
 ```
 
-`<|image|>` follows the word that a photo makes a certain person; photos come in the order of the \
-markers. `{source}@REVISION` names a branch, a tag or a commit.{warning}"""
+Write `<|image|>` after each word that stands for a person in a photo, and give the photos in the \
+same order.{pinned}{warning}"""
 
 
 def _base(card: MoaCard, about: About, base: str) -> str:
@@ -180,7 +182,7 @@ def _base(card: MoaCard, about: About, base: str) -> str:
     if base_id(card, about) is None:
         lines = [
             f"The weights were trained on a folder, `{base}`, and belong to the networks in it "
-            "alone; the author named no model on the Hugging Face hub that they are."
+            "alone; the author names no model on the Hugging Face hub with the same networks."
         ]
     if encoder:
         lines.append(f"The photos are read by the image encoder `{_shown(encoder)}`.")
