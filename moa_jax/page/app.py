@@ -18,13 +18,6 @@ from moa_jax.page.studio import Studio
 SESSIONS = 100  # visitors whose pictures are in memory at once
 SWEEP = (60, 300)  # Gradio looks every so many seconds for files older than so many
 
-# Puts the link of the picture into the address bar, and gives it whole.
-ADDRESS = """(query) => {
-  if (!query) return '';
-  const url = location.origin + location.pathname + query;
-  history.replaceState(null, '', url);
-  return url;
-}"""
 # On a phone the picture is below the form.
 TO_PICTURE = """() => {
   if (window.innerWidth > 720) return;
@@ -57,9 +50,9 @@ class _Page:
     def connect(self, blocks: gr.Blocks) -> None:
         """Say what every component calls."""
         on = self._layout
-        form = [on.session, *(getattr(on, name) for name in FORM)]
+        form = [on.session, on.prompt, *(getattr(on, name) for name in FORM)]
         people = [on.strip, on.chips, on.swap_to, on.morph_to]
-        filled = [on.prompt, *people, *form[1:], on.stage]
+        filled = [on.prompt, *people, *form[2:], on.stage]
         drawn = [on.stage, on.seed, on.go, on.stop, on.swap, on.morph]
 
         on.uploads.upload(
@@ -97,11 +90,9 @@ class _Page:
     def _follow(self, event: Any) -> None:
         """After another drawing has come to the page, show what belongs to it."""
         on = self._layout
-        outputs = [on.history, on.query, on.layers, on.step, on.routing, on.sheet]
+        outputs = [on.history, on.link, on.layers, on.step, on.routing, on.sheet]
         outputs += [on.swapped, on.morphed, on.pair, on.frames, on.looking, on.all]
-        done = event.then(self._after, on.session, outputs, **AT_ONCE)
-        done = done.then(lambda query: query, on.query, on.link, js=ADDRESS, **AT_ONCE)
-        done.then(lambda url: gr.update(visible=bool(url)), on.link, on.link, **AT_ONCE)
+        event.then(self._after, on.session, outputs, **AT_ONCE)
 
     def _people(self, session: Session) -> Shown:
         """Show the people wherever they are seen: in the strip, the words and the pickers."""
@@ -189,7 +180,8 @@ class _Page:
             yield (gr.skip(),) * 6
 
     def _draw(self, session: Session, *form: Any) -> Iterator[Shown]:
-        *values, fresh = form
+        prompt, *values, fresh = form
+        session.edit(prompt or "")  # it may have come before the last letter's own event
         asked = dict(zip(FORM, values, strict=True))
         if fresh:
             asked["seed"] = new_seed()
@@ -230,7 +222,7 @@ class _Page:
 
         return (
             self._list(session),
-            to_query(entry.drawn.setup) if entry else "",
+            views.link_line(to_query(entry.drawn.setup) if entry else ""),
             gr.update(choices=seen.layers, value=actions.ALL),
             gr.update(maximum=max(seen.steps, 1), value=0),
             actions.routing_view(session, actions.ALL, 0),

@@ -40,6 +40,23 @@ watch('value', () => {
   last = null;
 });
 """
+# Completes the link of the picture, puts it into the address bar, and copies it.
+ADDRESS = """
+watch('value', () => {
+  const field = element.querySelector('input');
+  if (!field) return;
+  field.value = location.origin + location.pathname + field.dataset.query;
+  history.replaceState(null, '', field.value);
+});
+element.addEventListener('click', (event) => {
+  if (!event.target.closest('button')) return;
+  const field = element.querySelector('input');
+  field.select();
+  if (navigator.clipboard) navigator.clipboard.writeText(field.value);
+  else document.execCommand('copy');  // a page that is served without https
+  event.target.textContent = 'Copied';
+});
+"""
 # Shows the frame that the slider stands at.
 SLIDE = """
 element.addEventListener('input', (event) => {
@@ -167,14 +184,7 @@ class Layout:
     def _lay_out_stage(self) -> None:
         self.stage = _shown(views.stage(), elem_classes="moa-stage")
         self.history = _pressable(views.history([], 0))
-        self.query = gr.Textbox(visible=False)
-        self.link = gr.Textbox(
-            label="Link to this picture (it holds all but pictures of your own)",
-            interactive=False,
-            buttons=["copy"],
-            max_lines=1,
-            visible=False,
-        )
+        self.link = _shown(script=ADDRESS)
 
     def _lay_out_tabs(self) -> None:
         with gr.Tabs():

@@ -185,6 +185,21 @@ def history(entries: Sequence[Entry], shown: int) -> str:
     )
 
 
+def link_line(query: str) -> str:
+    """Show the link that makes a picture again; the page's script completes it.
+
+    Args:
+        query: from `to_query`; "" shows nothing.
+    """
+    if not query:
+        return ""
+    return (
+        '<div class="moa-link"><label>Link to this picture <span>all but pictures of your own'
+        f'</span><input type="text" readonly data-query="{escape(query)}"></label>'
+        '<button type="button">Copy</button></div>'
+    )
+
+
 def caption_of(drawn: Drawn) -> str:
     """Say in one line how something was drawn."""
     setup = drawn.setup

@@ -51,6 +51,7 @@ class Seen(HTMLParser):
         views.frames([SOMEBODY.picture] * 3),
         views.history([Entry(DRAWN, (SOMEBODY,))], 0),
         views.stage(caption=views.caption_of(DRAWN), update=Update(0, 1, 2)),
+        views.link_line("?" + NASTY),
         views.hint(NASTY),
     ],
 )
