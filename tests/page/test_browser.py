@@ -262,7 +262,8 @@ UNNAMED = """() => [...document.querySelectorAll('button, input, textarea, selec
   .filter((each) => each.offsetParent !== null && each.type !== 'hidden')
   .filter((each) => !(each.innerText || each.ariaLabel || each.alt || each.title || ''
     || (each.labels && each.labels.length && each.labels[0].innerText)
-    || each.getAttribute('aria-labelledby') || '').trim() && !(each.localName === 'img' && each.alt === ''))
+    || each.getAttribute('aria-labelledby') || '').trim())
+  .filter((each) => !(each.localName === 'img' && each.alt === ''))
   .map((each) => each.outerHTML.slice(0, 200))"""
 
 
