@@ -109,7 +109,10 @@ class _Page:
         people = actions.candidates(session, self._options.examples)
         chosen = people.index(session.other) if session.other in people else None
         picker = views.picker(people, chosen, "Who comes instead")
-        shown = picker if people else views.hint("Add a picture of somebody else first.")
+        if people:
+            shown = views.hint("Who comes instead") + picker
+        else:
+            shown = views.hint("Add a picture of somebody else first.")
         return shown, shown
 
     def _take_files(self, session: Session, files: list[Blob] | None) -> Shown:

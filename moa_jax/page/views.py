@@ -194,8 +194,9 @@ def link_line(query: str) -> str:
     if not query:
         return ""
     return (
-        '<div class="moa-link"><label>Link to this picture <span>(it holds all but pictures of your own)'
-        f'</span><input type="text" readonly data-query="{escape(query)}"></label>'
+        '<div class="moa-link"><label>Link to this picture '
+        "<span>(it holds all but pictures of your own)</span>"
+        f'<input type="text" readonly data-query="{escape(query)}"></label>'
         '<button type="button">Copy</button></div>'
     )
 
