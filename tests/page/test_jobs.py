@@ -48,7 +48,7 @@ def test_jobs_run_one_after_the_other_and_say_how_far_they_are():
 
 def test_whoever_waits_can_leave_and_the_others_move_up():
     desk, gate = Desk(), Gate()
-    _, left, last = desk.add(gate), desk.add(Gate()), desk.add(Gate(0))
+    _, left, last = desk.add(gate), desk.add(Gate(0)), desk.add(Gate(0))
     watching = last.updates()
     assert next(watching).place == 2
     left.stop()
@@ -108,7 +108,7 @@ def test_faults_are_told_in_words_and_the_line_goes_on(caplog):
 def test_a_long_line_sends_people_away():
     desk, gate = Desk(most=2), Gate()
     desk.add(gate)
-    desk.add(Gate())
+    desk.add(Gate(0))
     with pytest.raises(InputError, match="2 drawings wait already"):
-        desk.add(Gate())
+        desk.add(Gate(0))
     gate.open()
