@@ -21,10 +21,8 @@ from moa_jax.figures.animation import save_animation
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.control import Control
 from moa_jax.sampling.pipeline import Pipeline
+from moa_jax.toyworld.pictures import photo, portrait
 from moa_jax.toyworld.pretraining.addons import outlines
-from moa_jax.toyworld.world.people import draw_look
-from moa_jax.toyworld.world.places import Context
-from moa_jax.toyworld.world.scenes import draw_scene, render, render_portrait
 
 WEIGHTS = Path("moa_jax/toyworld/weights")
 BASE, MOA = WEIGHTS / "base", WEIGHTS / "moa"
@@ -37,12 +35,7 @@ FRAMES = 9
 Gallery = Callable[[Pipeline, Path], None]
 
 
-def person(seed: int, word: str = "woman") -> Image.Image:
-    """Draw the portrait of somebody who is in no training data."""
-    return Image.fromarray(render_portrait(draw_look(np.random.default_rng(seed), word)))
-
-
-SHE, HER, THIRD, HE = person(1), person(2), person(5), person(7, "man")
+SHE, HER, THIRD, HE = portrait(1), portrait(2), portrait(5), portrait(7, "man")
 
 
 def large(picture: Image.Image, side: int = 192) -> Image.Image:
@@ -107,7 +100,8 @@ def style(_: Pipeline, folder: Path) -> None:
 def control(_: Pipeline, folder: Path) -> None:
     """Draw two people to an outline, and one of them without it."""
     pipe = Pipeline.from_pretrained(BASE, MOA, controlnets=[OUTLINE])
-    outline = Image.fromarray(np.asarray(outlines(jnp.asarray(render(_scene(11))[1]))))
+    _, mask = photo(11)
+    outline = Image.fromarray(np.asarray(outlines(jnp.asarray(mask)[None] > 0)))
     prompt = f"a woman <|image|> {GARDEN}"
     led = partial(first, pipe, prompt, seed=4, controls=[Control(outline)])
     drawn = [outline, led([SHE]), led([HER]), first(pipe, prompt, [SHE], seed=4)]
@@ -117,21 +111,20 @@ def control(_: Pipeline, folder: Path) -> None:
 
 def photos(pipe: Pipeline, folder: Path) -> None:
     """Draw a photo again from its noise, and put other people into it."""
-    photo, mask = render(_scene(11))
-    photo, mask = Image.fromarray(photo), Image.fromarray(np.uint8(255 * mask[0]))
+    seen, mask = photo(11)
     prompt = f"a woman <|image|> {GARDEN}"
-    swapped = partial(edit, pipe, photo, prompt, source_prompt=prompt.replace(" <|image|>", ""))
+    swapped = partial(edit, pipe, seen, prompt, source_prompt=prompt.replace(" <|image|>", ""))
     options = {"num_inference_steps": 25, "guidance_scale": 1.5}
     plain, other = (swapped([who], **options) for who in (SHE, HER))
     around = _grown(mask, 9)  # by 4 pixels on each side
     kept = swapped([SHE], mask=around, **options).result.images[0]
-    drawn = [photo, plain.reconstruction, *(e.result.images[0] for e in (plain, other)), kept]
+    drawn = [seen, plain.reconstruction, *(e.result.images[0] for e in (plain, other)), kept]
     heads = ["photo", f"again: {plain.error:.0f} dB", "her", "another", "her, with a mask"]
     table([drawn], heads, folder / "edit")
-    inside = first(pipe, prompt, [HER], image=photo, mask=around, seed=1)
-    through = [first(pipe, prompt, [HER], image=photo, strength=s, seed=1) for s in (0.4, 0.6, 0.8)]
+    inside = first(pipe, prompt, [HER], image=seen, mask=around, seed=1)
+    through = [first(pipe, prompt, [HER], image=seen, strength=s, seed=1) for s in (0.4, 0.6, 0.8)]
     heads = ["photo", "mask", "inpainted", "strength 0.4", "0.6", "0.8"]
-    table([[photo, around, inside, *through]], heads, folder / "photo")
+    table([[seen, around, inside, *through]], heads, folder / "photo")
 
 
 def strength(pipe: Pipeline, folder: Path) -> None:
@@ -164,13 +157,6 @@ def table(
 ) -> None:
     """Write pictures in rows under their heads."""
     picture_table(rows, heads, size).save(path.with_suffix(".png"))
-
-
-def _scene(seed: int) -> Any:
-    """Draw a scene of a woman in the garden."""
-    random = np.random.default_rng(seed)
-    context = Context("garden", "day", "clear", "standing", "dog")
-    return draw_scene(random, [draw_look(random, "woman")], context)
 
 
 def _grown(mask: Image.Image, pixels: int) -> Image.Image:

@@ -1,7 +1,8 @@
 """Mixture-of-Attention (MoA, arXiv 2404.11565) for Stable Diffusion, in JAX and Flax.
 
-`Pipeline` draws pictures; training is `train.py`. The folders are the theory: `method` is the
-paper, `backbone` is Stable Diffusion, `diffusion` the noise schedule and the samplers.
+`Pipeline` draws pictures and `train` trains; `train.py` is its command line. The folders are the
+theory: `method` is the paper, `backbone` is Stable Diffusion, `diffusion` the noise schedule and
+the samplers.
 """
 
 from importlib import import_module
@@ -19,6 +20,7 @@ _OFFERED = {  # and the module that each comes from
     "Settings": "moa_jax.sampling.settings",
     "Strength": "moa_jax.sampling.settings",
     "save_result": "moa_jax.sampling.save",
+    "train": "moa_jax.training.run",
 }
 __all__ = [*_OFFERED, "__version__"]
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from tests.wheel import install_wheel
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
@@ -48,25 +50,7 @@ def of_step(model, schedule, seed):
 def outside(tmp_path_factory):
     """(the folder, a function that runs a command in it against the installed wheel)."""
     folder = tmp_path_factory.mktemp("outside")
-    site, wheels = folder / "site", folder / "wheels"
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    # From a copy: building leaves folders behind, and a stale one would be packed again.
-    source = folder / "source"
-    for name in (
-        "moa_jax",
-        "configs",
-        "pyproject.toml",
-        "requirements.txt",
-        "README.md",
-        "LICENSE",
-    ):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        source.mkdir(exist_ok=True)
-        copy(ROOT / name, source / name)
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", wheels, source], check=True)
-    (wheel,) = wheels.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
-    shutil.rmtree(source)
+    site = install_wheel(folder)
     work = folder / "work"
     work.mkdir()
     for example in ("lora_expert", "extra_loss", "router_in_20_lines"):

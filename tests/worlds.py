@@ -14,6 +14,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".venv-worlds"
 TOOLS = ("beartype>=0.20", "pytest>=8", "pyyaml>=6", "scikit-image>=0.25")  # of the tests
+TOOLS += ("nbclient>=0.10", "ipykernel>=6.29")
 # What a version of jax or flax breaks first: private names, module and transformation rules.
 TESTS = (
     "tests/test_architecture.py::test_every_module_imports_without_torch",
@@ -34,6 +35,7 @@ class World(NamedTuple):
 
     python: str
     pinned: tuple[str, ...]
+    notebooks: tuple[str, ...] = ()  # that are run here, on a small budget
 
 
 WORLDS = {
@@ -46,6 +48,7 @@ WORLDS = {
             "orbax-checkpoint==0.12.4",
             "chex==0.1.90",
         ),
+        ("colab",),
     ),
     "newest": World(
         "3.12",
@@ -75,17 +78,25 @@ def passes(name: str, world: World) -> bool:
         print(f"{name}: no Python {world.python} here: install it, e.g. by pyenv", file=sys.stderr)
         return False
     print(f"{name}: Python {world.python}, {', '.join(world.pinned)}", flush=True)
-    own = FOLDER / name / "bin" / "python"
+    own = install(name, world, python)
+    commands = [["-m", "pytest", "-q", *TESTS]]
+    if world.notebooks:
+        commands.append(["-m", "tests.notebooks", "--small", *world.notebooks])
+    # Every command runs, also after one that failed.
+    codes = [subprocess.run([own, *each], cwd=ROOT, check=False).returncode for each in commands]
+    return not any(codes)
+
+
+def install(name: str, world: World, python: Path) -> Path:
+    """Make a world, unless it is there with the same packages; give its interpreter."""
+    own, installed = (FOLDER / name / part for part in ("bin/python", "installed.txt"))
     wanted = "\n".join((*world.pinned, *TOOLS, (ROOT / "requirements.txt").read_text()))
-    installed = FOLDER / name / "installed.txt"
     if not installed.is_file() or installed.read_text() != wanted:
         run(python, "-m", "venv", "--clear", FOLDER / name)
         requirements = ("-r", ROOT / "requirements.txt")
         run(own, "-m", "pip", "install", "--quiet", *world.pinned, *requirements, *TOOLS)
         installed.write_text(wanted)
-    return (
-        subprocess.run([own, "-m", "pytest", "-q", *TESTS], cwd=ROOT, check=False).returncode == 0
-    )
+    return own
 
 
 def find_python(version: str) -> Path | None:
