@@ -26,6 +26,7 @@ _HINTS = (
     "JAX_FORCE_TPU_INIT TPU_NAME TPU_WORKER_ID TPU_WORKER_HOSTNAMES TPU_ACCELERATOR_TYPE "
     "TPU_VISIBLE_CHIPS TPU_VISIBLE_DEVICES TPU_CHIPS_PER_HOST_BOUNDS"
 ).split()
+_set_here: set[str] = set()  # which of these variables `quiet` has set: they hint at nothing
 _GOOGLE = "0x1ae0"  # as PCI knows the maker of TPUs
 _GPUS = ("/dev/nvidiactl", "/dev/kfd")
 
@@ -40,6 +41,7 @@ def quiet() -> None:
     """
     if has_tpu():
         return
+    _set_here.update(_NO_TPU.keys() - os.environ.keys())
     for name, value in _NO_TPU.items():
         os.environ.setdefault(name, value)
     if "jax" not in sys.modules and not any(map(os.path.exists, _GPUS)):
@@ -52,7 +54,7 @@ def has_tpu(root: Path = Path("/")) -> bool:
     Args:
         root: root of the file system.
     """
-    if any(name in os.environ for name in _HINTS):
+    if any(name in os.environ for name in _HINTS if name not in _set_here):
         return True
     if any((root / "dev").glob("accel*")) or any((root / "dev" / "vfio").glob("[0-9]*")):
         return True

@@ -67,6 +67,7 @@ def environment(site: Path, hurry: bool) -> dict[str, str]:
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
     kept |= {"PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
+    kept |= {"XDG_CACHE_HOME": str(site.parent / "cache")}  # as at the first time: nothing compiled
     if hurry:
         kept |= {
             "JAX_COMPILATION_CACHE_DIR": str(PROGRAMS),

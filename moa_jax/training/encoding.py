@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, UInt8
-from rich.progress import track
 
+from moa_jax.cli import Bar
 from moa_jax.config import Config
 from moa_jax.data.augment import crop_target, cut_out, prepare_subject
 from moa_jax.data.captions import Tokenizer, encode_caption
@@ -194,10 +194,12 @@ def _cropped(
         cuts = [cut_out(loaded.image, s.mask, s.box, random) for s in loaded.subjects]
         return _Cropped(loaded, image, masks, [prepare_subject(cut, small) for cut in cuts])
 
-    with ThreadPoolExecutor(max(1, config.data.workers)) as pool:
-        for start in track(range(0, len(records), chunk), f"encoding {config.data.path}"):
+    bar = Bar(f"encoding {config.data.path}", len(records), stdout=True, keep=True)
+    with bar, ThreadPoolExecutor(max(1, config.data.workers)) as pool:
+        for start in range(0, len(records), chunk):
             part = range(start, min(start + chunk, len(records)))
             yield [cropped for cropped in pool.map(load, part) if cropped]
+            bar.advance(len(part))
 
 
 def _encoded(

@@ -89,19 +89,19 @@ def markdown(results: Results) -> str:
         "## The readers, on held-out renders",
         _readers(results),
         "## Rows",
-        _table(*main_table(results)),
+        markdown_table(*main_table(results)),
         *(textwrap.fill(f"{row.label}: {row.outdated}", 100) for row in outdated(results)),
         LEGEND.strip(),
         textwrap.fill(RULE, 100),
         "## What it must show",
-        _table(
+        markdown_table(
             ["bar", "found", ""],
             [[bar.text, bar.found, STATE[bar.reached]] for bar in bars(results)],
         ),
         "## By attribute",
-        _table(*_detail(results, "identity", ATTRIBUTES, ("floor", "vae", "ceiling"))),
+        markdown_table(*_detail(results, "identity", ATTRIBUTES, ("floor", "vae", "ceiling"))),
         "## By what the prompt asks for",
-        _table(*_detail(results, "prompt", (*CONTEXT, "word", "count"), ("prompt",))),
+        markdown_table(*_detail(results, "prompt", (*CONTEXT, "word", "count"), ("prompt",))),
         "## Protocol",
         ", ".join(f"{name} {value:g}" for name, value in results.protocol.items()) + ".",
     ]
@@ -130,7 +130,7 @@ def _readers(results: Results) -> str:
     found = results.renders
     # The IoU of the masks is shown apart, as it is no accuracy.
     names = [name for name in found["readers"] if name != "mask"]
-    table = _table(
+    table = markdown_table(
         ["", *names, "mask IoU"],
         [["accuracy %", *(f"{100 * found['readers'][n]:.1f}" for n in [*names, "mask"])]],
     )
@@ -159,7 +159,8 @@ def _detail(
     return ["%", *names], lines
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown."""
     rows = [heads, ["---"] * len(heads), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
