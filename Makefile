@@ -8,7 +8,7 @@ RUN := .venv/bin/python
 WORKERS ?= 2
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
-.PHONY: help demo test slow mutations worlds nightly test-all lint format clean
+.PHONY: help demo test slow mutations worlds notebooks nightly test-all lint format clean
 
 help:
 	@echo "make demo      install, then train and sample on a small world; pictures in $(DEMO_DIR)/"
@@ -16,7 +16,9 @@ help:
 	@echo "make slow      run the slow tests (full-size models, many starts, TPU compilations)"
 	@echo "make mutations try faults on a copy of the tree: the tests have to fail"
 	@echo "make worlds    run a quick part under Colab's versions and the newest, from .venv-worlds/"
-	@echo "make nightly   slow, mutations, worlds, and make test's tests as XLA optimizes for users"
+	@echo "make notebooks make each notebook and its Markdown the same, without outputs"
+	@echo "make nightly   slow, mutations, worlds, the notebooks as they come, and make test's tests"
+	@echo "               as XLA optimizes for users"
 	@echo "make test-all  lint, run every test but mutations and worlds"
 	@echo "make lint      check style, format and types;  make format mends the first two"
 	@echo "make clean     remove what these made, .venv too"
@@ -36,7 +38,13 @@ mutations: .venv/.installed-test
 worlds: | $(RUN)
 	$(RUN) -m tests.worlds
 
+# The newer of the two counts; form fields and texts are easier to edit in the Markdown.
+notebooks: .venv/.installed-test
+	$(RUN) -m jupytext --sync notebooks/*.md
+	$(RUN) -m tests.notebooks --strip
+
 nightly: slow mutations worlds
+	$(RUN) -m tests.notebooks
 	MOA_TESTS_OPTIMIZED=1 $(PYTEST) -m "not slow"
 
 test-all: lint

@@ -30,7 +30,7 @@ FOLDER = ROOT / "notebooks"
 TIMEOUT = 1_800  # seconds that a cell may take
 # For each notebook, the values of its form fields that make it cheap.
 SMALL: dict[str, dict[str, object]] = {
-    "colab": {"STEPS": 2, "DRAWING_STEPS": 2, "FRAMES": 2},
+    "colab": {"STEPS": 2, "PICTURES": 32, "DRAWING_STEPS": 2, "FRAMES": 2},
     "kaggle_sharding": {"STEPS": 6, "STOP_AT": 3},
     "extend": {"STEPS": 2, "PEOPLE": 1, "CONTEXTS": 1},
 }

@@ -90,7 +90,7 @@ def test_the_second_is_stopped_and_goes_on_bit_for_bit(variables, tmp_path):
 def test_the_third_puts_ideas_of_ones_own_into_the_table(variables, tmp_path):
     done = execute("extend", tmp_path, variables, SMALL["extend"])
     words = said(done)
-    assert "routing: " in words  # of the router that is wrong on purpose
+    assert "prior_at_start: fresh" in words  # of the router that is wrong on purpose
     for row in ("the prior", "a smooth router", "a scaled expert", "layers that agree"):
         assert f"| {row} |" in words, words
     assert (

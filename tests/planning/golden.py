@@ -11,9 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from moa_jax.config import Config, load_config, override
-from moa_jax.planning.plan import plan_training
+from moa_jax.config import Config, MethodConfig, load_config, override
+from moa_jax.planning.plan import plan_sampling, plan_training
+from moa_jax.planning.programs import Drawing
 from moa_jax.planning.report import as_json
+from moa_jax.sampling.settings import Settings
 from tests.planning.full_size import write_configurations
 
 FOLDER = Path(__file__).with_name("golden")
@@ -42,6 +44,8 @@ PLANNED = {
     "sd15_ffhq_v6e_8": Planned("configs/sd15_ffhq_v6e_8.py", "v6e:2x4"),
 }
 FULL_SIZE = tuple(name for name in PLANNED if name != "toy")
+COLAB = "sd15_moa_v5e_1"  # drawing, on the one chip that Colab gives
+PICTURES = 4  # at once, as sample.py draws by default
 
 
 def recorded(name: str) -> dict[str, Any]:
@@ -54,8 +58,22 @@ def compilers() -> dict[str, str]:
     return {name: version(name) for name in ("jax", "libtpu")}
 
 
+def drawing(base: Path) -> Drawing:
+    """Describe what sample.py draws with Stable Diffusion 1.5 and MoA's weights, in bfloat16."""
+    return Drawing(str(base), Settings(), MethodConfig(), num_images=PICTURES)
+
+
+def make_drawing() -> dict[str, Any]:
+    """Make the plan of drawing."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = plan_sampling("v5e:1x1", drawing(write_configurations(Path(folder))))
+    return {"made_with": compilers(), **as_json(plan)}
+
+
 def make(name: str) -> dict[str, Any]:
-    """Make a plan with one compilation."""
+    """Make a plan with one compilation, or with three if it is of drawing."""
+    if name == COLAB:
+        return make_drawing()
     planned = PLANNED[name]
     with tempfile.TemporaryDirectory() as folder:
         base = write_configurations(Path(folder)) if name in FULL_SIZE else None
@@ -65,6 +83,6 @@ def make(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or PLANNED:
+    for chosen in sys.argv[1:] or [*PLANNED, COLAB]:
         text = json.dumps(make(chosen), indent=2) + "\n"
         (FOLDER / f"{chosen}.json").write_text(text)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from moa_jax.planning.programs import shard_bytes, training_program
+from moa_jax.config import MeshConfig
+from moa_jax.planning.plan import CODE
+from moa_jax.planning.programs import sampling_programs, shard_bytes, training_program
 from moa_jax.planning.topology import topology_devices
 from moa_jax.training.chips import GIB
 from moa_jax.training.mesh import make_mesh
@@ -77,6 +79,25 @@ def test_sixteen_pictures_fit_a_v5e_and_eight_move_little():
     assert kept["bytes"] / 8 <= 20e9
     for key in ("flops", "bytes"):
         assert kept[key] / 8 < recomputed[key] / 16
+
+
+def test_drawing_with_stable_diffusion_fits_the_chip_that_colab_gives():
+    """Stable Diffusion 1.5 with MoA in bfloat16, four pictures at once, and room for the code."""
+    plan = golden.recorded(golden.COLAB)
+    assert (plan["chip"], plan["devices"], plan["images"]) == ("v5e", 1, golden.PICTURES)
+    assert plan["limit"] == 15.75 * GIB and plan["fits"]
+    assert sum(plan["memory"].values()) + CODE <= 15.75 * GIB
+
+
+@pytest.mark.slow
+def test_the_plan_of_drawing_is_of_todays_weights(tmp_path):
+    mesh = make_mesh(MeshConfig(), topology_devices("v5e:1x1"))
+    encode, step, decode = sampling_programs(golden.drawing(write_configurations(tmp_path)), mesh)
+    recorded = golden.recorded(golden.COLAB)["memory"]
+    for program in (encode, step, decode):
+        assert shard_bytes(program.parts["weights"]) == recorded["weights"]
+    # The prior's weights, MoA's and both CLIP towers', each in two bytes but the routers'.
+    assert 2.9e9 < recorded["weights"] < 3.1e9
 
 
 def docstring(config):
