@@ -95,3 +95,14 @@ def test_whatever_hints_at_a_tpu_leaves_everything_as_it_is(hint, tmp_path, monk
     else:
         monkeypatch.setenv(hint, "mine")
     assert runtime.has_tpu(tmp_path)
+
+
+def test_what_is_set_to_keep_libtpu_quiet_hints_at_no_tpu(tmp_path, monkeypatch):
+    """A notebook asks after importing moa_jax, which has set such variables itself."""
+    for name in [*runtime._HINTS, *runtime._NO_TPU]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(runtime, "_set_here", set())
+    runtime.quiet()
+    assert os.environ["TPU_ACCELERATOR_TYPE"] and not runtime.has_tpu(tmp_path)
+    monkeypatch.setenv("TPU_NAME", "mine")
+    assert runtime.has_tpu(tmp_path)
