@@ -2,6 +2,7 @@
 
     python -m moa_jax.evaluation toy [section.key=value ...] [--rows prior,moa] [--report-only]
     python -m moa_jax.evaluation toy --moa           the committed weights against the prior
+    python -m moa_jax.evaluation toy --moa A --moa B [--plugin my_file]    several against it
     python -m moa_jax.evaluation toy --gates         the networks that both are built on
 
 The study stops and resumes at any time; what is on record in docs/evaluation/rows is not trained
@@ -40,6 +41,7 @@ from moa_jax.evaluation.toy.rows import (
     MOA,
     PRIOR,
     Row,
+    given_rows,
     make_rows,
     recipe,
     row_config,
@@ -47,6 +49,7 @@ from moa_jax.evaluation.toy.rows import (
     train,
 )
 from moa_jax.evaluation.toy.study import Study
+from moa_jax.extension import import_plugin
 from moa_jax.figures import image_grid
 from moa_jax.method.source import find_moa
 from moa_jax.runtime import keep_programs
@@ -82,8 +85,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--moa",
         nargs="?",
         const=str(MOA_WEIGHTS),
+        action="append",
         help="measure these weights against the prior and train nothing: a folder, here or in a "
-        "bucket (gs://...), or a hub id, owner/name[@revision]; default: the committed",
+        "bucket (gs://...), or a hub id, owner/name[@revision]; default: the committed; may be "
+        "given several times",
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module, so that weights of a variant in it can be loaded",
     )
     parser.add_argument(
         "--gates",
@@ -138,12 +150,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     keep_programs()
     if options.gates:
         return _measure_gates(options.gates, options.out)
+    for module in options.plugin:
+        import_plugin(module)
     config = override(load_config(options.config), options.overrides)
     rows = make_rows(config)
     if options.moa:
-        # The given weights are compared with the prior alone.
-        rows = [rows[0], Row(MOA, f"MoA, {_label(options.moa)}")]
-        options.moa = find_moa(options.moa, "--moa")
+        # The given weights are compared with the prior, and with each other.
+        found = [(_label(source), find_moa(source, "--moa")) for source in options.moa]
+        rows = [rows[0], *given_rows(found)]
     names = [] if options.moa else [name for name in options.rows.split(",") if name]
     chosen = [] if options.report_only else select(rows, names)
     out = options.out or (options.runs / "given" if options.moa else Path("docs/evaluation"))
@@ -182,8 +196,8 @@ def _measure(
     study: Study, training: _Training, options: argparse.Namespace
 ) -> tuple[Numbers, Pictures | None]:
     """Train if need be, draw and read; give the numbers, and pictures if the figure shows any."""
-    row, given = training.row, options.moa if training.row.seeds else None
-    cache = options.runs / ("given" if given else training.name)
+    row, given = training.row, training.row.weights
+    cache = options.runs / (f"given/{training.name}" if given else training.name)
     if row.seeds and not given:
         train(row, training.seed, cache, options.config, options.overrides)
     title = f"{row.title}, seed {training.seed}" if row.seeds else row.title

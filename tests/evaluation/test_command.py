@@ -1,6 +1,7 @@
 """The command: which rows it trains and measures, what it prints, how it refuses."""
 
 import json
+import sys
 from functools import partial
 
 import numpy as np
@@ -124,6 +125,27 @@ def test_given_weights_may_be_those_of_the_hub(run, tmp_path, monkeypatch):
     assert run("--moa", "owner_moa@v1")[0] == 0
     assert tmp_path / "found" / "owner_moa@v1_--moa" in measured
     assert "| MoA, owner_moa@v1 | 1 |" in (tmp_path / "out/toy.md").read_text()
+
+
+def test_several_weights_have_a_row_each(run, tmp_path, monkeypatch):
+    measured = {}
+
+    def row(self, weights, cache, on_batch):
+        measured[cache] = weights
+        return numbers(0.9 if weights is None or weights.name == "mine" else 0.4)
+
+    monkeypatch.setattr(FakeStudy, "row", row)
+    (tmp_path / "my_own_idea.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    mine.mkdir()
+    other.mkdir()
+    code, trained = run("--moa", str(mine), "--moa", str(other), "--plugin", "my_own_idea")
+    assert code == 0 and not trained and "my_own_idea" in sys.modules
+    page = (tmp_path / "out/toy.md").read_text()
+    assert "| MoA, mine/ | 1 | 100.0 | 90.0 |" in page
+    assert "| MoA, other/ | 1 | 0.0 | 40.0 |" in page
+    assert set(measured.values()) == {None, mine, other} and len(measured) == 3
 
 
 def test_a_weak_reader_is_called_so(run, monkeypatch, capsys):

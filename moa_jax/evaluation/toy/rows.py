@@ -32,12 +32,14 @@ class Row:
         overrides: values of the configuration that it changes.
         seeds: number of trainings, which differ in their random numbers; 0 for the prior, which is
             not trained.
+        weights: folder of weights to measure as they are; None means that the row is trained.
     """
 
     name: str
     title: str
     overrides: tuple[str, ...] = ()
     seeds: int = 1
+    weights: Path | None = None
 
 
 def make_rows(config: Config) -> list[Row]:
@@ -60,6 +62,19 @@ def make_rows(config: Config) -> list[Row]:
             "MoA, no time and layer conditioning",
             ("method.time_layer_conditioning=false",),
         ),
+    ]
+
+
+def given_rows(given: Sequence[tuple[str, Path]]) -> list[Row]:
+    """List rows of weights that somebody has trained; the others are compared with the first.
+
+    Args:
+        given: for each a short name, for the table, and the folder.
+    """
+    names = [MOA, *(f"given-{number}" for number in range(1, len(given)))]
+    return [
+        Row(name, f"MoA, {short}", weights=folder)
+        for name, (short, folder) in zip(names, given, strict=True)
     ]
 
 
