@@ -68,10 +68,10 @@ def train(
     # Weights that an earlier run trained in the image encoder make it another one: checkpoints and
     # encoded data go by `running_on`.
     carried, running_on = {}, identity
-    if config.model.moa and earlier:
+    if earlier:
         params = load_moa(earlier, params, identity)
         carried = read_carried(earlier, mask)
-        running_on = identity.carrying(carried, config.model.moa)
+        running_on = identity.carrying(carried, str(config.model.moa))
     check_resolution(config.data.resolution, base)
     if config.data.encoded:
         ensure_encoded(config, model, params, running_on, base.tokenizer, mesh)
@@ -80,7 +80,6 @@ def train(
     if config.data.resident:
         print("reading the encoded data into the devices' memory", flush=True)
     batches = open_batches(config, base, mesh)
-
     announce(params, mask, mesh, dtype)
     state, frozen, train_step = set_up_moa(model, schedule, params, mask, config, mesh)
     del params
