@@ -8,7 +8,7 @@ RUN := .venv/bin/python
 WORKERS ?= 2
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
-.PHONY: help demo test slow mutations worlds notebooks nightly test-all lint format clean
+.PHONY: help demo test slow mutations worlds notebooks release-check nightly test-all lint format clean
 
 help:
 	@echo "make demo      install, then train and sample on a small world; pictures in $(DEMO_DIR)/"
@@ -17,6 +17,7 @@ help:
 	@echo "make mutations try faults on a copy of the tree: the tests have to fail"
 	@echo "make worlds    run a quick part under Colab's versions and the newest, from .venv-worlds/"
 	@echo "make notebooks make each notebook and its Markdown the same, without outputs"
+	@echo "make release-check  build the sdist and the wheel into dist/ and use them in a clean environment"
 	@echo "make nightly   slow, mutations, worlds, the notebooks as they come, and make test's tests"
 	@echo "               as XLA optimizes for users"
 	@echo "make test-all  lint, run every test but mutations and worlds"
@@ -42,6 +43,11 @@ worlds: | $(RUN)
 notebooks: .venv/.installed-test
 	$(RUN) -m jupytext --sync notebooks/*.md
 	$(RUN) -m tests.notebooks --strip
+
+# TAG=v0.1.0 compares a tag with the version and asks for its date in CHANGELOG.md.
+release-check: .venv/.installed-test
+	$(RUN) -m pip install --quiet --editable '.[release]'
+	$(RUN) -m tests.release $(if $(TAG),--tag "$(TAG)")
 
 nightly: slow mutations worlds
 	$(RUN) -m tests.notebooks

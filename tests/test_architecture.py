@@ -27,7 +27,7 @@ ORDER = (
     {"errors"},
     {"extension", "section"},
     {"cli", "config", "figures", "runtime"},
-    {"backbone", "diffusion", "data"},
+    {"backbone", "diffusion", "data", "configs"},
     {"method"},
     {"sampling"},
     {"applications", "training"},
