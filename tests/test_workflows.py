@@ -11,6 +11,8 @@ from tests import release
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+FORMS = [ROOT / f".github/ISSUE_TEMPLATE/{name}.yml" for name in ("bug", "feature")]
+FORM_KEYS = ("name", "description", "body", "title", "labels", "assignees", "type", "projects")
 
 
 def jobs(path):
@@ -45,6 +47,18 @@ def test_what_is_published_is_what_was_checked():
     assert not any("run" in step for step in publish["steps"])
     (checks,) = jobs(ROOT / ".github/workflows/ci.yml").values()
     assert [step["run"] for step in checks["steps"] if "run" in step] == [".ci/run"]
+
+
+def test_the_forms_are_as_github_reads_them():
+    """The keys of GitHub's syntax for issue forms, and fields that are told apart."""
+    for path in FORMS:
+        form = yaml.safe_load(path.read_text())
+        assert {"name", "description", "body"} <= form.keys() <= {*FORM_KEYS}
+        asked = [each for each in form["body"] if each["type"] != "markdown"]
+        assert len({each["id"] for each in asked}) == len(asked) > 0
+        assert all(each["attributes"]["label"] for each in asked)
+        assert {each["type"] for each in asked} <= {"textarea", "input", "dropdown", "checkboxes"}
+        assert any(each.get("validations", {}).get("required") for each in asked)
 
 
 def test_a_tag_is_the_version_and_its_changes_have_a_date():
