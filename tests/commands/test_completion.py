@@ -66,7 +66,7 @@ sys.exit(main(["toy", "--print-config"] if {command == "train"} else ["--help"])
         ("moa-sample --base pict", "pictures/"),
         ("moa-sample --subject mi", "mine.py "),
         ("moa-sample --prompt pict", ""),
-        ("moa-sample --steps ", ""),
+        ("moa-sample --steps mi", ""),
         ("moa-sample --dtype b", "bfloat16 "),
     ],
 )
