@@ -8,14 +8,16 @@ RUN := .venv/bin/python
 WORKERS ?= 2
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
-.PHONY: help demo test slow mutations worlds notebooks release-check nightly test-all lint format clean
+.PHONY: help demo test slow mutations worlds test-colab test-newest notebooks release-check nightly test-all \
+	lint format clean
 
 help:
 	@echo "make demo      install, then train and sample on a small world; pictures in $(DEMO_DIR)/"
 	@echo "make test      install the test extras, lint, run all but the slow tests"
 	@echo "make slow      run the slow tests (full-size models, many starts, TPU compilations)"
 	@echo "make mutations try faults on a copy of the tree: the tests have to fail"
-	@echo "make worlds    run a quick part under Colab's versions and the newest, from .venv-worlds/"
+	@echo "make worlds    run a part under Colab's versions and the newest, from .venv-worlds/;"
+	@echo "               make test-colab, make test-newest: a quick part of it under one, if its Python is here"
 	@echo "make notebooks make each notebook and its Markdown the same, without outputs"
 	@echo "make release-check  build the sdist and the wheel into dist/ and use them in a clean environment"
 	@echo "make nightly   slow, mutations, worlds, the notebooks as they come, and make test's tests"
@@ -38,6 +40,9 @@ mutations: .venv/.installed-test
 
 worlds: | $(RUN)
 	$(RUN) -m tests.worlds
+
+test-colab test-newest: | $(RUN)
+	$(RUN) -m tests.worlds --quick --if-there $(@:test-%=%)
 
 # The newer of the two counts; form fields and texts are easier to edit in the Markdown.
 notebooks: .venv/.installed-test

@@ -1,20 +1,24 @@
-"""The quick part of the tests under other versions than the ones developed with.
+"""A part of the tests under other versions than the ones developed with.
 
-`make worlds` runs it; the development versions are those of `make test`. Each world is a virtual
-environment in `.venv-worlds/`, made once, with its versions pinned and without torch: what needs
-torch as an oracle is not run here.
+    python -m tests.worlds [--quick] [--if-there] [WORLD ...]
+
+`make worlds` runs all of TESTS in all worlds; `make test-colab` and `make test-newest` run QUICK in
+one. The development versions are those of `make test`. Each world is a virtual environment in
+`.venv-worlds/`, made once, with its versions pinned and without torch: what needs torch as an
+oracle is not run here.
 """
 
+import argparse
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".venv-worlds"
 TOOLS = ("beartype>=0.20", "pytest>=8", "pyyaml>=6", "scikit-image>=0.25")  # of the tests
-TOOLS += ("nbclient>=0.10", "ipykernel>=6.29")
+TOOLS += ("pytest-xdist>=3.6", "nbclient>=0.10", "ipykernel>=6.29")
 # What a version of jax or flax breaks first: private names, module and transformation rules.
 TESTS = (
     "tests/test_architecture.py::test_every_module_imports_without_torch",
@@ -28,6 +32,8 @@ TESTS = (
     "tests/training/test_clusters.py",
     "tests/training/test_optimizer.py",
 )
+# In at most four minutes on two cores: what imports everything, and what versions broke before.
+QUICK = TESTS[:3]
 
 
 class World(NamedTuple):
@@ -63,24 +69,37 @@ WORLDS = {
 }
 
 
-def main(names: Iterable[str]) -> int:
+def main() -> int:
     """Test in the named worlds, or in all; gives 0 if all tests of all worlds pass."""
-    failed = [name for name in names or WORLDS if not passes(name, WORLDS[name])]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("worlds", nargs="*", metavar="WORLD", help=f"of {', '.join(WORLDS)}; all")
+    parser.add_argument("--quick", action="store_true", help="only the QUICK tests")
+    parser.add_argument("--if-there", action="store_true", help="skip a world without its Python")
+    options = parser.parse_args()
+    tests = QUICK if options.quick else TESTS
+    names = options.worlds or WORLDS
+    failed = [name for name in names if not passes(name, WORLDS[name], tests, options.if_there)]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return len(failed)
 
 
-def passes(name: str, world: World) -> bool:
-    """Make a world if it is not there, and run the tests in it."""
+def passes(name: str, world: World, tests: Sequence[str], if_there: bool) -> bool:
+    """Make a world if it is not there, and run the tests in it.
+
+    Args:
+        if_there: whether a world passes for which there is no Python here.
+    """
     python = find_python(world.python)
     if python is None:
-        print(f"{name}: no Python {world.python} here: install it, e.g. by pyenv", file=sys.stderr)
-        return False
+        what = "skipped" if if_there else "failed"
+        print(f"{name}: {what}: no Python {world.python} here: install it, e.g. by pyenv")
+        return if_there
     print(f"{name}: Python {world.python}, {', '.join(world.pinned)}", flush=True)
     own = install(name, world, python)
-    commands = [["-m", "pytest", "-q", *TESTS]]
-    if world.notebooks:
+    pytest = ["-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--durations=5", *tests]
+    commands = [pytest]
+    if world.notebooks and tests is TESTS:
         commands.append(["-m", "tests.notebooks", "--small", *world.notebooks])
     # Every command runs, also after one that failed.
     codes = [subprocess.run([own, *each], cwd=ROOT, check=False).returncode for each in commands]
@@ -119,4 +138,4 @@ def run(*command: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
