@@ -6,10 +6,11 @@ DEMO_DIR ?= .demo
 RUN := .venv/bin/python
 # Processes that test side by side: each compiles on about one core.
 WORKERS ?= 2
+SPHINX := $(RUN) -m sphinx -W --keep-going -n -q
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
 .PHONY: help demo test slow mutations worlds test-colab test-newest notebooks release-check nightly test-all \
-	lint format clean
+	docs linkcheck lint format clean
 
 help:
 	@echo "make demo      install, then train and sample on a small world; pictures in $(DEMO_DIR)/"
@@ -23,6 +24,8 @@ help:
 	@echo "make nightly   slow, mutations, worlds, the notebooks as they come, and make test's tests"
 	@echo "               as XLA optimizes for users"
 	@echo "make test-all  lint, run every test but mutations and worlds"
+	@echo "make docs      build the documentation's site in docs/_build/html, without network"
+	@echo "make linkcheck ask the network whether its links to other sites work"
 	@echo "make lint      check style, format and types;  make format mends the first two"
 	@echo "make clean     remove what these made, .venv too"
 
@@ -61,6 +64,12 @@ nightly: slow mutations worlds
 test-all: lint
 	$(PYTEST)
 
+docs: .venv/.installed-docs
+	$(SPHINX) -b html docs docs/_build/html
+
+linkcheck: .venv/.installed-docs
+	$(SPHINX) -b linkcheck docs docs/_build/linkcheck
+
 lint: .venv/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -71,7 +80,7 @@ format: .venv/.installed-test
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf .venv .venv-worlds .demo .jax_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-worlds .demo .jax_cache .pytest_cache .ruff_cache build dist docs/_build *.egg-info
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -84,4 +93,8 @@ $(RUN):
 
 .venv/.installed-test: requirements.txt pyproject.toml | $(RUN)
 	$(RUN) -m pip install --editable '.[test]'
+	touch $@
+
+.venv/.installed-docs: requirements.txt pyproject.toml | $(RUN)
+	$(RUN) -m pip install --editable '.[docs]'
 	touch $@

@@ -4,8 +4,10 @@ From the project's root: `python examples/gallery.py [FOLDER]`; FOLDER is docs/a
 default.
 """
 
+import json
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,15 @@ from PIL import Image, ImageFilter
 from rich.progress import track
 
 from moa_jax.applications import edit, morph, timelapse
-from moa_jax.figures import attention_figure, picture_table, routing_frames, share_figure
+from moa_jax.figures import (
+    attention_figure,
+    colorize,
+    layer_group,
+    mean_weights,
+    picture_table,
+    routing_frames,
+    share_figure,
+)
 from moa_jax.figures.animation import save_animation
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.control import Control
@@ -31,6 +41,7 @@ DRAW = {"num_inference_steps": 25, "guidance_scale": 2.5}
 BEACH = "waving with a balloon on the beach at sunset"
 GARDEN = "standing with a dog in the garden by day"
 FRAMES = 9
+TILE = 32  # pixels of a map in the sheet of all maps
 
 Gallery = Callable[[Pipeline, Path], None]
 
@@ -145,6 +156,33 @@ def inside(pipe: Pipeline, folder: Path) -> None:
     frames = [each.resize((256, 256 * each.height // each.width)) for each in
               routing_frames(result.images[0], result.routing, 0)]  # fmt: skip
     save_animation(frames, folder / "routing.gif")
+    large(result.images[0], 256).save(folder / "routing_picture.webp")
+    routing_sheet(result.routing, folder)
+
+
+def routing_sheet(routing: Mapping[str, np.ndarray], folder: Path) -> None:
+    """Write one picture's routing for `docs/_static/routing.js`: maps, and what they are of.
+
+    `routing_sheet.png` has a column for each step and a row for each layer, below a row of the mean
+    over the layers. `routing_sheet.js` holds the rows' names and the mean weight of each map.
+    """
+    steps = len(next(iter(routing.values())))
+    mean = [mean_weights({p: w[[step]] for p, w in routing.items()}) for step in range(steps)]
+    rows = {"all layers": mean} | {_layer(path): maps[:, 0] for path, maps in routing.items()}
+    maps = [[Image.fromarray(colorize(each)).resize((TILE, TILE), Image.NEAREST) for each in row]
+            for row in rows.values()]  # fmt: skip
+    sheet = Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in maps]))
+    sheet.quantize(128).save(folder / "routing_sheet.png", optimize=True)
+    shares = {name: [round(float(each.mean()), 2) for each in row] for name, row in rows.items()}
+    text = f"const routingSheet = {json.dumps(shares)};\n"
+    (folder / "routing_sheet.js").write_text(text)
+
+
+def _layer(path: str) -> str:
+    """Name a layer as a reader of the paper would: its stage, its place there, and its kind."""
+    stage, kind = layer_group(path)
+    place = re.search(r"attentions\.(\d+)", path)
+    return f"{stage}, block {place[1] if place else 0}, {kind}"
 
 
 GALLERY: tuple[Gallery, ...] = (

@@ -210,6 +210,11 @@ def override(config: Sections, assignments: Sequence[str]) -> Sections:
     Raises:
         InputError: there is no `=`, the key is unknown (the message gives the nearest names), or
             the value has another type or is out of range.
+
+    Example:
+        >>> from moa_jax.config import Config, override
+        >>> override(Config(), ["train.steps=1_000", "optimizer.ema_decay=0.99"]).train.steps
+        1000
     """
     for assignment in assignments:
         path, equals, text = assignment.partition("=")

@@ -27,6 +27,15 @@ def interpolate(
     Args:
         share: how much of the way to go, 0 to 1.
         spherical: turn the direction at constant speed, and change the length on its own.
+
+    Example:
+        >>> import numpy as np
+        >>> from moa_jax.applications import interpolate
+        >>> start, end = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+        >>> interpolate(start, end, 0.5).tolist()
+        [0.5, 0.5]
+        >>> interpolate(start, end, 0.5, spherical=True).round(3).tolist()
+        [0.707, 0.707]
     """
     if not spherical:
         return ((1.0 - share) * start + share * end).astype(start.dtype)

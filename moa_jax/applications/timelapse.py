@@ -33,7 +33,7 @@ def timelapse(
     """Draw the way from word to word.
 
     Args:
-        prompt: with `{word}` where the words go, e.g. "a {word} <|image|> on the beach".
+        prompt: with `{word}` where the words go, e.g. `a {word} <|image|> on the beach`.
         words: at least two, e.g. "kid", "person", "elderly person".
         subjects: a picture of each, in the order of the markers.
         frames: number of pictures, both ends included; None means one for each word.

@@ -20,6 +20,11 @@ def over_steps(
 
     Raises:
         InputError: not 0 <= start < end <= 1, or no step lies in the range.
+
+    Example:
+        >>> from moa_jax.diffusion import over_steps
+        >>> over_steps(5.0, 4, start=0.25, outside=1.0).tolist()
+        [1.0, 5.0, 5.0, 5.0]
     """
     check_range(start, end)
     steps, slack = np.arange(num_steps), 1e-9  # 1/3 of 3 steps is one step, whatever it rounds to

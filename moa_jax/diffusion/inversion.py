@@ -27,7 +27,7 @@ def ddim_inversion(
     A step takes `iterations` rows, all at the timestep that it leads to; `ends_of_steps` gives the
     last row of each step. The first guess of a step is its starting point, so one iteration is what
     is usually called DDIM inversion. Each further iteration multiplies the remaining error by about
-    |b / a| times the network's slope in x. Shorter steps make this product smaller. Where it is
+    `|b / a|` times the network's slope in x. Shorter steps make this product smaller. Where it is
     over 1, as strong guidance can make it, the iteration does not converge.
 
     Args:

@@ -65,6 +65,13 @@ def turn(
         routing: weights in [0, 1] that sum to one over the experts.
         dial: factor of the added experts' weights, at least 0. 0 is exactly the prior alone, and 1
             is exactly what the router chose. Above 1 they gain, until they take everything.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from moa_jax.method.mixture import turn
+        >>> routing = jnp.array([[[[0.75, 0.25]]]])  # one pixel; the prior's weight comes first
+        >>> [turn(routing, dial).ravel().tolist() for dial in (0.0, 2.0, 9.0)]
+        [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
     """
     added = routing[..., 1:]
     limit = 1.0 / jnp.sum(added, axis=-1, keepdims=True)  # infinite where nothing can grow

@@ -1,6 +1,6 @@
 """The parts of MoA that may be replaced, and how to name a replacement.
 
-`Variant` is the paper's MoA. A subclass overrides one or more of its methods, in any file:
+`Variant` is the paper's MoA. A subclass overrides one or more of its methods, in any file::
 
     @dataclass(frozen=True)
     class MyVariant(Variant):
