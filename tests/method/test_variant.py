@@ -1,8 +1,6 @@
 """A variant of anybody's: found by its name, and held to what everybody relies on."""
 
-import re
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -32,17 +30,6 @@ HERE = "tests.method.variants"
 )
 def test_a_sound_variant_passes_all_checks(variant, method):
     assert check_variant(variant, **method) == dict.fromkeys(CHECKS, "passed")
-
-
-def test_the_page_on_extending_shows_a_sound_variant(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
-    (tmp_path / "sharp.py").write_text(
-        re.search(r"```python\n(from dataclasses.*?)```", page, re.S)[1]
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    found = check_variant("sharp:Sharp(sharpness=3.0)")
-    assert set(found.values()) == {"passed"}
 
 
 def test_a_single_branch_is_the_prior_only_under_the_dial():

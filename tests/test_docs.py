@@ -1,0 +1,209 @@
+"""Every block of the documentation runs, on the toy world; CONTRIBUTING.md has the rules."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+
+import jax
+import pytest
+from PIL import Image
+from sybil import Sybil
+from sybil.document import PythonDocStringDocument
+from sybil.parsers.markdown import CodeBlockParser
+from sybil.parsers.rest import DocTestParser
+
+import sample
+import train
+from examples import gallery, toy_files
+from moa_jax.applications import edit, frames
+from moa_jax.data import __main__ as data
+from moa_jax.sampling import pipeline
+from moa_jax.sampling.settings import Settings
+from moa_jax.toyworld import __main__ as toyworld
+
+ROOT = Path(__file__).parents[1]
+DOCS = [p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts]
+PAGES = {p.relative_to(ROOT).as_posix(): p for p in [*sorted(ROOT.glob("*.md")), *DOCS]}
+
+STAND_INS = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "moa_jax/toyworld/weights/base",
+    "lllyasviel/sd-controlnet-canny": "moa_jax/toyworld/weights/outline",
+    "runs/sd15_ffhq": "moa_jax/toyworld/weights/moa",
+}
+STEPS = 3  # of every drawing
+COMMANDS = {
+    "sample.py": sample.main,
+    "train.py": train.main,
+    "examples/toy_files.py": lambda folder: toy_files.main(Path(*folder), pictures=4),
+    "-m moa_jax.toyworld": toyworld.main,
+    "-m moa_jax.data": data.main,
+}
+SHORTER = {  # arguments that a command gets at its end
+    "sample.py": f"--steps {STEPS}",
+    # One program for all configs, without what takes long to compile: the probe and Muon.
+    "train.py": "model.base=moa_jax/toyworld/weights/base model.image_encoder=none "
+    "method.image_encoder_layers=0 method.max_subjects=2 method.initial_personalized_weight=0.5 "
+    "method.router_loss_weight=0.1 data.resolution=64 data.workers=0 data.augment=false "
+    "optimizer.accumulation=1 optimizer.muon_learning_rate=none optimizer.ema_decay=none "
+    "optimizer.schedule=constant optimizer.warmup_steps=0 optimizer.router_start=0 "
+    "train.steps=2 train.batch_size=2 train.log_every=9 train.sample_every=none",
+    "-m moa_jax.toyworld": "--count 8 --workers 1",
+    "-m moa_jax.data bench": "--seconds 0.1 --batch-size 1",
+}
+NOT_RUN = [  # the page, and the first line of the block
+    ("CONTRIBUTING.md", "make test"),
+    ("README.md", "make demo"),
+    ("docs/start.md", "make demo"),
+    ("docs/start.md", "python -m venv .venv && source .venv/bin/activate"),
+    ("docs/toy-world.md", "python -m moa_jax.evaluation toy --moa runs/toy"),
+    ("docs/tpu.md", "pip install -e '.[tpu]'"),
+]
+MARKER = re.compile(r"<!-- not run: \S.* -->\n\Z")
+LANGUAGES = {"python", "sh", "json", "text", "bibtex"}  # or a directive of MyST
+
+
+class Page:
+    """Runs the blocks of one page, in the folder that is the working directory."""
+
+    def __init__(self):
+        self.variables, self.names = [], {}
+
+    def python(self, example):
+        """Execute a block; one that begins with `# NAME.py` is that module."""
+        source = replaced(example.parsed)
+        if module := re.match(r"# (\w+)\.py\n", source):
+            Path(f"{module[1]}.py").write_text(source)
+            importlib.invalidate_caches()
+            self.names |= vars(importlib.import_module(module[1]))
+        else:
+            lines = "\n" * (example.line + example.parsed.line_offset)  # for the traceback
+            exec(compile(lines + source, example.path, "exec"), self.names)
+
+    def sh(self, example):
+        """Run the `python` commands that bash would run, in this process: starting it is slow."""
+        block = replaced(example.parsed)
+        for arguments in self.commands(block):
+            name = " ".join(arguments[: 1 + (arguments[0] == "-m")])
+            longer = " ".join([name, *arguments[len(name.split()) :][:1]])
+            given = arguments[len(name.split()) :]
+            given += shlex.split(SHORTER.get(name, SHORTER.get(longer, "")))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                assert COMMANDS[name](given) in (0, None), arguments
+        self.variables += re.findall(r"^[A-Z]+=.*", block, re.MULTILINE)
+
+    def commands(self, block):
+        """Let bash read a block; it finds no other program than `python`."""
+        told = "python() { printf '%s\\0' $# \"$@\"; }\n"
+        script = "\n".join([told, *self.variables, block])
+        bash = ["/bin/bash", "-euc", script]
+        done = subprocess.run(bash, env={"PATH": ""}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        words = done.stdout.split("\0")[:-1]
+        while words:
+            count = int(words.pop(0))
+            yield words[:count]
+            words = words[count:]
+
+
+def replaced(text):
+    for theirs, ours in STAND_INS.items():
+        text = text.replace(theirs, ours)
+    return str(text)
+
+
+def blocks(path, python=None, sh=None):
+    """The blocks of a page, and whether each is to be run."""
+    parsers = [CodeBlockParser("python", python), CodeBlockParser("sh", sh)]
+    document = Sybil(parsers=parsers).parse(path)
+    for example in document.examples():
+        yield example, not MARKER.search(document.text[: example.region.start])
+
+
+def pages_with_blocks():
+    """The pages; those that train compile for long."""
+    found = []
+    for name, path in PAGES.items():
+        run = [example.parsed for example, run in blocks(path) if run]
+        trains = re.search("^python train.py", "\n".join(run), re.MULTILINE)
+        if run:
+            found.append(pytest.param(name, marks=pytest.mark.slow if trains else (), id=name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder for the pages: the project's files, and those that the commands name."""
+    folder = tmp_path_factory.mktemp("project")
+    toy_files.main(folder, pictures=4)
+    for name in ("train.py", "sample.py", "configs", "examples", "moa_jax"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+@pytest.fixture
+def page(project, tmp_path, monkeypatch):
+    for path in project.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(sys, "modules", {**sys.modules})  # forgets the pages' own modules
+    monkeypatch.setattr(train, "train", partial(train.train, devices=jax.devices()[:1]))
+    for module in (pipeline, edit_module(), frames):
+        monkeypatch.setattr(module, "Settings", partial(Settings, num_inference_steps=STEPS))
+    return Page()
+
+
+def edit_module():
+    return sys.modules[edit.__module__]  # the package offers the function by the module's name
+
+
+@pytest.mark.parametrize("name", pages_with_blocks())
+def test_the_blocks_of_a_page_run(name, page):
+    ran = 0
+    for example, run in blocks(PAGES[name], page.python, page.sh):
+        if run:
+            example.evaluate()
+            ran += 1
+    assert ran
+
+
+def test_what_is_not_run_is_listed_here():
+    found = []
+    for name, path in PAGES.items():
+        for example, run in blocks(path):
+            if not run:
+                found.append((name, re.sub(r" +#.*", "", example.parsed.split("\n")[0])))
+    assert found == NOT_RUN
+
+
+def test_every_block_has_a_language_that_is_run_or_cannot_be():
+    for name, path in PAGES.items():
+        opened = re.findall(r"^```+(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)[::2]
+        assert all(each in LANGUAGES or each.startswith("{") for each in opened), (name, opened)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in sorted((ROOT / "moa_jax").rglob("*.py")) if ">>>" in p.read_text()],
+    ids=lambda path: path.stem,
+)
+def test_the_examples_in_docstrings_hold(path):
+    document = PythonDocStringDocument.parse(str(path), DocTestParser())
+    document.evaluators.clear()  # the examples import what they use
+    for example in document.examples():
+        example.evaluate()
+
+
+def test_the_interactive_picture_has_a_map_for_each_of_its_names():
+    folder = ROOT / "docs" / "applications"
+    text = (folder / "routing_sheet.js").read_text()
+    shares = eval(re.fullmatch(r"const routingSheet = (\{.*\});\n", text)[1])
+    (steps,) = {len(row) for row in shares.values()}
+    with Image.open(folder / "routing_sheet.png") as sheet:
+        assert sheet.size == (gallery.TILE * steps, gallery.TILE * len(shares))
