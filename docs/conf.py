@@ -48,6 +48,7 @@ python_use_unqualified_type_names = True
 maximum_signature_line_length = 80
 
 html_theme = "furo"
+pygments_dark_style = "monokai"  # furo's own underlines names, and hides their underscores
 html_title = "moa_jax"
 html_static_path = ["_static", *map(str, Path(__file__).parent.glob("applications/routing_*"))]
 html_css_files = ["moa.css"]

@@ -35,7 +35,8 @@ STAND_INS = {
     "lllyasviel/sd-controlnet-canny": "moa_jax/toyworld/weights/outline",
     "runs/sd15_ffhq": "moa_jax/toyworld/weights/moa",
 }
-STEPS = 3  # of every drawing
+STEPS = 4  # of every drawing
+QUICK = ("docs/start.md",)  # pages that `make test` runs; the others compile for longer
 COMMANDS = {
     "sample.py": sample.main,
     "train.py": train.main,
@@ -44,7 +45,10 @@ COMMANDS = {
     "-m moa_jax.data": data.main,
 }
 SHORTER = {  # arguments that a command gets at its end
-    "sample.py": f"--steps {STEPS}",
+    "sample.py": f"--steps {STEPS} --num-images 1",
+    "sample.py morph": f"--steps {STEPS}",
+    "sample.py timelapse": f"--steps {STEPS}",
+    "sample.py edit": f"--steps {STEPS}",
     # One program for all configs, without what takes long to compile: the probe and Muon.
     "train.py": "model.base=moa_jax/toyworld/weights/base model.image_encoder=none "
     "method.image_encoder_layers=0 method.max_subjects=2 method.initial_personalized_weight=0.5 "
@@ -91,7 +95,7 @@ class Page:
             name = " ".join(arguments[: 1 + (arguments[0] == "-m")])
             longer = " ".join([name, *arguments[len(name.split()) :][:1]])
             given = arguments[len(name.split()) :]
-            given += shlex.split(SHORTER.get(name, SHORTER.get(longer, "")))
+            given += shlex.split(SHORTER.get(longer, SHORTER.get(name, "")))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 assert COMMANDS[name](given) in (0, None), arguments
@@ -126,14 +130,9 @@ def blocks(path, python=None, sh=None):
 
 
 def pages_with_blocks():
-    """The pages; those that train compile for long."""
-    found = []
-    for name, path in PAGES.items():
-        run = [example.parsed for example, run in blocks(path) if run]
-        trains = re.search("^python train.py", "\n".join(run), re.MULTILINE)
-        if run:
-            found.append(pytest.param(name, marks=pytest.mark.slow if trains else (), id=name))
-    return found
+    names = [name for name, path in PAGES.items() if any(run for _, run in blocks(path))]
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=() if name in QUICK else slow, id=name) for name in names]
 
 
 @pytest.fixture(scope="module")
