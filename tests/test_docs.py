@@ -75,7 +75,7 @@ class Page:
     """Runs the blocks of one page, in the folder that is the working directory."""
 
     def __init__(self):
-        self.variables, self.names = [], {}
+        self.variables, self.names, self.modules = [], {}, []
 
     def python(self, example):
         """Execute a block; one that begins with `# NAME.py` is that module."""
@@ -83,6 +83,7 @@ class Page:
         if module := re.match(r"# (\w+)\.py\n", source):
             Path(f"{module[1]}.py").write_text(source)
             importlib.invalidate_caches()
+            self.modules.append(module[1])
             self.names |= vars(importlib.import_module(module[1]))
         else:
             lines = "\n" * (example.line + example.parsed.line_offset)  # for the traceback
@@ -151,11 +152,13 @@ def page(project, tmp_path, monkeypatch):
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    monkeypatch.setattr(sys, "modules", {**sys.modules})  # forgets the pages' own modules
     monkeypatch.setattr(train, "train", partial(train.train, devices=jax.devices()[:1]))
     for module in (pipeline, edit_module(), frames):
         monkeypatch.setattr(module, "Settings", partial(Settings, num_inference_steps=STEPS))
-    return Page()
+    page = Page()
+    yield page
+    for name in page.modules:
+        del sys.modules[name]
 
 
 def edit_module():
