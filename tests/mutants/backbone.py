@@ -13,9 +13,7 @@ NAMES, CONFIGS, SINGLE, CHECKPOINT = (
     f"moa_jax/backbone/{name}.py"
     for name in ("single_file_names", "single_file_configs", "single_file", "checkpoint")
 )
-FULL_SIZE = (
-    f"{T}single_file_names.py::test_every_full_size_tensor_is_where_diffusers_converter_finds_it"
-)
+FULL_SIZE = f"{T}single_file_names.py::test_every_full_size_tensor_is_where_diffusers_finds_it"
 PUBLISHED = f"{T}single_file_configs.py::test_a_full_size_file_has_the_published_configurations"
 SAME = f"{T}checkpoint.py::test_a_file_is_the_same_as_its_folder"
 PREDICTS = f"{T}single_file.py::test_what_is_predicted"
