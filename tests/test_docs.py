@@ -62,6 +62,14 @@ SHORTER = {  # arguments that a command gets at its end
 NOT_RUN = [  # the page, and the first line of the block
     ("CONTRIBUTING.md", "make test"),
     ("README.md", "make demo"),
+    (
+        "docs/applications.md",
+        'python sample.py --base dreamy.safetensors --prompt "a man in the snow"',
+    ),
+    (
+        "docs/applications.md",
+        "from moa_jax.backbone.stable_diffusion import load_stable_diffusion, save_stable_diffusion",
+    ),
     ("docs/start.md", "make demo"),
     ("docs/start.md", "python -m venv .venv && source .venv/bin/activate"),
     ("docs/toy-world.md", "python -m moa_jax.evaluation toy --moa runs/toy"),
