@@ -17,14 +17,14 @@ from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import CodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
-import sample
-import train
 from examples import gallery, toy_files
 from moa_jax.applications import edit, frames
+from moa_jax.commands import sample, train
 from moa_jax.data import __main__ as data
 from moa_jax.sampling import pipeline
 from moa_jax.sampling.settings import Settings
 from moa_jax.toyworld import __main__ as toyworld
+from moa_jax.training import run as training
 
 ROOT = Path(__file__).parents[1]
 DOCS = [p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts]
@@ -62,14 +62,8 @@ SHORTER = {  # arguments that a command gets at its end
 NOT_RUN = [  # the page, and the first line of the block
     ("CONTRIBUTING.md", "make test"),
     ("README.md", "make demo"),
-    (
-        "docs/applications.md",
-        'python sample.py --base dreamy.safetensors --prompt "a man in the snow"',
-    ),
-    (
-        "docs/applications.md",
-        "from moa_jax.backbone.stable_diffusion import load_stable_diffusion, save_stable_diffusion",
-    ),
+    ("docs/applications.md", "FILE=dreamy.safetensors"),
+    ("docs/applications.md", "from moa_jax.backbone import stable_diffusion"),
     ("docs/start.md", "make demo"),
     ("docs/start.md", "python -m venv .venv && source .venv/bin/activate"),
     ("docs/toy-world.md", "python -m moa_jax.evaluation toy --moa runs/toy"),
@@ -160,7 +154,7 @@ def page(project, tmp_path, monkeypatch):
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    monkeypatch.setattr(train, "train", partial(train.train, devices=jax.devices()[:1]))
+    monkeypatch.setattr(training, "train", partial(training.train, devices=jax.devices()[:1]))
     for module in (pipeline, edit_module(), frames):
         monkeypatch.setattr(module, "Settings", partial(Settings, num_inference_steps=STEPS))
     page = Page()
