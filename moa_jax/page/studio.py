@@ -5,6 +5,7 @@ Everything that computes runs as a job of one desk, so that two visitors never s
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -144,7 +145,10 @@ class Studio:
                 "on_step": _Reporter(self._pipe, job, setup.steps, shown),
                 **vars(settings),
             }
-            result = draw(prompt, subjects, options)
+            with warnings.catch_warnings():
+                # The visitor is told by a note; what was written stays out of the server's log.
+                warnings.filterwarnings("ignore", message=".* is longer than .* tokens")
+                result = draw(prompt, subjects, options)
             routing = {path: maps.astype(np.float16) for path, maps in result.routing.items()}
             note = self._note(setup, len(pictures))
             return Drawn(setup, result.images, routing, time.monotonic() - start, note)
