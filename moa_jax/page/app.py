@@ -25,6 +25,7 @@ TO_PICTURE = """() => {
 }"""
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE = {**QUIET, "queue": False}
+PRESSED = {**AT_ONCE, "trigger_mode": "multiple"}  # a press counts while the last one is under way
 # Visitors do not wait for each other in Gradio's line but in the studio's, which says their place.
 DRAWING = {**QUIET, "concurrency_limit": None, "trigger_mode": "once"}
 FORM = ("dial", "steps", "guidance", "sampler", "seed", "negative")
@@ -58,15 +59,15 @@ class _Page:
         on.uploads.upload(
             self._take_files, [on.session, on.uploads], [on.uploads, *people, on.stage], **AT_ONCE
         )
-        on.examples.pick(self._take_example, on.session, [*people, on.stage], **AT_ONCE)
-        on.strip.pick(self._remove, on.session, people, **AT_ONCE)
+        on.examples.pick(self._take_example, on.session, [*people, on.stage], **PRESSED)
+        on.strip.pick(self._remove, on.session, people, **PRESSED)
         on.prompt.input(
             self._edit, [on.session, on.prompt], [on.prompt, on.chips], trigger_mode="always_last",
             **AT_ONCE,
         )  # fmt: skip
-        on.chips.pick(self._bind, on.session, [on.chips, on.stage], **AT_ONCE)
+        on.chips.pick(self._bind, on.session, [on.chips, on.stage], **PRESSED)
         for picker in (on.swap_to, on.morph_to):
-            picker.pick(self._choose, on.session, [on.swap_to, on.morph_to], **AT_ONCE)
+            picker.pick(self._choose, on.session, [on.swap_to, on.morph_to], **PRESSED)
 
         opened = blocks.load(self._open, on.session, filled, **AT_ONCE)
         self._follow(opened.then(self._draw_linked, form, drawn, **DRAWING))
