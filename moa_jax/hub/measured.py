@@ -53,15 +53,19 @@ def own_table(folder: Path, card: MoaCard) -> str | None:
     Returns:
         Markdown; None if there is no such file, or if its numbers are those of other weights, of
         another base, or of another version of the study.
+
+    Raises:
+        InputError: the file is damaged.
     """
     if not (folder / BESIDE).is_file():
         return None
     from moa_jax.evaluation.toy.study import run_key, study_key  # slow to import
 
+    table = read_table(folder / BESIDE)  # first: it refuses a damaged file
     found = json.loads((folder / BESIDE).read_text(encoding="utf-8"))
     if found.get("run") != run_key(study_key(card.identity.fingerprints), folder):
         return None
-    return read_table(folder / BESIDE)
+    return table
 
 
 def _rows(found: Mapping[str, Any]) -> str:
