@@ -6,7 +6,8 @@ import shlex
 import subprocess
 import sys
 import warnings
-from functools import partial
+from copy import copy
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -22,6 +23,7 @@ from moa_jax.applications import edit, frames
 from moa_jax.commands import sample, train
 from moa_jax.data import __main__ as data
 from moa_jax.sampling import pipeline
+from moa_jax.sampling.load import load
 from moa_jax.sampling.settings import Settings
 from moa_jax.toyworld import __main__ as toyworld
 from moa_jax.training import run as training
@@ -59,11 +61,15 @@ SHORTER = {  # arguments that a command gets at its end
     "-m moa_jax.toyworld": "--count 8 --workers 1",
     "-m moa_jax.data bench": "--seconds 0.1 --batch-size 1",
 }
-NOT_RUN = [  # the page, and the first line of the block
+NOT_RUN = [  # the page, and how the block begins
     ("CONTRIBUTING.md", "make test"),
     ("README.md", "make demo"),
+    ("README.md", "python -m moa_jax.toyworld runs/toy_data"),
     ("docs/applications.md", "FILE=dreamy.safetensors"),
     ("docs/applications.md", "from moa_jax.backbone import stable_diffusion"),
+    ("docs/extending.md", "python train.py configs/toy.py 'method.mixture=examples.lora_exp"),
+    ("docs/extending.md", "python train.py configs/toy.py method.mixture=prompts:BothSides "),
+    ("docs/extending.md", "python train.py configs/toy.py 'method.extra_loss=examples.extra"),
     ("docs/start.md", "make demo"),
     ("docs/start.md", "python -m venv .venv && source .venv/bin/activate"),
     ("docs/toy-world.md", "python -m moa_jax.evaluation toy --moa runs/toy"),
@@ -157,10 +163,23 @@ def page(project, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "train", partial(training.train, devices=jax.devices()[:1]))
     for module in (pipeline, edit_module(), frames):
         monkeypatch.setattr(module, "Settings", partial(Settings, num_inference_steps=STEPS))
+    monkeypatch.setattr(pipeline.Pipeline, "from_pretrained", shared_pipeline)
     page = Page()
     yield page
     for name in page.modules:
         del sys.modules[name]
+
+
+def shared_pipeline(base, moa=None, dtype=None, **options):
+    """Load each model once for all pages, which then share its compiled programs."""
+    options["controlnets"] = tuple(options.get("controlnets", ()))
+    folders = (path and str(Path(path).resolve()) for path in (base, moa))
+    return copy(loaded(*folders, dtype, tuple(options.items())))  # a LoRA stays with its copy
+
+
+@cache
+def loaded(base, moa, dtype, options):
+    return pipeline.Pipeline(*load(base, moa, dtype, **dict(options)))
 
 
 def edit_module():
@@ -182,7 +201,7 @@ def test_what_is_not_run_is_listed_here():
     for name, path in PAGES.items():
         for example, run in blocks(path):
             if not run:
-                found.append((name, re.sub(r" +#.*", "", example.parsed.split("\n")[0])))
+                found.append((name, re.sub(r" +#.*", "", example.parsed.split("\n")[0])[:64]))
     assert found == NOT_RUN
 
 
