@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 from moa_jax.applications import morph
-from moa_jax.data.captions import encode_caption
 from moa_jax.errors import InputError
 from moa_jax.page.jobs import Desk, Job
 from moa_jax.page.prompt import mark
 from moa_jax.page.setup import MAX_PEOPLE, Setup
 from moa_jax.sampling.pipeline import Pipeline, Result
+from moa_jax.sampling.prompts import encode_prompt
 from moa_jax.sampling.settings import Settings
 
 PREVIEWS = 0.2  # share of the time that previews may take
@@ -161,7 +161,7 @@ class Studio:
         unbound = sorted(set(range(1, people + 1)) - set(setup.bindings.values()))
         if unbound and len(setup.bindings) < self._at_once:
             notes.append(f"No word is subject {unbound[0]}: click the one that it is.")
-        lost = encode_caption(self._pipe.base.tokenizer, setup.prompt).truncated
+        lost = encode_prompt(self._pipe.base.tokenizer, setup.prompt).truncated
         if lost:
             notes.append(f"The prompt is too long, and this was not read: {lost!r}.")
         return " ".join(notes)

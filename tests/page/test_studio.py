@@ -78,7 +78,7 @@ def test_what_has_no_effect_is_told(personal):
     bound = replace(SETUP, bindings={1: 1})
     drawn, _ = finish(studio(personal).draw(bound, PICTURES))
     assert drawn.note == "No word is subject 2: click the one that it is."
-    long = replace(SETUP, prompt=SETUP.prompt + " rain" * 90)
+    long = replace(SETUP, prompt=SETUP.prompt + " rain" * 320)
     drawn, _ = finish(studio(personal).draw(long, PICTURES))
     assert drawn.note.startswith("The prompt is too long, and this was not read: 'rain")
 
