@@ -22,6 +22,7 @@ from examples import gallery, toy_files
 from moa_jax.applications import edit, frames
 from moa_jax.commands import sample, train
 from moa_jax.data import __main__ as data
+from moa_jax.hub import __main__ as hub
 from moa_jax.sampling import pipeline
 from moa_jax.sampling.load import load
 from moa_jax.sampling.settings import Settings
@@ -45,6 +46,7 @@ COMMANDS = {
     "examples/toy_files.py": lambda folder: toy_files.main(Path(*folder), pictures=4),
     "-m moa_jax.toyworld": toyworld.main,
     "-m moa_jax.data": data.main,
+    "-m moa_jax.hub": hub.main,
 }
 SHORTER = {  # arguments that a command gets at its end
     "sample.py": f"--steps {STEPS} --num-images 1",
@@ -76,6 +78,8 @@ NOT_RUN = [  # the page, and how the block begins
     ("docs/start.md", "python -m venv .venv && source .venv/bin/activate"),
     ("docs/toy-world.md", "python -m moa_jax.evaluation toy --moa runs/toy"),
     ("docs/tpu.md", "pip install -e '.[tpu]'"),
+    ("docs/train.md", "python -m moa_jax.hub push runs/mine owner/moa-mine --private"),
+    ("docs/train.md", "from moa_jax import MoAWeights"),
 ]
 MARKER = re.compile(r"<!-- not run: \S.* -->\n\Z")
 LANGUAGES = {"python", "sh", "json", "text", "bibtex"}  # or a directive of MyST
