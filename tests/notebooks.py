@@ -32,7 +32,15 @@ TIMEOUT = 1_800  # seconds that a cell may take
 SMALL: dict[str, dict[str, object]] = {
     "colab": {"STEPS": 2, "PICTURES": 32, "DRAWING_STEPS": 2, "FRAMES": 2},
     "kaggle_sharding": {"STEPS": 6, "STOP_AT": 3},
-    "extend": {"STEPS": 2, "PEOPLE": 1, "CONTEXTS": 1},
+    "extend": {
+        "ROWS": "smooth agreement",
+        "STEPS": 2,
+        "PICTURES": 32,
+        "PEOPLE": 1,
+        "CONTEXTS": 1,
+        "PAIRS": 3,
+        "DRAWING_STEPS": 2,
+    },
 }
 
 
@@ -127,11 +135,12 @@ def pictures(notebook: NotebookNode) -> dict[str, bytes]:
 
 
 def said(notebook: NotebookNode) -> str:
-    """Give all the text that a notebook printed or shows as text."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    return "\n".join(
-        each.get("text") or each.get("data", {}).get("text/markdown", "") for each in outputs
-    )
+    """Give all the text that a notebook printed or shows."""
+    found = []
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        data = output.get("data", {})
+        found.append(output.get("text") or data.get("text/markdown") or data.get("text/plain", ""))
+    return "\n".join(found)
 
 
 def strip() -> None:

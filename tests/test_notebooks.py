@@ -91,7 +91,7 @@ def test_the_third_puts_ideas_of_ones_own_into_the_table(variables, tmp_path):
     done = execute("extend", tmp_path, variables, SMALL["extend"])
     words = said(done)
     assert "prior_at_start: fresh" in words  # of the router that is wrong on purpose
-    for row in ("the prior", "a smooth router", "a scaled expert", "layers that agree"):
+    for row in ("the prior", "a smooth router", "layers that agree", "MoA, 4,800 steps"):
         assert f"| {row} |" in words, words
     assert (
         "agreement"
