@@ -73,7 +73,9 @@ def environment(site: Path, hurry: bool) -> dict[str, str]:
         site: where the wheel is installed.
         hurry: compile as the tests do, and keep the programs with theirs.
     """
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
+    # Importing moa_jax has set variables too; in a user's shell they would hint at a TPU.
+    ours = ("JAX_", "XLA_", "TPU_", "TF_CPP_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     kept |= {"PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
     kept |= {"XDG_CACHE_HOME": str(site.parent / "cache")}  # as at the first time: nothing compiled
     if hurry:

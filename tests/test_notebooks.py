@@ -74,7 +74,8 @@ def test_the_second_is_stopped_and_goes_on_bit_for_bit(variables, tmp_path):
     """The notebook compares the runs itself; here its comparison is done once more."""
     done = execute("kaggle_sharding", tmp_path, variables, SMALL["kaggle_sharding"])
     words = said(done)
-    assert "data 1 x fsdp 8 x tensor 1" in words and "exit code 75" in words
+    assert words.count("on cpu devices: data 1 x fsdp 8 x tensor 1") == 3
+    assert "eight simulated devices" in words and "exit code 75" in words
     assert "resuming from step" in words
     runs = [
         [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
