@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from moa_jax.commands import sample, train
+from moa_jax.training import run as training
 from moa_jax.training.throughput import MEASURED
 from tests.compiling import on_one_device
 
@@ -53,7 +54,7 @@ def as_on_a_laptop():
     """From the project's root, with one device."""
     patch = pytest.MonkeyPatch()
     patch.chdir(ROOT)
-    patch.setattr(train, "train", partial(train.train, devices=jax.devices()[:1]))
+    patch.setattr(training, "train", partial(training.train, devices=jax.devices()[:1]))
     yield
     patch.undo()
 

@@ -8,7 +8,7 @@ from moa_jax.errors import InputError
 from moa_jax.page.prompt import find_words
 from moa_jax.sampling.settings import Settings
 
-MAX_PROMPT = 600  # characters; 75 tokens are fewer
+MAX_PROMPT = 2_000  # characters; four windows of the text encoder are fewer
 MAX_PEOPLE = 4
 MAX_SEED = 2**32 - 1
 # The least and the most of each number, on the page's sliders and in a link.

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import sample
-import train
 from moa_jax import Pipeline
 from moa_jax.backbone.attention_kernels import xla
 from moa_jax.backbone.checkpoint import find_checkpoint
@@ -20,6 +18,7 @@ from moa_jax.backbone.stable_diffusion import (
     save_stable_diffusion,
 )
 from moa_jax.backbone.tokenizer import find_tokenizer
+from moa_jax.commands import sample
 from moa_jax.config import Config, DataConfig, MethodConfig, ModelConfig, TrainConfig
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
@@ -28,6 +27,7 @@ from moa_jax.method.trained import learning_mask
 from moa_jax.method.weights import MoaCard, read_moa_card, save_moa
 from moa_jax.planning.programs import training_program
 from moa_jax.training.mesh import make_mesh
+from moa_jax.training.run import load_base
 
 KINDS = ("1.x", "2.x")
 
@@ -175,7 +175,7 @@ def test_training_and_its_plan_read_the_file(pipelines, files, tiny_folder):
         train=TrainConfig(batch_size=2),
     )
     mesh = make_mesh(config.mesh, jax.devices()[:2])
-    base = train.load_base(config, jnp.dtype("float32"), mesh, xla)
+    base = load_base(config, jnp.dtype("float32"), mesh, xla)
     assert base.name == str(files["1.x"]) and len(base.tokenizer) < 1000
     assert base.scheduler_config["prediction_type"] == "v_prediction"
     program = training_program(config, mesh)

@@ -58,7 +58,7 @@ def test_what_a_link_does_not_say_is_as_at_first():
         ({"words": "9-1", "people": "1"}, "there is no word 9"),
         ({"words": "0-1", "people": "1"}, "there is no word 0"),
         ({"words": "a-b"}, "words='a-b'"),
-        ({"prompt": "x" * (MAX_PROMPT + 1)}, "prompt has 601 characters"),
+        ({"prompt": "x" * (MAX_PROMPT + 1)}, "prompt has 2001 characters"),
     ],
 )
 def test_what_cannot_be_is_refused(query, message):

@@ -16,7 +16,8 @@ from PIL import Image
 from moa_jax import Result, __version__, save_result
 from moa_jax.errors import InputError
 from moa_jax.sampling.credentials import _certificate, _own, _pem, open_credentials
-from moa_jax.sampling.options import parse_arguments, read_credentials
+from moa_jax.sampling.from_options import read_credentials
+from moa_jax.sampling.options import parse_arguments
 from moa_jax.sampling.record import CHUNK, read_record
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (2, 24, 32, 3), dtype=np.uint8)
