@@ -73,7 +73,7 @@ NOT_RUN = [  # the page, and how the block begins
     ("docs/extending.md", "python train.py configs/toy.py method.mixture=prompts:BothSides "),
     ("docs/extending.md", "python train.py configs/toy.py 'method.extra_loss=examples.extra"),
     ("docs/page.md", "pip install 'moa_jax[page]'"),
-    ("docs/page.md", "python -m moa_jax.page --base stable-diffusion-v1-5"),
+    ("docs/page.md", "python -m moa_jax.page --base stable-diffusion-v1-5/stable-diffu"),
     ("docs/start.md", "make demo"),
     ("docs/start.md", "python -m venv .venv && source .venv/bin/activate"),
     ("docs/toy-world.md", "python -m moa_jax.evaluation toy --moa runs/toy"),
