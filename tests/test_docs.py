@@ -78,7 +78,7 @@ NOT_RUN = [  # the page, and how the block begins
     ("docs/start.md", "python -m venv .venv && source .venv/bin/activate"),
     ("docs/toy-world.md", "python -m moa_jax.evaluation toy --moa runs/toy"),
     ("docs/tpu.md", "pip install -e '.[tpu]'"),
-    ("docs/train.md", "python -m moa_jax.hub push runs/mine owner/moa-mine --private"),
+    ("docs/train.md", "python -m moa_jax.hub push runs/mine owner/moa-mine --private \\"),
     ("docs/train.md", "from moa_jax import MoAWeights"),
 ]
 MARKER = re.compile(r"<!-- not run: \S.* -->\n\Z")
