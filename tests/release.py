@@ -27,6 +27,11 @@ DRAWING = (
     *("--base", f"{WEIGHTS}/base", "--moa", f"{WEIGHTS}/moa", "--subject", "subject.png"),
     *("--prompt", "a man <|image|> on the beach", "--num-images", "1", "--steps", "4"),
 )
+SUBJECT = """
+from pathlib import Path
+from moa_jax.toyworld.world.scenes import write_subject
+write_subject(Path("subject.png"))
+"""
 # Of the source distribution's own tests: quick ones, which read the files around the package.
 TESTS = ("test_architecture", "test_citation", "test_config", "test_workflows")
 
@@ -151,8 +156,7 @@ def use_wheel(folder: Path, wheel: Path) -> None:
         if told != f"moa_jax {moa_jax.__version__}":
             raise Unfit(f"{command} --version says {told!r}")
     run(own / "moa-train", "toy", "--print-config", cwd=work, quiet=True)
-    subject = "from moa_jax.toyworld.world.scenes import write_subject as w; w('subject.png', 0)"
-    run(own / "python", "-c", subject, cwd=work)
+    run(own / "python", "-c", SUBJECT, cwd=work)
     run(own / "moa-sample", *DRAWING, cwd=work)
     if not (work / "out/00000-00.png").is_file():
         raise Unfit("moa-sample drew no picture")
@@ -160,7 +164,7 @@ def use_wheel(folder: Path, wheel: Path) -> None:
 
 def run(*command: str | Path, cwd: Path = ROOT, quiet: bool = False) -> None:
     """Run a command; stop if it fails."""
-    print("$", *command, flush=True)
+    print("$", *(str(each).strip() for each in command), flush=True)
     subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL if quiet else None)
 
 
