@@ -22,10 +22,15 @@ HERE = "tests.method.variants"
     [
         ("moa", {}),
         ("moa", {"router": "mlp", "time_layer_conditioning": False}),
-        (f"{HERE}:ThreeExperts", {}),
         (f"{HERE}:Everything", {}),
-        ("examples.lora_expert:Lora(rank=2)", {}),
-        ("examples.router_in_20_lines:CentreRouting(reach=0.4)", {}),
+        *(
+            pytest.param(each, {}, marks=pytest.mark.slow)
+            for each in (
+                f"{HERE}:ThreeExperts",
+                "examples.lora_expert:Lora(rank=2)",
+                "examples.router_in_20_lines:CentreRouting(reach=0.4)",
+            )
+        ),
     ],
 )
 def test_a_sound_variant_passes_all_checks(variant, method):
