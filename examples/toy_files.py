@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from moa_jax.toyworld import WEIGHTS
+from moa_jax.toyworld.pictures import photo
 from moa_jax.toyworld.pretraining.addons import outlines
-from moa_jax.toyworld.world.people import WORDS, draw_look
-from moa_jax.toyworld.world.places import Context
-from moa_jax.toyworld.world.scenes import draw_scene, render, write_data, write_subject
+from moa_jax.toyworld.world.people import WORDS
+from moa_jax.toyworld.world.scenes import write_data, write_subject
 
 PORTRAITS = {"him.jpg": ("man", 0), "her.jpg": ("woman", 0), "another.jpg": ("woman", 1)}
 
@@ -29,12 +29,11 @@ def main(folder: Path = Path(), pictures: int = 16) -> int:
     """Write all of them."""
     for name, (word, number) in PORTRAITS.items():
         write_subject(folder / name, number * len(WORDS) + WORDS.index(word))
-    random = np.random.default_rng(11)  # somebody who is in no training data
-    context = Context("garden", "day", "clear", "standing", "dog")
-    photo, masks = render(draw_scene(random, [draw_look(random, "woman")], context))
-    Image.fromarray(photo).save(folder / "photo.jpg", quality=95)
-    Image.fromarray(np.uint8(255 * masks[0])).save(folder / "mask.png")
-    Image.fromarray(np.asarray(outlines(jnp.asarray(masks)))).save(folder / "edges.png")
+    picture, mask = photo(11)  # somebody who is in no training data
+    picture.save(folder / "photo.jpg", quality=95)
+    mask.save(folder / "mask.png")
+    edges = outlines(jnp.asarray(mask)[None] > 0)
+    Image.fromarray(np.asarray(edges)).save(folder / "edges.png")
     for style in ("watercolor", "ink"):
         shutil.copy(WEIGHTS / "style.safetensors", folder / f"{style}.safetensors")
     write_data(folder / "my_pictures", pictures)

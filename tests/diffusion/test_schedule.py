@@ -7,22 +7,9 @@ import pytest
 
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
 from moa_jax.errors import InputError
+from tests.backbone.full_size_configs import SCHEDULER_SD15 as SD15
+from tests.backbone.full_size_configs import SCHEDULER_SD21 as SD21
 
-# What the two base models' folders hold.
-SD15 = {
-    "_class_name": "PNDMScheduler",
-    "_diffusers_version": "0.6.0",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-    "clip_sample": False,
-}
-SD21 = {**SD15, "_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
 CONFIGS = {
     "sd15": SD15,
     "linear": {"beta_schedule": "linear"},

@@ -4,21 +4,14 @@ import json
 from pathlib import Path
 
 from moa_jax.backbone.tokenizer import write_tokenizer
-from tests.backbone.full_size_configs import TEXT_SD15, UNET_SD15, VAE_SD15, VISION_CLIP_L
+from tests.backbone.full_size_configs import (
+    SCHEDULER_SD15,
+    TEXT_SD15,
+    UNET_SD15,
+    VAE_SD15,
+    VISION_CLIP_L,
+)
 
-SCHEDULER_SD15 = {
-    "_class_name": "PNDMScheduler",
-    "_diffusers_version": "0.6.0",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
 FILES = {
     "model_index.json": {"_class_name": "StableDiffusionPipeline"},
     "unet/config.json": UNET_SD15,
