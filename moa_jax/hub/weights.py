@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelHubMixin
-from safetensors import safe_open
 
 from moa_jax.backbone.hub import explain, failures
 from moa_jax.errors import InputError
@@ -17,7 +16,13 @@ from moa_jax.hub.about import About
 from moa_jax.hub.card import Facts, card_data, card_text
 from moa_jax.hub.measured import own_table, read_table
 from moa_jax.method.source import find_moa
-from moa_jax.method.weights import CARD_NAME, WEIGHTS_NAME, MoaCard, read_moa_card
+from moa_jax.method.weights import (
+    CARD_NAME,
+    WEIGHTS_NAME,
+    MoaCard,
+    read_moa_card,
+    read_shapes,
+)
 
 TAGS = "arxiv:2404.11565 flax image-personalization jax mixture-of-attention moa stable-diffusion"
 
@@ -216,11 +221,7 @@ class MoAWeights(
     @cached_property
     def _sizes(self) -> dict[str, int]:
         """How many numbers each tensor has; only the head of the file is read."""
-        path = self.folder / WEIGHTS_NAME
-        if not path.is_file():
-            raise InputError(f"{str(path)!r} is missing: give the folder that train.py wrote it to")
-        with safe_open(path, framework="numpy") as file:  # whole: `read_moa_card` has opened it
-            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+        shapes = read_shapes(self.folder)
         return {key: math.prod(shape) for key, shape in shapes.items()}
 
     @property

@@ -208,6 +208,16 @@ def _require(trained_on: Identity, loaded: Identity, what: str, allow_other_base
         warnings.warn(f"drawing all the same: {error}", stacklevel=4)
 
 
+def read_shapes(folder: str | Path) -> dict[str, list[int]]:
+    """Read the shape of each tensor of `folder`; the tensors themselves are not read.
+
+    Raises:
+        InputError: the file is missing, truncated or damaged.
+    """
+    with _opened(Path(folder) / WEIGHTS_NAME) as file:
+        return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+
+
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     with _opened(path) as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
