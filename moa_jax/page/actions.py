@@ -15,7 +15,6 @@ from moa_jax.figures import layer_group, mean_weights, overlay, routing_figure
 from moa_jax.page import views
 from moa_jax.page.jobs import Job, Stopped
 from moa_jax.page.people import Person, example
-from moa_jax.page.prompt import mark
 from moa_jax.page.session import Session
 from moa_jax.page.setup import Setup
 from moa_jax.page.studio import Drawn, Studio, require_bound, with_person
@@ -85,14 +84,14 @@ def draw(studio: Studio, session: Session, setup: Setup) -> Views:
 
 def swap(studio: Studio, session: Session, subject: int | None) -> Views:
     """Draw the picture on the page again, from the same noise, with somebody else in it."""
-    entry, other = session.entry, session.other
+    entry, other, people = session.entry, session.other, ()
 
     def start() -> Job:
+        nonlocal people  # the visitor may choose somebody else while this is drawn
         setup, people = _changed(session, subject)
         return studio.draw(setup, [person.picture for person in people])
 
     def finish(drawn: Drawn) -> str:
-        _, people = _changed(session, subject)
         session.keep(drawn, people, show=False)
         was = entry.people[subject - 1].name
         pictures = [(f"Before: {was}", entry.drawn.images[0])]
@@ -206,11 +205,6 @@ def routing_sheet(session: Session) -> str:
     figure = routing_figure(_enlarged(entry.drawn.images[0]), entry.drawn.routing)
     alt = "A map for each stage of the U-Net, kind of attention and step: bright is personalized"
     return views.stage(figure, alt=alt)
-
-
-def marked(session: Session) -> str:
-    """Write the prompt as the command line takes it."""
-    return mark(session.prompt, session.bindings)[0]
 
 
 def setup_of(session: Session, form: dict[str, Any]) -> Setup:
