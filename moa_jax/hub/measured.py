@@ -71,20 +71,19 @@ def own_table(folder: Path, card: MoaCard) -> str | None:
 def _rows(found: Mapping[str, Any]) -> str:
     """Lay out all rows of a study."""
     from moa_jax.evaluation.toy.findings import Results, RowResult
-    from moa_jax.evaluation.toy.report import LEGEND, main_table
+    from moa_jax.evaluation.toy.report import main_table
 
     rows = [
         RowResult(row["name"], row["title"], tuple(row["runs"]), tuple(row["seeds"]))
         for row in found["rows"]
     ]
     heads, lines = main_table(Results(found["renders"], rows, found["protocol"]))
-    return _page([heads, *lines], LEGEND)
+    return _page(heads, lines)
 
 
 def _numbers(numbers: Mapping[str, float]) -> str:
     """Lay out the numbers of one training, each in a line."""
     from moa_jax.evaluation.toy.findings import COLUMNS
-    from moa_jax.evaluation.toy.report import LEGEND
 
     # The way from floor to ceiling is no number of one training alone: it takes the renders' too.
     lines = [
@@ -92,14 +91,14 @@ def _numbers(numbers: Mapping[str, float]) -> str:
     ]
     if not lines:
         raise KeyError("identity/overall")
-    return _page([["measure", "found"], *lines], LEGEND)
+    return _page(["measure", "found"], lines)
 
 
-def _page(rows: list[list[str]], legend: str) -> str:
-    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def _page(heads: list[str], lines: list[list[str]]) -> str:
+    from moa_jax.evaluation.toy.report import LEGEND, markdown_table
+
     about = (
         f"Measured by {COMMAND}: people, contexts and noise that no training saw, in the toy world "
         "that moa_jax renders. It says nothing about photographs."
     )
-    return f"{about}\n\n{table}\n\n{legend.strip()}"
+    return f"{about}\n\n{markdown_table(heads, lines)}\n\n{LEGEND.strip()}"

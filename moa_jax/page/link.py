@@ -7,7 +7,7 @@ sampler's name may stand for code.
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,7 +17,6 @@ from moa_jax.page.setup import Setup
 OWN = "own"  # stands for a picture that the link does not have
 NUMBERS = {"seed": int, "steps": int, "guidance": float, "dial": float}
 TEXTS = ("prompt", "negative", "sampler")
-NAMES = tuple(each.name for each in fields(Setup) if each.name != "bindings")
 
 
 def to_query(setup: Setup) -> str:

@@ -6,7 +6,6 @@ Subjects have a colour and always a number too, for those who do not see the col
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from PIL import Image
 
@@ -209,11 +208,6 @@ def caption_of(drawn: Drawn) -> str:
         f"Seed {setup.seed}, {setup.steps} steps of {setup.sampler}, guidance "
         f"{setup.guidance:g}{dial}, {drawn.seconds:.1f} s"
     )
-
-
-def error_line(error: Any) -> str:
-    """Show what went wrong where something else would be."""
-    return f'<p class="moa-error" role="alert">{escape(str(error))}</p>'
 
 
 def hint(text: str) -> str:
