@@ -89,8 +89,9 @@ def test_killed_at_random_moments_a_run_logs_the_same_numbers(kills, start, whol
         process = start(tmp_path, STEPS, 0.01)
         wait_for(lambda: "the first step, compiled" in words(tmp_path), process)
         resumed = re.search(r"resuming from step (\d+)", words(tmp_path))
-        # An interval, and what was done while the save was under way: that is less than another.
-        assert before - int(resumed[1] if resumed else 0) < 2 * EVERY
+        # An interval, and what was done while the save was under way: at most another, because
+        # the next save waits for it.
+        assert before - int(resumed[1] if resumed else 0) <= 2 * EVERY
         time.sleep(draw.uniform(0, 0.2))
         process.kill()
         assert finish(process) == -signal.SIGKILL
