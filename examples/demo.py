@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
-from rich.progress import track
 
+from moa_jax.cli import track
 from moa_jax.figures import picture_table
 from moa_jax.runtime import keep_programs
 from moa_jax.sampling.pipeline import Pipeline

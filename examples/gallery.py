@@ -15,9 +15,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageFilter
-from rich.progress import track
 
 from moa_jax.applications import edit, morph, timelapse
+from moa_jax.cli import track
 from moa_jax.figures import (
     attention_figure,
     colorize,

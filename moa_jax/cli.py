@@ -3,15 +3,17 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moa_jax.errors import InputError, LostHost, NonFiniteLoss, Preempted
+
+T = TypeVar("T")
 
 
 def command_name(script: str) -> str:
@@ -164,3 +166,19 @@ class Bar:
     def speed(self) -> float | None:
         """How many parts were done a second, of late; None before there are any."""
         return self._progress.tasks[0].speed
+
+
+def track(parts: Iterable[T], doing: str, total: int | None = None) -> Iterator[T]:
+    """Go through the parts of some work, and show how many are done.
+
+    rich has a function of this name, which fills log files with bars where FORCE_COLOR is set.
+
+    Args:
+        doing: what is being done, in a word or two.
+        total: number of parts; None means the length of `parts`, if they have one.
+    """
+    known = len(parts) if total is None and isinstance(parts, Sized) else total
+    with Bar(doing, known) as bar:
+        for part in parts:
+            yield part
+            bar.advance()

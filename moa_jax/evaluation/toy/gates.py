@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Num
-from rich.progress import track
 
 from moa_jax.backbone.clip import normalize_pixels
 from moa_jax.backbone.stable_diffusion import StableDiffusion
+from moa_jax.cli import track
 from moa_jax.evaluation.toy import metrics
 from moa_jax.evaluation.toy.drawing import through_vae
 from moa_jax.evaluation.toy.protocol import Trial, redraw

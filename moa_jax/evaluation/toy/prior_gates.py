@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.progress import track
 
+from moa_jax.cli import track
 from moa_jax.evaluation.toy import metrics
 from moa_jax.evaluation.toy.drawing import SAMPLER, Pictures
 from moa_jax.evaluation.toy.gates import BATCH, SEED, Gate, held_out

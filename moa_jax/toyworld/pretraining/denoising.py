@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int32, UInt8
-from rich.progress import track
 
 from moa_jax.backbone.stable_diffusion import Component
+from moa_jax.cli import track
 from moa_jax.diffusion.schedule import NoiseSchedule, add_noise, training_target
 from moa_jax.method.trained import combine
 from moa_jax.toyworld.pretraining.autoencoder import to_pixels

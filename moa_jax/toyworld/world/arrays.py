@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from rich.progress import track
 
+from moa_jax.cli import track
 from moa_jax.data.captions import caption_length, encode_caption
 from moa_jax.errors import InputError
 from moa_jax.toyworld.world.labels import PEOPLE, SHAPES, label
