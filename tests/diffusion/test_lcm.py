@@ -28,7 +28,7 @@ def test_trajectories_agree(prediction_type, change):
     for steps in (1, 2, 3, 4, 8, 50):
         found = follow(make_sampler("lcm", schedule, steps), NOISE)[-1]
         theirs = scheduler("lcm", schedule, config, steps)
-        assert_close(found, run_theirs("lcm", theirs), 1e-6)
+        assert_close(found, run_theirs("lcm", theirs), 1e-5)
 
 
 def test_trajectories_from_zero_snr_agree():
@@ -42,7 +42,7 @@ def test_an_image_to_image_start_agrees():
         sampler = make_sampler("lcm", SCHEDULE, steps, skip=skip)
         start = sampler.signals[0] * CLEAN + np.sqrt(1.0 - sampler.signals[0] ** 2) * NOISE
         theirs = scheduler("lcm", SCHEDULE, SD15, steps)
-        assert_close(follow(sampler, start)[-1], run_theirs("lcm", theirs, CLEAN, skip), 1e-6)
+        assert_close(follow(sampler, start)[-1], run_theirs("lcm", theirs, CLEAN, skip), 1e-5)
 
 
 def test_timesteps_agree_for_every_count():
