@@ -97,6 +97,8 @@ class DataConfig(Section):
     resident: bool = False  # keep data.encoded in the devices' memory, on one host
     condition_dropout: Probability = 0.1  # [FC]
     subject_dropout: Probability = 0.1  # [FC]
+    # [ours] how often a subject that has references is shown by one, not by its own crop
+    reference_probability: Probability = 1.0
     workers: Whole = 8  # threads that read and augment; 0: none, the run does it itself
     max_bad_fraction: Probability = 0.01  # more bad records than this stop the run
 

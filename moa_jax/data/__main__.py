@@ -187,8 +187,9 @@ def _print_faults(report: Report, options: argparse.Namespace) -> int:
     if not (options.base or options.tokenizer):
         print("not checked, for want of --base: is each subject's word among the tokens that fit?")
     total = sum(len(found) for found in report.faults.values())
+    references = f", {report.references} references" if report.references else ""
     print(
-        f"{report.records} records, {report.subjects} subjects: "
+        f"{report.records} records, {report.subjects} subjects{references}: "
         f"{total} faults in {len(report.faults)} records"
     )
     return 1 if report.faults or nobody else 0

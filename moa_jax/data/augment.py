@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+from moa_jax.data.images import Box
 
-Box = tuple[int, int, int, int]
+BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 
 
 def crop_target(

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import grain
+import numpy as np
 
 from moa_jax.config import DataConfig, MethodConfig
 from moa_jax.data.captions import Tokenizer
 from moa_jax.data.examples import read_record
 from moa_jax.data.loader import make_loader
 from moa_jax.data.records import open_records
+from moa_jax.data.references import draw_references
 
 SUBJECT_RESOLUTION = 224  # pixels; the input of FastComposer's image encoder, CLIP ViT-L/14
 BATCH = 4  # examples between two looks at the clock
@@ -125,8 +127,12 @@ def _time(stream: Any, seconds: float, on_second: Callable[[], None]) -> Rate:
 def _read(data: DataConfig) -> Iterator[int]:
     """Read and decode records in random order; bad records count too."""
     records, limit = open_records(*data.source()), MethodConfig().max_subjects
-    stream = grain.MapDataset.range(len(records)).shuffle(0).repeat()
-    stream = stream.map(lambda index: len(read_record(records[int(index)], limit)))
+
+    def read(index: int, random: np.random.Generator) -> int:
+        record = draw_references(records[index], random, data.reference_probability)
+        return len(read_record(record, limit))
+
+    stream = grain.MapDataset.range(len(records)).shuffle(0).repeat().random_map(read, seed=0)
     options = grain.ReadOptions(num_threads=data.workers, prefetch_buffer_size=2 * data.workers)
     batches = iter(stream.to_iter_dataset(options).batch(BATCH))
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from moa_jax.data.captions import Tokenizer
 from moa_jax.data.examples import faults
 from moa_jax.data.record import Record, Records
+from moa_jax.data.references import count_references
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Report:
     Attributes:
         records: number of records.
         subjects: number of subjects in all records together.
+        references: number of other pictures of these subjects.
         faults: what is wrong with each bad record, by its name.
     """
 
     records: int
     subjects: int
+    references: int
     faults: dict[str, list[str]]
 
 
@@ -46,11 +49,12 @@ def check_records(
         record = records[index]
         return record, faults(record, max_subjects, tokenizer)
 
-    subjects, bad = 0, {}
+    subjects, references, bad = 0, 0, {}
     with ThreadPoolExecutor(workers) as pool:
         for record, found in pool.map(look, range(len(records))):
             subjects += len(record.subjects)
+            references += count_references(record.subjects)
             if found:
                 bad[record.name] = found
             on_record()
-    return Report(len(records), subjects, bad)
+    return Report(len(records), subjects, references, bad)

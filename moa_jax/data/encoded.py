@@ -1,8 +1,9 @@
 """Encoded data sets: what the frozen encoders make of each picture, computed once and kept on disk.
 
 The folder holds arrays, which are read by memory mapping: `latents.npy` has a row for each record,
-`masks.npy` (bits) and `features.npy` have a row for each subject. `index.json` says what they were
-made of, and holds captions and words. `moa_jax.training.encoding` makes what is written here.
+`masks.npy` (bits) and `features.npy` have a row for each subject. If any subject has references,
+`references.npy` has a row of features for each of them. `index.json` says what all were made of,
+and holds captions and words. `moa_jax.training.encoding` makes what is written here.
 Encoded pictures can no longer be augmented.
 """
 
@@ -19,10 +20,12 @@ from jaxtyping import Bool, Float16
 from moa_jax.config import DataConfig
 from moa_jax.data.captions import Tokenizer
 from moa_jax.data.examples import Example, teach
+from moa_jax.data.references import draw_reference
 from moa_jax.errors import InputError
 
 INDEX = "index.json"
 ARRAYS = ("latents", "masks", "features")
+REFERENCES = "references.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +35,12 @@ class EncodedSubject:
     Attributes:
         mask: the subject's mask on the cropped picture.
         end: number of characters of the caption up to the end of its word.
+        references: the image encoder's output for each of the subject's other pictures.
     """
 
     mask: Bool[np.ndarray, "size size"]
     end: int
+    references: tuple[Float16[np.ndarray, " F"], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +49,7 @@ class EncodedRecord:
 
     Attributes:
         latents: mean, then standard deviation, at the U-Net's scale.
-        features: the image encoder's output for each subject.
+        features: the image encoder's output for each subject's own crop.
         sample_subjects: see `moa_jax.data.records.Record`.
     """
 
@@ -74,6 +79,8 @@ class EncodedRecords(Sequence[EncodedRecord]):
             arrays = [np.load(folder / f"{n}.npy", mmap_mode="r") for n in ARRAYS]
             self.source: dict[str, Any] = index["source"]
             self._records, self._size = index["records"], self.source["resolution"]
+            paired = (folder / REFERENCES).exists()
+            self._references = np.load(folder / REFERENCES, mmap_mode="r") if paired else None
         except (OSError, ValueError, EOFError, KeyError) as error:
             raise InputError(
                 f"data.encoded={str(folder)!r} cannot be read ({error}): delete it, and training "
@@ -85,7 +92,7 @@ class EncodedRecords(Sequence[EncodedRecord]):
         return len(self._records)
 
     def __getitem__(self, index: Any) -> EncodedRecord:
-        caption, sample_subjects, first, ends = self._records[index]
+        caption, sample_subjects, first, ends, *paired = self._records[index]
         rows = slice(first, first + len(ends))
         bits = np.unpackbits(self._masks[rows], axis=1, count=self._size**2)
         masks = bits.reshape(-1, self._size, self._size).astype(bool)
@@ -93,9 +100,21 @@ class EncodedRecords(Sequence[EncodedRecord]):
             np.array(self._latents[index]),
             np.array(self._features[rows]),
             caption,
-            tuple(map(EncodedSubject, masks, ends)),
+            tuple(map(EncodedSubject, masks, ends, self._read_references(len(ends), *paired))),
             sample_subjects,
         )
+
+    def _read_references(
+        self, subjects: int, first: int = 0, counts: Sequence[int] = ()
+    ) -> list[tuple[Float16[np.ndarray, " F"], ...]]:
+        """Read those of a record; the numbers are absent where no record has any."""
+        if self._references is None:
+            return [()] * subjects
+        found = []
+        for count in counts:
+            found.append(tuple(np.array(self._references[first : first + count])))
+            first += count
+        return found
 
 
 def write_encoded(
@@ -106,6 +125,7 @@ def write_encoded(
     rows: tuple[int, int],
     latents: tuple[int, int, int],
     features: int,
+    references: int = 0,
 ) -> None:
     """Write records one after the other; the folder appears once it is complete.
 
@@ -115,6 +135,7 @@ def write_encoded(
         rows: largest possible numbers of records and of subjects.
         latents: shape of a record's latents.
         features: width of a subject's features.
+        references: largest possible number of references.
     """
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -127,15 +148,23 @@ def write_encoded(
         np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", kind, shape)
         for name, kind, shape in zip(ARRAYS, kinds, shapes, strict=True)
     ]
-    listed, row = [], 0
+    if references:
+        shape = (references, features)
+        arrays.append(np.lib.format.open_memmap(unfinished / REFERENCES, "w+", np.float16, shape))
+    listed, row, reference_row = [], 0, 0
     for place, record in enumerate(records):
         arrays[0][place] = record.latents
         ends = [subject.end for subject in record.subjects]
         listed.append([record.caption, record.sample_subjects, row, ends])
+        if references:
+            listed[-1] += [reference_row, [len(each.references) for each in record.subjects]]
         arrays[2][row : row + len(ends)] = record.features
         for subject in record.subjects:
             arrays[1][row] = np.packbits(subject.mask)
             row += 1
+            for reference in subject.references:
+                arrays[3][reference_row] = reference
+                reference_row += 1
     for array in arrays:
         array.flush()
     (unfinished / INDEX).write_text(json.dumps({"source": source, "records": listed}))
@@ -152,14 +181,21 @@ def make_encoded_example(
     """Make a training example.
 
     Args:
-        config: its resolution, condition_dropout and subject_dropout are used.
+        config: its resolution, condition_dropout, subject_dropout and reference_probability are
+            used.
 
     Returns:
         One row of a batch: latents and features in place of the image and subject_images of
         `moa_jax.data.examples.make_example`.
     """
+    shown = list(record.features)
+    for place, subject in enumerate(record.subjects):
+        drawn = draw_reference(len(subject.references), random, config.reference_probability)
+        if drawn is not None:
+            shown[place] = subject.references[drawn]
     masks = [subject.mask for subject in record.subjects]
     kept, taught = teach(record, masks, random, config, tokenizer, max_subjects)
     features = np.zeros((max_subjects, record.features.shape[1]), np.float16)
-    features[: len(kept)] = record.features[kept]
+    for slot, place in enumerate(kept):
+        features[slot] = shown[place]
     return {"latents": record.latents, "features": features, **taught}

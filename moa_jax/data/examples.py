@@ -6,7 +6,7 @@ Source: FastComposer's released code [FC]; what is our choice is marked [ours].
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -17,8 +17,9 @@ from moa_jax.config import DataConfig
 from moa_jax.data.augment import augment_subject, crop_target, cut_out, prepare_subject
 from moa_jax.data.captions import Tokenizer, encode_words
 from moa_jax.data.files import File
-from moa_jax.data.images import load_image, load_mask
+from moa_jax.data.images import bounds, load_image, load_mask, require_mask_of
 from moa_jax.data.record import Box, Record, Subject
+from moa_jax.data.references import LoadedReference, load_reference
 from moa_jax.errors import InputError
 
 T = TypeVar("T")
@@ -33,11 +34,13 @@ class LoadedSubject:
     Attributes:
         end: number of characters of the caption up to the end of its word.
         box: x1, y1, x2, y2 in pixels, inside the picture.
+        references: other pictures of the subject, of which the first is shown.
     """
 
     mask: Bool[np.ndarray, "H W"]
     end: int
     box: Box
+    references: tuple[LoadedReference, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,12 @@ def read_record(
     subjects = []
     for count, subject in enumerate(record.subjects, start=1):
         loaded = _attempt(found, _load_subject, subject, count, image, instances)
-        subjects += [loaded] if loaded else []
+        references = [
+            _attempt(found, load_reference, each, f"reference {number} of subject {count}")
+            for number, each in enumerate(subject.references, start=1)
+        ]
+        if loaded:
+            subjects.append(replace(loaded, references=tuple(filter(None, references))))
     if tokenizer is not None:
         ends = {subject.end for subject in record.subjects if subject.end is not None}
         _attempt(found, encode_words, tokenizer, record.caption, sorted(ends))
@@ -101,7 +109,8 @@ def make_example(
     """Make a training example.
 
     A subject outside the centre crop counts as dropped, because there is no mask to learn it from
-    [ours]. The word of a dropped subject stays in the caption.
+    [ours]. The word of a dropped subject stays in the caption. A subject that has references is
+    shown by the first; `moa_jax.data.references.draw_references` leaves the one to show.
 
     Args:
         config: its resolution, augment, condition_dropout and subject_dropout are used.
@@ -117,9 +126,7 @@ def make_example(
     kept, taught = teach(record, masks, random, config, tokenizer, max_subjects)
     prepare = augment_subject if config.augment else _prepare
     pictures = [
-        prepare(
-            cut_out(record.image, subject.mask, subject.box, random), subject_resolution, random
-        )
+        prepare(_show(record.image, subject, random), subject_resolution, random)
         for subject in (record.subjects[index] for index in kept)
     ]
     small = (max_subjects, subject_resolution, subject_resolution, 3)
@@ -178,6 +185,13 @@ def _choose(
     return sorted(chosen, key=lambda index: record.subjects[index].end)
 
 
+def _show(image: Image.Image, subject: LoadedSubject, random: np.random.Generator) -> Image.Image:
+    """Give the picture of a subject that the model is shown: a reference, or its own crop."""
+    if subject.references:
+        return subject.references[0].show(random)
+    return cut_out(image, subject.mask, subject.box, random)
+
+
 def _prepare(
     image: Image.Image, size: int, random: np.random.Generator
 ) -> UInt8[np.ndarray, "size size 3"]:
@@ -232,22 +246,12 @@ def _load_subject(
     else:
         what = f"segment id {subject.mask} (subject {count})"
         mask = instances == subject.mask
-    if not mask.any():
-        raise InputError(f"{what}: is empty, no pixel belongs to the subject")
+    require_mask_of(mask, image, what)
     if image is None:
         return None
     height, width = mask.shape
-    if (width, height) != image.size:
-        size = f"{image.width}x{image.height}"
-        raise InputError(f"{what}: is {width}x{height} pixels, but the picture is {size}")
     left, top, right, bottom = subject.box or bounds(mask)
     box = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
     if not mask[box[1] : max(box[1], box[3]), box[0] : max(box[0], box[2])].any():
         raise InputError(f"{what}: its box {subject.box} holds none of its pixels")
     return None if subject.end is None else LoadedSubject(mask, subject.end, box)
-
-
-def bounds(mask: Bool[np.ndarray, "H W"]) -> Box:
-    """Find the smallest box around a mask, which must not be empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

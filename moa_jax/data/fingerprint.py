@@ -1,9 +1,9 @@
 """Digests that tell one state of a data set from another, without reading a picture.
 
 The listing's digest is that of its content. A record's digest depends on its caption and subjects,
-and on the size and time of change of its files. Records have none in a bucket, where each file
-would cost a request, in a packed data set, whose listing holds the hash of every shard, and in one
-of the library `datasets`, whose listing tells of every Arrow file.
+and on the size and time of change of its files, those of references among them. Records have none
+in a bucket, where each file would cost a request, in a packed data set, whose listing holds the
+hash of every shard, and in one of the library `datasets`, whose listing tells of every Arrow file.
 """
 
 import hashlib
@@ -40,6 +40,11 @@ def _digest(record: Record) -> str:
     said = [(subject.end, subject.box) for subject in subjects]
     said += [subject.mask for subject in subjects if isinstance(subject.mask, int)]
     stamps = [_stamp(file) for file in (record.image, record.instance_map, *masks)]
+    said += [
+        (place, _stamp(reference.image), _stamp(reference.mask))
+        for place, subject in enumerate(subjects)
+        for reference in subject.references
+    ]
     parts = (record.name, record.caption, record.faults, said, stamps)
     # JSON can put lone surrogates into a caption, which plain UTF-8 refuses.
     return f"{zlib.crc32(repr(parts).encode(errors='surrogatepass')):08x}"

@@ -7,6 +7,9 @@
 
 Paths are relative to the root; `word` may be a phrase ("old man"). If subjects share a word, the
 n-th takes its n-th occurrence. `subjects` may be empty: such a picture teaches its text only.
+
+A subject may have a `reference`: another picture of the same subject, or a list of such pictures.
+Each is a path if the picture shows the subject alone; if not, `{"image": path, "mask": path}`.
 """
 
 import json
@@ -45,7 +48,7 @@ def _parse(root: Location, numbered_line: tuple[int, bytes]) -> Record:
     if faults:
         return Record(place, None, faults=tuple(faults))
     caption = row["text"]
-    subjects, faults = find_subjects(caption, row["subjects"], str, lambda mask: root / mask)
+    subjects, faults = find_subjects(caption, row["subjects"], str, lambda path: root / path)
     faults += caption_faults(caption)
     name = f"{row['file_name']} ({place})"
     return Record(name, root / row["file_name"], caption, subjects, faults=tuple(faults))

@@ -16,6 +16,8 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from moa_jax.data.files import File
 from moa_jax.errors import InputError
 
+Box = tuple[int, int, int, int]
+
 # Pixels. Pillow warns of decompression bombs from 89 million on; the limit is lower, so an accepted
 # picture never gives the warning. A phone's largest picture has 50 million or 108.
 MAX_PIXELS = 80_000_000
@@ -48,6 +50,30 @@ def load_mask(file: str | File) -> Bool[np.ndarray, "H W"]:
         InputError: as `load_image`.
     """
     return _read(file, to_mask)
+
+
+def require_mask_of(mask: Bool[np.ndarray, "H W"], image: Image.Image | None, what: str) -> None:
+    """Refuse a mask that marks nothing, or that is not as large as its picture.
+
+    Args:
+        image: None if the picture could not be read: then its size is not compared.
+        what: what messages call the mask.
+
+    Raises:
+        InputError: the mask is empty or of another size.
+    """
+    if not mask.any():
+        raise InputError(f"{what}: is empty, no pixel belongs to the subject")
+    height, width = mask.shape
+    if image is not None and (width, height) != image.size:
+        size = f"{image.width}x{image.height}"
+        raise InputError(f"{what}: is {width}x{height} pixels, but the picture is {size}")
+
+
+def bounds(mask: Bool[np.ndarray, "H W"]) -> Box:
+    """Find the smallest box around a mask, which must not be empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def prepare_control_image(

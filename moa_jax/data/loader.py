@@ -20,6 +20,7 @@ from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.encoded import EncodedRecords, make_encoded_example
 from moa_jax.data.examples import Example, LoadedRecord, make_example, read_record
 from moa_jax.data.records import open_records
+from moa_jax.data.references import draw_references
 from moa_jax.errors import InputError
 
 logger = logging.getLogger("moa_jax.data")
@@ -161,11 +162,11 @@ def make_loader(
     encode_caption(tokenizer, "")
     ledger = Ledger(config.path, len(records), config.max_bad_fraction)
 
-    def read(index: int) -> LoadedRecord | None:
-        record = records[index]
-        loaded, faults = None, ledger.faults.get(record.name)
-        if faults is None:
-            loaded, faults = read_record(record, max_subjects, tokenizer)
+    def read(index: int, random: np.random.Generator) -> LoadedRecord | None:
+        # Of all references only the one to show is read. So whether a record is bad depends on the
+        # draw, and what was found at another draw counts for nothing.
+        record = draw_references(records[index], random, config.reference_probability)
+        loaded, faults = read_record(record, max_subjects, tokenizer)
         if faults:
             ledger.add(record.name, faults)
         return loaded
@@ -174,7 +175,7 @@ def make_loader(
         if encoded is not None:
             return make_encoded_example(encoded[index], random, config, tokenizer, max_subjects)
         for skipped in range(len(records)):
-            if loaded := read((index + skipped) % len(records)):
+            if loaded := read((index + skipped) % len(records), random):
                 size = {"max_subjects": max_subjects, "subject_resolution": subject_resolution}
                 return make_example(loaded, random, config, tokenizer, **size)
         raise InputError(f"every record of {config.path} is bad")

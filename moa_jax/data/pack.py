@@ -15,15 +15,16 @@ from typing import Any
 
 import grain
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from PIL import Image
 
 from moa_jax.config import DataConfig
 from moa_jax.data.examples import read_record
 from moa_jax.data.files import is_remote
 from moa_jax.data.fingerprint import listing_digest
+from moa_jax.data.images import bounds
 from moa_jax.data.loader import Ledger
 from moa_jax.data.packed import (
     FORMAT,
+    FORMAT_2,
     INDEX,
     Shards,
     encode_record,
@@ -31,8 +32,10 @@ from moa_jax.data.packed import (
     shard_fault,
     write_index,
 )
+from moa_jax.data.record import Reference
 from moa_jax.data.records import Record, Records, open_records
-from moa_jax.data.shrink import encode, loss, shrink
+from moa_jax.data.references import LoadedReference
+from moa_jax.data.shrink import loss, mask_bytes, picture_bytes
 from moa_jax.errors import InputError
 from moa_jax.extension import is_name
 
@@ -60,6 +63,7 @@ class _Made:
     name: str
     data: bytes | None
     subjects: int
+    references: int
     faults: list[str]
 
 
@@ -112,6 +116,8 @@ def pack(
             shard = (next(stream) for _ in part)
             shard = _watched(shard, ledger, on_record)
             index["shards"][names[number]] = _write_shard(folder / names[number], shard)
+            if "references" in index["shards"][names[number]]:
+                index["format"] = FORMAT_2
             write_index(folder, index)  # after each shard, so that a run cut short keeps it
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}") from error
@@ -205,20 +211,29 @@ def _make(record: Record, resolution: int | None) -> _Made:
     """Read, check and encode a record; training judges whether it has too many subjects."""
     loaded, faults = read_record(record, sys.maxsize)
     if loaded is None or record.image is None:
-        return _Made(record.name, None, 0, faults)
-    if resolution is not None and min(loaded.image.size) > resolution:
-        image, subjects = shrink(loaded, resolution)
-    else:
-        with record.image.open("rb") as file:
-            image = file.read()
-        subjects = [(subject.mask, subject.box) for subject in loaded.subjects]
-    entries = [
-        {"mask": encode(Image.fromarray(mask), format="PNG"), "end": subject.end, "box": box}
-        for subject, (mask, box) in zip(loaded.subjects, subjects, strict=True)
-    ]
+        return _Made(record.name, None, 0, 0, faults)
+    marked = [(subject.mask, subject.box) for subject in loaded.subjects]
+    image, marked = picture_bytes(record.image, loaded.image, marked, resolution)
+    entries, references = [], 0
+    for subject, whole, (mask, box) in zip(record.subjects, loaded.subjects, marked, strict=True):
+        entry = {"mask": mask_bytes(mask), "end": whole.end, "box": box}
+        if subject.references:
+            pairs = zip(subject.references, whole.references, strict=True)
+            entry["references"] = [_encode_reference(*pair, resolution) for pair in pairs]
+            references += len(subject.references)
+        entries.append(entry)
     row = {"name": record.name, "caption": record.caption, "image": image, "subjects": entries}
     data = encode_record(row | {"sample_subjects": record.sample_subjects})
-    return _Made(record.name, data, len(entries), [])
+    return _Made(record.name, data, len(entries), references, [])
+
+
+def _encode_reference(
+    reference: Reference, loaded: LoadedReference, resolution: int | None
+) -> dict[str, bytes | None]:
+    mask = loaded.mask
+    marked = [] if mask is None else [(mask, bounds(mask))]
+    image, marked = picture_bytes(reference.image, loaded.image, marked, resolution)
+    return {"image": image, "mask": mask_bytes(marked[0][0]) if marked else None}
 
 
 def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
@@ -231,7 +246,7 @@ def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
         OSError: the shard cannot be written, or does not read back as it was written.
     """
     unfinished = file.with_name(f"{file.name}.unfinished")
-    digests, subjects, skipped = [], 0, {}
+    digests, subjects, references, skipped = [], 0, 0, {}
     try:
         writer = ArrayRecordWriter(str(unfinished), WRITER_OPTIONS)
         for record in records:
@@ -241,6 +256,7 @@ def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
             writer.write(record.data)
             digests.append(hashlib.sha256(record.data).digest())
             subjects += record.subjects
+            references += record.references
         writer.close()
         found = [hashlib.sha256(data).digest() for data in _read_back(unfinished)]
     except RuntimeError as error:  # what array_record raises
@@ -251,6 +267,8 @@ def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
     unfinished.replace(file)
     digest = hashlib.sha256(b"".join(digests)).hexdigest()
     count = {"records": len(digests), "subjects": subjects, "bytes": size}
+    if references:
+        count["references"] = references
     return {**count, "sha256": digest, "skipped": skipped}
 
 

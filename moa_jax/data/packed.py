@@ -3,8 +3,9 @@
 `index.json` says what the folder was made from and lists its shards, with the number of records and
 bytes of each, because ArrayRecord itself takes a truncated file for an empty one. A record is a
 msgpack map: name, caption, image (the bytes of a picture file), sample_subjects, and subjects, each
-with mask (a PNG of one bit a pixel), end and box. Many threads can read records at random, from a
-disk or a bucket. No pixel is read here; `pack` writes the folder.
+with mask (a PNG of one bit a pixel), end and box. A subject that has references has them too, each
+with image and mask (None if there is none). Many threads can read records at random, from a disk or
+a bucket. No pixel is read here; `pack` writes the folder.
 """
 
 import json
@@ -21,6 +22,8 @@ from moa_jax.errors import InputError
 
 INDEX = "index.json"
 FORMAT = "moa_jax packed pictures, version 1"
+# Of folders with references, which a reader of version 1 would leave out without a word.
+FORMAT_2 = "moa_jax packed pictures, version 2"
 
 
 class Shards(Sequence[bytes]):
@@ -91,10 +94,10 @@ def read_index(folder: Location) -> dict[str, Any]:
             f"{folder / INDEX} is damaged ({error}): delete {folder} and pack it again"
         ) from error
     found = index.get("format") if isinstance(index, dict) else None
-    if found != FORMAT:
+    if found not in (FORMAT, FORMAT_2):
         raise InputError(
-            f"{folder / INDEX} has the format {found!r}, not {FORMAT!r}: pack it again with this "
-            "version of moa_jax, or use the version that wrote it"
+            f"{folder / INDEX} has the format {found!r}, not {FORMAT!r} or {FORMAT_2!r}: pack it "
+            "again with this version of moa_jax, or use the version that wrote it"
         )
     return index
 

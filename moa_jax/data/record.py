@@ -12,11 +12,23 @@ from typing import Any, Generic, TypeVar, overload
 
 from moa_jax.data.captions import IMAGE_MARKER, find_word, word_end
 from moa_jax.data.files import Blob, File, Location
+from moa_jax.data.images import Box
 from moa_jax.data.packed import INDEX
 from moa_jax.errors import InputError
 
-Box = tuple[int, int, int, int]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Another picture of a subject, to be shown in place of the subject's own crop.
+
+    Attributes:
+        mask: file of the subject's mask on this picture; None if it shows that subject alone.
+    """
+
+    image: File
+    mask: File | None = None
 
 
 @dataclass(frozen=True)
@@ -27,11 +39,13 @@ class Subject:
         mask: file of its mask, or its segment id in the record's instance map.
         end: characters of the caption up to the end of its word (`word_end`); None if not found.
         box: x1, y1, x2, y2 in pixels; None means the bounds of its mask.
+        references: other pictures of the same subject.
     """
 
     mask: File | int
     end: int | None
     box: Box | None = None
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,15 +128,15 @@ def missing(row: Any, keys: dict[str, Any]) -> list[str]:
 
 
 def find_subjects(
-    caption: str, entries: Sequence[Any], mask_kind: Any, to_file: Callable[[Any], File]
+    caption: str, entries: Sequence[Any], file_kind: Any, to_file: Callable[[Any], File]
 ) -> tuple[tuple[Subject, ...], list[str]]:
-    """Find the word of each subject in the caption.
+    """Find the word of each subject in the caption, and other pictures of the subject.
 
     Args:
-        entries: of each subject an object with `mask` and `word`. `word` may be a phrase; if
-            subjects share a word, the n-th takes its n-th occurrence.
-        mask_kind: type of a `mask`, or a union of types.
-        to_file: gives the file of a `mask`.
+        entries: of each subject an object with `mask`, `word` and perhaps `reference`. `word` may
+            be a phrase; if subjects share a word, the n-th takes its n-th occurrence.
+        file_kind: type by which entries name files, or a union of types.
+        to_file: gives the file that is named.
 
     Returns:
         The subjects whose entry is complete, and the faults of all.
@@ -131,9 +145,11 @@ def find_subjects(
     faults = []
     seen: Counter[str] = Counter()
     for count, entry in enumerate(entries, start=1):
-        if wrong := missing(entry, {"mask": mask_kind, "word": str}):
+        if wrong := missing(entry, {"mask": file_kind, "word": str}):
             faults += [f"subject {count}: {fault}" for fault in wrong]
             continue
+        references, wrong = _find_references(entry.get("reference"), file_kind, to_file)
+        faults += [f"subject {count}, {fault}" for fault in wrong]
         word = entry["word"].strip()
         seen[word.lower()] += 1
         end = find_word(caption, word, seen[word.lower()]) if word else None
@@ -145,8 +161,32 @@ def find_subjects(
             faults.append(f"subject {count}: the caption {caption!r} has no word {word!r}{nth}")
         elif any(end == other.end for other in subjects):
             faults.append(f"subject {count}: {word!r} is the word of another subject already")
-        subjects.append(Subject(to_file(entry["mask"]), end))
+        subjects.append(Subject(to_file(entry["mask"]), end, references=references))
     return tuple(subjects), faults
+
+
+def _find_references(
+    given: Any, file_kind: Any, to_file: Callable[[Any], File]
+) -> tuple[tuple[Reference, ...], list[str]]:
+    """Read a subject's `reference`: one picture, a list of them, or nothing.
+
+    Args:
+        given: a picture is the name of its file, or an object with `image` and perhaps `mask`.
+
+    Returns:
+        The references whose entry is complete, and the faults of all.
+    """
+    listed = given if isinstance(given, list) else [] if given is None else [given]
+    references, faults = [], []
+    for count, entry in enumerate(listed, start=1):
+        named = {"image": entry} if isinstance(entry, file_kind) else entry
+        masked = isinstance(named, dict) and named.get("mask") is not None
+        if wrong := missing(named, dict.fromkeys(("image", "mask")[: 1 + masked], file_kind)):
+            faults += [f"reference {count}: {fault}" for fault in wrong]
+            continue
+        mask = to_file(named["mask"]) if masked else None
+        references.append(Reference(to_file(named["image"]), mask))
+    return tuple(references), faults
 
 
 def caption_faults(caption: str) -> list[str]:

@@ -9,7 +9,7 @@
 A record keeps its own faults; a fault of the folder is raised. No pixel is read here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +19,11 @@ from moa_jax.data.files import Blob, Location, find_folder
 from moa_jax.data.hub_datasets import SAVED, open_datasets
 from moa_jax.data.imagefolder import METADATA, open_imagefolder
 from moa_jax.data.packed import INDEX, Shards, decode_record
-from moa_jax.data.record import Box, Record, Records, Subject, require
+from moa_jax.data.record import Box, Record, Records, Reference, Subject, require
 from moa_jax.errors import InputError
 from moa_jax.extension import find, is_name
 
-__all__ = ["Box", "Record", "Records", "Subject", "open_records"]
+__all__ = ["Box", "Record", "Records", "Reference", "Subject", "open_records"]
 
 
 def open_records(
@@ -113,9 +113,20 @@ def _parse_packed(data: bytes) -> Record:
             Blob(f"packed mask {count}", subject["mask"]),
             word_end(row["caption"], subject["end"]),
             (*subject["box"],),
+            _parse_references(subject.get("references", ()), count),
         )
         for count, subject in enumerate(row["subjects"], start=1)
     )
     image = Blob("packed picture", row["image"])
     sample = row["sample_subjects"]
     return Record(row["name"], image, row["caption"], subjects, sample_subjects=sample)
+
+
+def _parse_references(entries: Sequence[Mapping[str, Any]], count: int) -> tuple[Reference, ...]:
+    """Give the references of the subject of this count, which counts from 1."""
+    references = []
+    for number, entry in enumerate(entries, start=1):
+        name = f"packed reference {number} of subject {count}"
+        mask = None if entry["mask"] is None else Blob(f"mask of {name}", entry["mask"])
+        references.append(Reference(Blob(name, entry["image"]), mask))
+    return tuple(references)

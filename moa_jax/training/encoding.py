@@ -7,6 +7,7 @@ encoding it at every step is a waste. The noise behind a subject is drawn only o
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from moa_jax.data.examples import LoadedRecord, read_record
 from moa_jax.data.fingerprint import listing_digest, record_digests
 from moa_jax.data.loader import Ledger
 from moa_jax.data.records import Records, open_records
+from moa_jax.data.references import count_references
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import MoA
@@ -110,6 +112,7 @@ def ensure_encoded(
             rows=(len(records), sum(len(record.subjects) for record in records)),
             latents=(side, side, 2 * model.vae.config.latent_channels),
             features=model.feature_width(params),
+            references=sum(count_references(record.subjects) for record in records),
         )
     except OSError as error:
         raise InputError(f"data.encoded={str(folder)!r} cannot be written: {error}") from error
@@ -169,6 +172,7 @@ class _Cropped(NamedTuple):
     image: UInt8[np.ndarray, "size size 3"]
     masks: list[Bool[np.ndarray, "size size"]]
     subject_images: list[UInt8[np.ndarray, "small small 3"]]
+    reference_images: list[UInt8[np.ndarray, "small small 3"]]
 
 
 def _cropped(
@@ -192,7 +196,9 @@ def _cropped(
         masks = [subject.mask for subject in loaded.subjects]
         image, masks = crop_target(loaded.image, masks, config.data.resolution, flip=False)
         cuts = [cut_out(loaded.image, s.mask, s.box, random) for s in loaded.subjects]
-        return _Cropped(loaded, image, masks, [prepare_subject(cut, small) for cut in cuts])
+        others = [each.show(random) for s in loaded.subjects for each in s.references]
+        prepared = ([prepare_subject(each, small) for each in part] for part in (cuts, others))
+        return _Cropped(loaded, image, masks, *prepared)
 
     bar = Bar(f"encoding {config.data.path}", len(records), stdout=True, keep=True)
     with bar, ThreadPoolExecutor(max(1, config.data.workers)) as pool:
@@ -229,20 +235,25 @@ def _encoded(
             continue
         latents = in_parts(encode_images, [cropped.image for cropped in chunk])
         subjects = [image for cropped in chunk for image in cropped.subject_images]
+        subjects += [image for cropped in chunk for image in cropped.reference_images]
         features = np.empty((0, model.image_encoder.config.projection_dim), np.float16)
         if subjects:
             features = in_parts(
                 lambda params, images: (encode_subjects(params, images[:, None])[:, 0],), subjects
             )
-        first = 0
+        crops, others = np.split(features, [sum(len(cropped.masks) for cropped in chunk)])
+        others, first = iter(others), 0
         for cropped, latent in zip(chunk, latents, strict=True):
             record, last = cropped.record, first + len(cropped.masks)
-            ends = [subject.end for subject in record.subjects]
+            subjects = [
+                EncodedSubject(mask, subject.end, tuple(islice(others, len(subject.references))))
+                for subject, mask in zip(record.subjects, cropped.masks, strict=True)
+            ]
             yield EncodedRecord(
                 latent,
-                features[first:last],
+                crops[first:last],
                 record.caption,
-                tuple(map(EncodedSubject, cropped.masks, ends)),
+                tuple(subjects),
                 record.sample_subjects,
             )
             first = last

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float16, Int, Key
 
 from moa_jax.config import DataConfig
 from moa_jax.data.captions import Tokenizer, encode_caption, encode_words
@@ -71,7 +71,13 @@ class ResidentLoader:
         empty = encode_caption(tokenizer, "").input_ids
 
         def read(arrays: Any, rows: Array, key: Array) -> Batch:
+            arrays = dict(arrays)
+            references = arrays.pop("references", None)
             taken = {name: array[rows] for name, array in arrays.items()}
+            if references is not None:
+                # Of another number than the two keys that `drop` makes of this one.
+                own = jax.random.fold_in(key, 2)
+                taken |= show(taken, references, own, config.reference_probability)
             return drop(taken, key, empty, config.condition_dropout, config.subject_dropout)
 
         self._read = resident(arrays, read, mesh)
@@ -107,11 +113,16 @@ def encoded_arrays(
 ) -> dict[str, np.ndarray]:
     """Lay out an encoded data set like the batch of a step, with nothing left out.
 
+    Returns:
+        The arrays, with a row for each record. "first_reference" and "reference_count" tell which
+        rows of the array "references" a subject has; without any, there is no such array.
+
     Raises:
         InputError: a record has subjects to choose from, which only the loader does.
     """
     records = EncodedRecords(config.encoded)
     rows: list[dict[str, np.ndarray]] = []
+    references: list[np.ndarray] = []
     for number, record in enumerate(records[i] for i in range(len(records))):
         shown = [place for place, subject in enumerate(record.subjects) if subject.mask.any()]
         by_word = {record.subjects[place].end: place for place in shown}
@@ -131,13 +142,48 @@ def encoded_arrays(
             "subject_tokens": np.full(max_subjects, len(said.input_ids), np.int32),
             "subject_present": np.arange(max_subjects) < count,
             "input_ids": said.input_ids,
+            "first_reference": np.zeros(max_subjects, np.int32),
+            "reference_count": np.zeros(max_subjects, np.int32),
         }
         row["features"][:count] = record.features[places]
         row["subject_tokens"][:count] = said.subject_tokens
         for slot, place in enumerate(places):
-            row["masks"][slot] = record.subjects[place].mask
+            subject = record.subjects[place]
+            row["masks"][slot] = subject.mask
+            row["first_reference"][slot] = len(references)
+            row["reference_count"][slot] = len(subject.references)
+            references += subject.references
         rows.append(row)
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    if references:
+        arrays["references"] = np.stack(references)
+    return arrays
+
+
+def show(
+    batch: Mapping[str, Array],
+    references: Float16[Array, "n F"],
+    key: Key[Array, ""],
+    probability: float,
+) -> Batch:
+    """Draw by which picture each subject is shown, as `draw_references` does on the host.
+
+    Args:
+        batch: rows of `encoded_arrays`.
+        references: its array of that name.
+        probability: see `data.reference_probability`.
+
+    Returns:
+        "features", in place of those of the subjects' own crops.
+    """
+    count: Int[Array, "B K"] = batch["reference_count"]
+    whether, which = jax.random.split(key)
+    drawn = jax.random.bernoulli(whether, probability, count.shape) & (count > 0)
+    place = batch["first_reference"] + jax.random.randint(
+        which, count.shape, 0, jnp.maximum(count, 1)
+    )
+    place = jnp.where(drawn, place, 0)
+    return {"features": jnp.where(drawn[..., None], references[place], batch["features"])}
 
 
 def drop(
