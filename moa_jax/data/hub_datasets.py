@@ -6,7 +6,11 @@
   `masks`, `List(Image())`, and `words`, `List(Value("string"))`. A row without subjects has empty
   lists or null: such a picture teaches its text only.
 
-`moa_jax.data.imagefolder` says what masks and words are. Other columns are never read.
+Subjects may have references: a field `reference` of the struct, or a third column `references` with
+an element for each subject. It is one picture or a list of them, each `Image()`, or
+`{"image": Image(), "mask": Image()}` where the mask may be null. It is null where there is none.
+
+`moa_jax.data.imagefolder` says what masks, words and references are. Other columns are never read.
 
 The rows stay in their Arrow files, which are mapped into memory; each is read when it is asked for.
 The library decodes nothing: a record has the bytes of picture files, which are then read as those
@@ -35,6 +39,8 @@ WAYS = (  # of giving subjects; the second is what the library makes of a `Seque
     {"subjects": {"mask": [IMAGE], "word": [TEXT]}},
     {"masks": [IMAGE], "words": [TEXT]},
 )
+MASKED = {"image": IMAGE, "mask": IMAGE}
+REFERENCES = (IMAGE, [IMAGE], MASKED, [MASKED])  # ways of giving those of one subject
 
 
 @dataclass(frozen=True)
@@ -139,14 +145,30 @@ def _undecoded(dataset: Any, name: str) -> Any:
     outline = {column: _outline(feature) for column, feature in dataset.features.items()}
     captions = [column for column in CAPTIONS if outline.get(column) == TEXT]
     ways = [way for way in WAYS if _holds(outline, way)]
-    if outline.get("image") != IMAGE or not captions or not ways:
+    references = _references_of(outline, ways[0]) if ways else None
+    fit = references is None or any(_holds(references, [each]) for each in REFERENCES)
+    if outline.get("image") != IMAGE or not captions or not ways or not fit:
         told = ", ".join(f"{column} {_told(each)}" for column, each in outline.items())
         raise InputError(
             f"{name} has the columns {told}; it needs image Image, text (or caption) string, and "
-            "subjects [{mask: Image, word: string}] (or masks [Image] with words [string]): "
-            "rename_column and cast_column of the library datasets make them so"
+            "subjects [{mask: Image, word: string}] (or masks [Image] with words [string]); the "
+            "reference of a subject, where there is one, is Image, {image: Image, mask: Image} or "
+            "a list: rename_column and cast_column of the library datasets make them so"
         )
-    return dataset.select_columns(["image", captions[0], *ways[0]]).with_format("arrow")
+    columns = ["image", captions[0], *ways[0]]
+    if references is not None and "masks" in ways[0]:
+        columns.append("references")
+    return dataset.select_columns(columns).with_format("arrow")
+
+
+def _references_of(outline: Mapping[str, Any], way: Mapping[str, Any]) -> Any:
+    """Give the type of the references of all subjects, a list; None if there are none."""
+    if "masks" in way:
+        return outline.get("references")
+    if isinstance(way["subjects"], dict):
+        return outline["subjects"].get("reference")
+    given = outline["subjects"][0].get("reference")
+    return None if given is None else [given]
 
 
 def _outline(feature: Any) -> Any:
@@ -187,29 +209,57 @@ def _parse(splits: Sequence[_Split], index: int) -> Record:
     faults = [f"no {key!r}" for key, each in (("image", image), (column, caption)) if each is None]
     if caption is None:
         return Record(name, image, faults=tuple(faults))
-    masks, words = _pairs(row)
+    masks, words, references = _columns(row)
     if len(masks) != len(words):
         faults.append(f"{len(masks)} masks, but {len(words)} words")
-    files = (_file(mask, f"mask {count}") for count, mask in enumerate(masks, start=1))
+    if references and len(references) != len(masks):
+        faults.append(f"{len(masks)} masks, but {len(references)} references")
+    files = [_file(mask, f"mask {count}") for count, mask in enumerate(masks, start=1)]
+    others = [_reference(each, count) for count, each in enumerate(references, start=1)]
+    others += [None] * (len(masks) - len(others))
     entries = [
-        {key: each for key, each in (("mask", file), ("word", word)) if each is not None}
-        for file, word in zip(files, words, strict=False)
+        _known({"mask": file, "word": word, "reference": other})
+        for file, word, other in zip(files, words, others, strict=False)
     ]
     subjects, wrong = find_subjects(caption, entries, Path | Blob, lambda file: file)
     faults += wrong + caption_faults(caption)
     return Record(name, image, caption, subjects, faults=tuple(faults))
 
 
-def _pairs(row: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-    """Give the masks and the words of a row's subjects, whichever of WAYS it has."""
-    subjects = row.get("subjects")
+def _columns(row: Mapping[str, Any]) -> list[list[Any]]:
+    """Give the masks, words and references of a row's subjects, whichever of WAYS it has.
+
+    A row whose data set has no references gives an empty list of them, or one of nothing but None.
+    """
+    subjects, keys = row.get("subjects"), ("mask", "word", "reference")
     if isinstance(subjects, list):
-        masks, words = ([(each or {}).get(key) for each in subjects] for key in ("mask", "word"))
-    elif isinstance(subjects, dict):
-        masks, words = subjects["mask"], subjects["word"]
-    else:
-        masks, words = row.get("masks"), row.get("words")
-    return masks or [], words or []
+        return [[(each or {}).get(key) for each in subjects] for key in keys]
+    found = subjects or {key: row.get(f"{key}s") for key in keys}
+    return [found.get(key) or [] for key in keys]
+
+
+def _reference(given: Any, count: int) -> list[Any] | None:
+    """Give the entry of a subject's references, as `find_subjects` reads it.
+
+    Args:
+        count: of the subject, from 1.
+    """
+    if given is None:
+        return None
+    entries = []
+    for number, each in enumerate(given if isinstance(given, list) else [given], start=1):
+        name = f"reference {number} of subject {count}"
+        if each is not None and "bytes" not in each:  # a struct of two pictures, and none itself
+            files = {"image": _file(each["image"], name)}
+            files["mask"] = _file(each["mask"], f"mask of {name}")
+            entries.append(_known(files))
+        else:
+            entries.append(_file(each, name))
+    return entries
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _file(picture: Mapping[str, Any] | None, name: str) -> File | None:
