@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=0, help="of the stream of scenes (default: %(default)s)")
     add("--size", type=int, default=SIZE, help="side in pixels (default: %(default)s)")
     add("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    twins = "name as each person's reference the other picture that shows the same person"
+    add("--paired", action="store_true", help=twins)
     options = parser.parse_args(arguments)
     return run(lambda: write(options))
 
@@ -45,6 +47,7 @@ def write(options: argparse.Namespace) -> None:
             options.size,
             on_pictures=bar.advance,
             workers=options.workers,
+            paired=options.paired,
         )
     print(f"wrote {options.count} pictures to {folder}/")
 

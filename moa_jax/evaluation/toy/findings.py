@@ -114,6 +114,8 @@ COLUMNS = (
     Column("pairs/own", "own %", effect=False),
     Column("pairs/other", "blended %", effect=False),
     Column("noise/pixels", "diversity", percent=False),
+    Column("prompt/pose", "pose as asked %"),
+    Column("noise/layout", "layout diversity %"),
     Column("quality/fid", "reader FID", percent=False),
 )
 

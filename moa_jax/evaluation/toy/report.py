@@ -52,6 +52,9 @@ LEGEND = """
   other's (chance 50 %; a missing person counts as wrong); own, blended: of the attributes in which
   the two references differ, the share that agrees with the person's own and with the other's;
 - diversity: mean absolute difference in grey levels between pictures of one prompt and subject;
+- pose as asked: share of the pictures whose pose is the prompt's (the portrait always stands);
+  layout diversity: 1 - IoU of the people on pictures of one prompt and subject, which is larger the
+  more their place, size and pose differ;
 - reader FID: Fréchet distance to held-out renders in the scene reader's features; smaller is
   nearer; it is no measure of what that reader does not look at.
 """

@@ -1,7 +1,8 @@
 """The rows of the table, and their training by the project's own command.
 
 A row is `configs/toy.py` with some values changed, so all rows have the same budget. A row that is
-complete is not trained again; one that was interrupted resumes.
+complete is not trained again; one that was interrupted resumes. One row reads another data set: the
+same pictures, where each person is shown by another picture than the one to draw.
 """
 
 import json
@@ -33,6 +34,7 @@ class Row:
         seeds: number of trainings, which differ in their random numbers; 0 for the prior, which is
             not trained.
         weights: folder of weights to measure as they are; None means that the row is trained.
+        paired: whether its data set has references; see `write_data`.
     """
 
     name: str
@@ -40,15 +42,19 @@ class Row:
     overrides: tuple[str, ...] = ()
     seeds: int = 1
     weights: Path | None = None
+    paired: bool = False
 
 
 def make_rows(config: Config) -> list[Row]:
     """List the rows; the sweep leaves out the configuration's own lambda_r, which MoA's row has."""
     own = config.method.router_loss_weight
+    folders = {"data.path": config.data.path, "data.encoded": config.data.encoded}
+    paired = tuple(f"{key}={folder}_paired" for key, folder in folders.items() if folder)
     return [
         Row(PRIOR, "prior, no subject", seeds=0),
         Row(MOA, f"MoA, λ_r = {own:g}", seeds=3),
         Row(SINGLE, "single branch, no prior, no router", ("method.router=personalized",), seeds=3),
+        Row("paired", "MoA, paired references", paired, seeds=3, paired=True),
         Row("no-router-loss", "MoA, λ_r = 0", (f"{WEIGHT}=0",)),
         *(
             Row(f"router-loss-{value}", f"MoA, λ_r = {float(value):g}", (f"{WEIGHT}={value}",))
@@ -114,7 +120,7 @@ def train(row: Row, seed: int, folder: Path, config: str, extra: Sequence[str] =
     if not data.exists():
         # Renamed at the end, so that an interrupted data set is never taken for a complete one.
         unfinished = data.with_name(data.name + ".unfinished")
-        write_data(unfinished, DATA_SET)
+        write_data(unfinished, DATA_SET, paired=row.paired)
         unfinished.rename(data)
     command = [sys.executable, "-m", "moa_jax.commands.train", config, *assignments]
     code = subprocess.run(command, check=False).returncode

@@ -105,6 +105,11 @@ def training_scene(seed: int, index: int) -> Scene:
     return draw_scene(own, looks if index % GROUP < GROUP // 2 else varied)
 
 
+def twin(index: int) -> int:
+    """Number the other scene of the stream that shows the same people, in a context of its own."""
+    return index ^ 1  # of a group's four scenes, the first two are twins, and the other two
+
+
 def render(scene: Scene, size: int = SIZE) -> tuple[Picture, Bool[np.ndarray, "K size size"]]:
     """Draw a scene.
 
@@ -153,6 +158,7 @@ def write_data(
     size: int = SIZE,
     on_pictures: Callable[[int], None] | None = None,
     workers: int = 1,
+    paired: bool = False,
 ) -> None:
     """Write pictures of the training stream, a mask for each person, and `metadata.jsonl`.
 
@@ -162,10 +168,13 @@ def write_data(
         size: side of the square pictures in pixels, 64 or more for faces to be seen.
         on_pictures: called after some pictures with their number.
         workers: number of processes that draw; 1 means this process alone.
+        paired: whether each person gets a reference: the same person on the twin picture. The
+            pictures stay the same. The last of an odd number of pictures has no twin.
     """
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     parts = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
-    write = partial(_write_part, folder, seed, size)
+    paired_below = count if paired else 0
+    write = partial(_write_part, folder, seed, size, paired_below)
     lines = []
     with contextlib.ExitStack() as stack:
         if workers > 1:
@@ -181,8 +190,12 @@ def write_data(
     (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def _write_part(folder: Path, seed: int, size: int, numbers: range) -> list[str]:
-    """Write some pictures and their masks; give their lines of `metadata.jsonl`."""
+def _write_part(folder: Path, seed: int, size: int, paired_below: int, numbers: range) -> list[str]:
+    """Write some pictures and their masks; give their lines of `metadata.jsonl`.
+
+    Args:
+        paired_below: pictures of lower numbers are references of their twins.
+    """
     lines = []
     for number in numbers:
         scene, name = training_scene(seed, number), f"{number:05d}"
@@ -192,6 +205,10 @@ def _write_part(folder: Path, seed: int, size: int, numbers: range) -> list[str]
         for i, (mask, look) in enumerate(zip(masks, scene.people, strict=True)):
             Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"masks/{name}_{i}.png")
             subjects.append({"mask": f"masks/{name}_{i}.png", "word": look.word})
+            if twin(number) < paired_below:
+                other = f"{twin(number):05d}"
+                files = {"image": f"{other}.png", "mask": f"masks/{other}_{i}.png"}
+                subjects[-1]["reference"] = files
         record = {"file_name": f"{name}.png", "text": scene.caption, "subjects": subjects}
         lines.append(json.dumps(record) + "\n")
     return lines
