@@ -80,6 +80,7 @@ RANGES = {
     "data.resolution": ((1,), (0,)),
     "data.condition_dropout": ((0.0, 1.0), (-1e-9, 1.001)),
     "data.subject_dropout": ((0.0, 1.0), (-1e-9, 1.001)),
+    "data.reference_probability": ((0.0, 1.0), (-1e-9, 1.001)),
     "data.workers": ((0,), (-1,)),
     "data.max_bad_fraction": ((0.0, 1.0), (-1e-9, 1.001)),
     "optimizer.learning_rate": ((0.0,), (-1e-9,)),

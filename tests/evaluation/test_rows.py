@@ -1,23 +1,70 @@
 """The rows: what each changes, which are trained again, and how the command refuses."""
 
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from moa_jax.config import Config, MethodConfig, flatten, override
+from moa_jax.config import Config, MethodConfig, flatten, load_config, override
+from moa_jax.data.records import open_records
 from moa_jax.errors import InputError
 from moa_jax.evaluation.__main__ import main
 from moa_jax.evaluation.toy import rows
-from moa_jax.evaluation.toy.rows import is_trained, make_rows, select, train
+from moa_jax.evaluation.toy.findings import COLUMNS
+from moa_jax.evaluation.toy.records import Records
+from moa_jax.evaluation.toy.rows import is_trained, make_rows, recipe, row_config, select, train
+from moa_jax.evaluation.toy.study import Study
 from moa_jax.method.weights import Identity, MoaCard, save_moa
+
+CONFIG = "configs/toy.py"
 
 
 def test_a_row_changes_one_value_and_keeps_the_budget():
     config = Config()
     for row in make_rows(config)[2:]:
+        if row.paired:
+            continue
         changed = flatten(override(config, row.overrides)).items() - flatten(config).items()
         (key, _) = next(iter(changed))
         assert len(changed) == 1 and key.startswith("method."), row
+
+
+def test_the_paired_row_reads_other_data_and_changes_nothing_else(tmp_path, monkeypatch):
+    paths = [f"data.path={tmp_path}/data", f"data.encoded={tmp_path}/encoded"]
+    config = override(Config(), paths)
+    (row,) = (row for row in make_rows(config) if row.paired)
+    changed = flatten(override(config, row.overrides)).items() - flatten(config).items()
+    assert dict(changed) == {
+        "data.path": f"{tmp_path}/data_paired",
+        "data.encoded": f"{tmp_path}/encoded_paired",
+    }
+    monkeypatch.setattr(rows, "DATA_SET", 4)
+    commands = []
+    done = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(rows.subprocess, "run", lambda *a, **_: commands.append(a[0]) or done)
+    plain = select(make_rows(config), ["moa"])[0]
+    for each in (plain, row):
+        train(each, 0, tmp_path / each.name, CONFIG, paths)
+    found = [open_records(f"{tmp_path}/data{end}") for end in ("", "_paired")]
+    assert [len(records) for records in found] == [4, 4]
+    given = [any(s.references for record in records for s in record.subjects) for records in found]
+    assert given == [False, True]
+    assert commands[1][-4:-2] == list(row.overrides)
+
+
+def test_every_record_of_the_repository_holds_for_the_study_as_it_is():
+    """Training them again would take a day; the paired row came after them."""
+    config = load_config(CONFIG)
+    study = Study(config.model.base, Path("unused"))
+    records = Records(Path("docs/evaluation/rows"), study.key, recipe(Config()))
+    shown = {column.key for column in COLUMNS} - {"identity/way"}
+    assert records.find("prior", {})
+    for row in make_rows(config):
+        for seed in range(row.seeds):
+            found = records.find(f"{row.name}-{seed}", recipe(row_config(row, seed, config)))
+            assert found or row.paired, row.name
+            assert not found or shown <= found.numbers.keys()
 
 
 def test_the_default_of_lambda_r_is_moas_own_row():

@@ -2,6 +2,7 @@
 
 EXAMPLES, AUGMENT = "moa_jax/data/examples.py", "moa_jax/data/augment.py"
 LOADER, HUB = "moa_jax/data/loader.py", "moa_jax/data/hub_datasets.py"
+IMAGES = "moa_jax/data/images.py"
 E, A = "tests/data/test_examples.py::test_", "tests/data/test_augment.py::test_"
 L = "tests/data/test_loader.py::test_"
 RATES, STILL = f"{E}dropout_rates", f"{E}without_augmentation_only_the_noise_is_drawn"
@@ -137,7 +138,7 @@ MUTATIONS = [
     ),
     (
         "a mask's last row is outside of its box",
-        EXAMPLES,
+        IMAGES,
         "int(columns[-1]) + 1, int(rows[-1]) + 1",
         "int(columns[-1]) + 1, int(rows[-1])",
         BOUNDS,
@@ -250,8 +251,8 @@ MUTATIONS = [
     (
         "a bad record is tried again and again",
         LOADER,
-        "read((index + skipped) % len(records))",
-        "read(index % len(records))",
+        "read((index + skipped) % len(records), random)",
+        "read(index % len(records), random)",
         BAD,
     ),
     (

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from moa_jax.config import Config, DataConfig, MeshConfig
-from moa_jax.data.encoded import EncodedRecord, EncodedSubject, write_encoded
+from moa_jax.data.encoded import EncodedRecord, EncodedRecords, EncodedSubject, write_encoded
 from moa_jax.data.loader import make_loader
 from moa_jax.errors import InputError
 from moa_jax.training.encoding import check_encoded
 from moa_jax.training.mesh import make_mesh
-from moa_jax.training.resident import ResidentLoader, drop
+from moa_jax.training.resident import ResidentLoader, drop, show
 
 SIZE, FEATURES, COUNT = 8, 5, 12
 CAPTION = "a man and a kid waving in the snow"
@@ -142,6 +142,89 @@ def test_a_caption_that_is_left_out_is_empty_and_without_subjects(dropped):
     assert np.all(dropped["input_ids"][~said] == NOTHING)
     assert not dropped["subject_present"][~said].any()
     np.testing.assert_array_equal(dropped["latents"], np.arange(ROWS))
+
+
+REFERENCES = ((1, 2, 3), (), (4,))  # of three subjects, by the value of their features
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory):
+    """Records of one subject each, whose own features are 9; and how many references they have."""
+    records = []
+    for number in range(COUNT):
+        values = REFERENCES[number % 3]
+        references = tuple(np.full(FEATURES, value, np.float16) for value in values)
+        subject = EncodedSubject(np.ones((SIZE, SIZE), bool), MAN, references)
+        latents = np.full((2, 2, 8), number, np.float16)
+        features = np.full((1, FEATURES), 9, np.float16)
+        records.append(EncodedRecord(latents, features, CAPTION, (subject,), False))
+    folder = tmp_path_factory.mktemp("encoded") / "paired"
+    shapes = {"rows": (COUNT, COUNT), "latents": (2, 2, 8), "features": FEATURES}
+    write_encoded(folder, records, {"resolution": SIZE}, **shapes, references=99)
+    nothing = {"condition_dropout": 0.0, "subject_dropout": 0.0}
+    return DataConfig(encoded=str(folder), resolution=SIZE, augment=False, workers=0, **nothing)
+
+
+def test_references_are_read_back_as_they_were_written(paired):
+    for number, record in enumerate(EncodedRecords(paired.encoded)):
+        (subject,) = record.subjects
+        assert tuple(each[0] for each in subject.references) == REFERENCES[number % 3]
+        assert all((each == each[0]).all() for each in subject.references)
+
+
+def test_a_subject_is_shown_by_one_of_its_own_references_as_on_the_host(paired, tokenizer):
+    sizes = {"max_subjects": 2, "subject_resolution": 32, "batch_size": COUNT, "seed": 3}
+    host = make_loader(paired, tokenizer, **sizes)
+    for loader in (host, open_resident(paired, tokenizer, batch_size=COUNT)):
+        seen = {0: set(), 1: set(), 2: set()}
+        for batch in (next(loader) for _ in range(6)):
+            features = np.asarray(batch["features"])
+            assert not features[:, 1].any()  # nobody
+            assert (features == features[..., :1]).all()
+            for latents, value in zip(batch["latents"], features[:, 0, 0], strict=True):
+                seen[int(latents[0, 0, 0]) % 3].add(float(value))
+        assert seen == {0: {1, 2, 3}, 1: {9}, 2: {4}}
+    host.close()
+
+
+def test_references_are_drawn_evenly_and_as_often_as_asked_for():
+    batch = {
+        "features": jnp.full((ROWS, 2, 1), 9, jnp.float16),
+        "first_reference": jnp.broadcast_to(jnp.array([1, 0]), (ROWS, 2)),
+        "reference_count": jnp.broadcast_to(jnp.array([3, 0]), (ROWS, 2)),
+    }
+    references = jnp.arange(5, dtype=jnp.float16)[:, None]
+    shown = show(batch, references, jax.random.key(0), 0.6)["features"]
+    first, second = np.moveaxis(np.asarray(shown[..., 0]), 1, 0)
+    assert (second == 9).all()
+    for value, share in {1: 0.2, 2: 0.2, 3: 0.2, 9: 0.4}.items():
+        assert abs((first == value).mean() - share) < 0.02
+
+
+def test_what_is_drawn_of_references_moves_no_other_draw(paired, tokenizer):
+    dropout = {"condition_dropout": 0.3, "subject_dropout": 0.4}
+    batches = []
+    for probability in (0.0, 1.0):
+        data = replace(paired, reference_probability=probability, **dropout)
+        batches.append([next(open_resident(data, tokenizer)) for _ in range(3)])
+    for one, other in zip(*batches, strict=True):
+        for name in one.keys() - {"features"}:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_dropout_is_that_from_before_there_were_references():
+    """Literals from the last version without references."""
+    rows = 16
+    batch = {
+        "latents": jnp.arange(rows),
+        "features": jnp.ones((rows, 2, 1), jnp.float16),
+        "masks": jnp.ones((rows, 2, 1, 1), jnp.uint8),
+        "subject_tokens": jnp.ones((rows, 2), jnp.int32),
+        "subject_present": jnp.ones((rows, 2), bool),
+        "input_ids": jnp.full((rows, 4), 5),
+    }
+    kept = drop(batch, jax.random.key(0), NOTHING, 0.3, 0.4)["subject_present"].sum(axis=1)
+    assert kept.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 1, 0, 0, 2, 0, 2, 1, 0]
 
 
 @pytest.mark.parametrize(
