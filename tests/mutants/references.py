@@ -6,7 +6,6 @@ PACK, ENCODED = "moa_jax/data/pack.py", "moa_jax/data/encoded.py"
 ENCODING, RESIDENT = "moa_jax/training/encoding.py", "moa_jax/training/resident.py"
 R, K = "tests/data/test_references.py::test_", "tests/data/test_references_kept.py::test_"
 E, D = "tests/training/test_encoding.py::test_", "tests/training/test_resident.py::test_"
-BEFORE = f"{R}without_references_examples_are_those_from_before_there_were_any"
 EVENLY = f"{R}one_is_drawn_evenly_as_often_as_asked_for"
 WHOLE = f"{R}a_picture_of_the_subject_alone_is_shown_whole_and_a_masked_one_cut_out"
 MET = f"{R}only_the_reference_to_show_is_read_and_what_was_met_before_decides_nothing"
@@ -19,7 +18,7 @@ MUTATIONS = [
         REFERENCES,
         "if not count or random.random() >= probability:",
         "if random.random() >= probability or not count:",
-        f"{D}what_is_drawn_of_references_moves_no_other_draw",
+        f"{D}without_references_examples_are_those_from_before_there_were_any",
     ),
     (
         "the last reference is never drawn",

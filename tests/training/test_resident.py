@@ -212,6 +212,18 @@ def test_what_is_drawn_of_references_moves_no_other_draw(paired, tokenizer):
             np.testing.assert_array_equal(one[name], other[name])
 
 
+def test_without_references_examples_are_those_from_before_there_were_any(data, tokenizer):
+    """What dropout leaves, a literal from the last version without references."""
+    dropout = {"condition_dropout": 0.3, "subject_dropout": 0.4}
+    sizes = {"max_subjects": 2, "subject_resolution": 32, "batch_size": 16, "seed": 3}
+    loader = make_loader(replace(data, **dropout), tokenizer, **sizes)
+    tokens = np.concatenate([next(loader)["subject_tokens"] for _ in range(2)])[:, 0]
+    loader.close()
+    places = {int(place): int(tokens[place]) for place in np.flatnonzero(tokens < 77)}
+    kid, man = dict.fromkeys((3, 10, 13, 18, 28, 29), 5), dict.fromkeys((22, 25, 30, 31), 2)
+    assert places == kid | man
+
+
 def test_dropout_is_that_from_before_there_were_references():
     """Literals from the last version without references."""
     rows = 16
