@@ -79,7 +79,7 @@ class EncodedRecords(Sequence[EncodedRecord]):
             arrays = [np.load(folder / f"{n}.npy", mmap_mode="r") for n in ARRAYS]
             self.source: dict[str, Any] = index["source"]
             self._records, self._size = index["records"], self.source["resolution"]
-            paired = (folder / REFERENCES).exists()
+            paired = any(len(record) > 4 for record in self._records[:1])  # all, or none
             self._references = np.load(folder / REFERENCES, mmap_mode="r") if paired else None
         except (OSError, ValueError, EOFError, KeyError) as error:
             raise InputError(

@@ -268,6 +268,13 @@ def test_without_references_nothing_is_kept_of_them(paired):
     assert all(len(record) == 4 for record in records)
 
 
+def test_a_folder_that_lost_its_references_is_refused(paired, tmp_path):
+    folder = shutil.copytree(paired[0].data.encoded, tmp_path / "copy")
+    (folder / "references.npy").unlink()
+    with pytest.raises(InputError, match="references.npy.*: delete it, and training encodes"):
+        EncodedRecords(folder)
+
+
 @pytest.mark.parametrize("probability", [1.0, 0.5])
 def test_the_draw_is_that_of_the_pictures(tiny, paired, probability):
     data = dataclasses.replace(paired[0].data, reference_probability=probability)
