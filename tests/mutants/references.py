@@ -1,11 +1,11 @@
 """Faults in what becomes of references: parsed, drawn, shown, packed, encoded, and kept apart."""
 
-REFERENCES, RECORD = "moa_jax/data/references.py", "moa_jax/data/record.py"
+REFERENCES = "moa_jax/data/references.py"
 EXAMPLES, LOADER = "moa_jax/data/examples.py", "moa_jax/data/loader.py"
 PACK, ENCODED = "moa_jax/data/pack.py", "moa_jax/data/encoded.py"
 ENCODING, RESIDENT = "moa_jax/training/encoding.py", "moa_jax/training/resident.py"
 R, K = "tests/data/test_references.py::test_", "tests/data/test_references_kept.py::test_"
-E, D = "tests/training/test_encoding.py::test_", "tests/training/test_resident.py::test_"
+E, D = "tests/training/test_encoding_references.py::test_", "tests/training/test_resident.py::test_"
 EVENLY = f"{R}one_is_drawn_evenly_as_often_as_asked_for"
 WHOLE = f"{R}a_picture_of_the_subject_alone_is_shown_whole_and_a_masked_one_cut_out"
 MET = f"{R}only_the_reference_to_show_is_read_and_what_was_met_before_decides_nothing"
@@ -116,6 +116,6 @@ MUTATIONS = [
         "moa_jax/toyworld/world/scenes.py",
         'other = f"{twin(number):05d}"',
         'other = f"{number:05d}"',
-        "tests/toyworld/test_scenes.py::test_references_are_the_twins_and_all_else_stays_the_same",
+        "tests/toyworld/test_paired.py::test_references_are_the_twins_and_all_else_stays_the_same",
     ),
 ]
