@@ -1,12 +1,14 @@
 """Encoded data sets: what the frozen encoders make of each picture, computed once and kept on disk.
 
 The folder holds arrays, which are read by memory mapping: `latents.npy` has a row for each record,
-`masks.npy` (bits) and `features.npy` have a row for each subject. `index.json` says what they were
-made of, and holds captions and words. `moa_jax.training.encoding` makes what is written here.
+`masks.npy` (bits) and `features.npy` have a row for each subject. A row is as long as the largest
+size needs, and a smaller picture fills its beginning. `index.json` says what they were made of, and
+holds captions, words and sizes. `moa_jax.training.encoding` makes what is written here.
 Encoded pictures can no longer be augmented.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float16
 
 from moa_jax.config import DataConfig
+from moa_jax.data.buckets import Size
 from moa_jax.data.captions import Tokenizer
 from moa_jax.data.examples import Example, teach
 from moa_jax.errors import InputError
@@ -34,7 +37,7 @@ class EncodedSubject:
         end: number of characters of the caption up to the end of its word.
     """
 
-    mask: Bool[np.ndarray, "size size"]
+    mask: Bool[np.ndarray, "height width"]
     end: int
 
 
@@ -46,6 +49,7 @@ class EncodedRecord:
         latents: mean, then standard deviation, at the U-Net's scale.
         features: the image encoder's output for each subject.
         sample_subjects: see `moa_jax.data.records.Record`.
+        size: width and height of the cropped picture, in pixels.
     """
 
     latents: Float16[np.ndarray, "h w C2"]
@@ -53,6 +57,7 @@ class EncodedRecord:
     caption: str
     subjects: tuple[EncodedSubject, ...]
     sample_subjects: bool
+    size: Size
 
 
 class EncodedRecords(Sequence[EncodedRecord]):
@@ -60,6 +65,7 @@ class EncodedRecords(Sequence[EncodedRecord]):
 
     Attributes:
         source: what they were made of, as `write_encoded` got it.
+        sizes: width and height of each cropped picture, in pixels.
     """
 
     def __init__(self, folder: str | Path):
@@ -73,7 +79,12 @@ class EncodedRecords(Sequence[EncodedRecord]):
             index = json.loads((folder / INDEX).read_text())
             arrays = [np.load(folder / f"{n}.npy", mmap_mode="r") for n in ARRAYS]
             self.source: dict[str, Any] = index["source"]
-            self._records, self._size = index["records"], self.source["resolution"]
+            self._records, square = index["records"], [self.source["resolution"]] * 2
+            self.sizes: list[Size] = [
+                (width, height)
+                for width, height in index.get("sizes", [square] * len(self._records))
+            ]
+            self._downscale = index.get("downscale", square[0] // arrays[0].shape[1])
         except (OSError, ValueError, EOFError, KeyError) as error:
             raise InputError(
                 f"data.encoded={str(folder)!r} cannot be read ({error}): delete it, and training "
@@ -87,14 +98,18 @@ class EncodedRecords(Sequence[EncodedRecord]):
     def __getitem__(self, index: Any) -> EncodedRecord:
         caption, sample_subjects, first, ends = self._records[index]
         rows = slice(first, first + len(ends))
-        bits = np.unpackbits(self._masks[rows], axis=1, count=self._size**2)
-        masks = bits.reshape(-1, self._size, self._size).astype(bool)
+        width, height = self.sizes[index]
+        bits = np.unpackbits(self._masks[rows], axis=1, count=width * height)
+        masks = bits.reshape(-1, height, width).astype(bool)
+        shape = (height // self._downscale, width // self._downscale, self._latents.shape[-1])
+        latents = np.array(self._latents[index]).reshape(-1)[: math.prod(shape)]
         return EncodedRecord(
-            np.array(self._latents[index]),
+            latents.reshape(shape),
             np.array(self._features[rows]),
             caption,
             tuple(map(EncodedSubject, masks, ends)),
             sample_subjects,
+            (width, height),
         )
 
 
@@ -104,22 +119,27 @@ def write_encoded(
     source: Mapping[str, Any],
     *,
     rows: tuple[int, int],
-    latents: tuple[int, int, int],
+    size: Size,
+    downscale: int,
+    channels: int,
     features: int,
 ) -> None:
     """Write records one after the other; the folder appears once it is complete.
 
     Args:
-        source: what the records are made of, as JSON can hold it; its "resolution" is that of the
-            masks.
+        source: what the records are made of, as JSON can hold it.
         rows: largest possible numbers of records and of subjects.
-        latents: shape of a record's latents.
+        size: width and height of the largest picture, in pixels.
+        downscale: how many pixels a side of the latents has for each of theirs.
+        channels: of the latents, mean and standard deviation together.
         features: width of a subject's features.
     """
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    bits = (source["resolution"] ** 2 + 7) // 8  # bytes of a mask's row
+    width, height = size
+    latents = (height // downscale, width // downscale, channels)
+    bits = (width * height + 7) // 8  # bytes of a mask's row
     subjects = max(1, rows[1])  # no empty file can be mapped
     shapes = ((rows[0], *latents), (subjects, bits), (subjects, features))
     kinds = (np.float16, np.uint8, np.float16)
@@ -127,18 +147,21 @@ def write_encoded(
         np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", kind, shape)
         for name, kind, shape in zip(ARRAYS, kinds, shapes, strict=True)
     ]
-    listed, row = [], 0
+    listed, sizes, row = [], [], 0
     for place, record in enumerate(records):
-        arrays[0][place] = record.latents
+        arrays[0][place].reshape(-1)[: record.latents.size] = record.latents.reshape(-1)
+        sizes.append(record.size)
         ends = [subject.end for subject in record.subjects]
         listed.append([record.caption, record.sample_subjects, row, ends])
         arrays[2][row : row + len(ends)] = record.features
         for subject in record.subjects:
-            arrays[1][row] = np.packbits(subject.mask)
+            packed = np.packbits(subject.mask)
+            arrays[1][row, : len(packed)] = packed
             row += 1
     for array in arrays:
         array.flush()
-    (unfinished / INDEX).write_text(json.dumps({"source": source, "records": listed}))
+    index = {"source": source, "records": listed, "sizes": sizes, "downscale": downscale}
+    (unfinished / INDEX).write_text(json.dumps(index))
     unfinished.rename(folder)  # last, so that a run cut short leaves no such folder
 
 
@@ -152,14 +175,14 @@ def make_encoded_example(
     """Make a training example.
 
     Args:
-        config: its resolution, condition_dropout and subject_dropout are used.
+        config: its condition_dropout and subject_dropout are used.
 
     Returns:
         One row of a batch: latents and features in place of the image and subject_images of
         `moa_jax.data.examples.make_example`.
     """
     masks = [subject.mask for subject in record.subjects]
-    kept, taught = teach(record, masks, random, config, tokenizer, max_subjects)
+    kept, taught = teach(record, masks, random, config, tokenizer, max_subjects, record.size)
     features = np.zeros((max_subjects, record.features.shape[1]), np.float16)
     features[: len(kept)] = record.features[kept]
     return {"latents": record.latents, "features": features, **taught}

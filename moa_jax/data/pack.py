@@ -21,7 +21,7 @@ from moa_jax.config import DataConfig
 from moa_jax.data.examples import read_record
 from moa_jax.data.files import is_remote
 from moa_jax.data.fingerprint import listing_digest
-from moa_jax.data.loader import Ledger
+from moa_jax.data.ledger import Ledger
 from moa_jax.data.packed import (
     FORMAT,
     INDEX,
@@ -30,6 +30,7 @@ from moa_jax.data.packed import (
     read_index,
     shard_fault,
     write_index,
+    write_sizes,
 )
 from moa_jax.data.records import Record, Records, open_records
 from moa_jax.data.shrink import encode, loss, shrink
@@ -61,6 +62,7 @@ class _Made:
     data: bytes | None
     subjects: int
     faults: list[str]
+    size: tuple[int, int] = (0, 0)
 
 
 def pack(
@@ -207,10 +209,10 @@ def _make(record: Record, resolution: int | None) -> _Made:
     if loaded is None or record.image is None:
         return _Made(record.name, None, 0, faults)
     if resolution is not None and min(loaded.image.size) > resolution:
-        image, subjects = shrink(loaded, resolution)
+        image, size, subjects = shrink(loaded, resolution)
     else:
         with record.image.open("rb") as file:
-            image = file.read()
+            image, size = file.read(), loaded.image.size
         subjects = [(subject.mask, subject.box) for subject in loaded.subjects]
     entries = [
         {"mask": encode(Image.fromarray(mask), format="PNG"), "end": subject.end, "box": box}
@@ -218,7 +220,7 @@ def _make(record: Record, resolution: int | None) -> _Made:
     ]
     row = {"name": record.name, "caption": record.caption, "image": image, "subjects": entries}
     data = encode_record(row | {"sample_subjects": record.sample_subjects})
-    return _Made(record.name, data, len(entries), [])
+    return _Made(record.name, data, len(entries), [], size)
 
 
 def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
@@ -231,7 +233,7 @@ def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
         OSError: the shard cannot be written, or does not read back as it was written.
     """
     unfinished = file.with_name(f"{file.name}.unfinished")
-    digests, subjects, skipped = [], 0, {}
+    digests, sizes, subjects, skipped = [], [], 0, {}
     try:
         writer = ArrayRecordWriter(str(unfinished), WRITER_OPTIONS)
         for record in records:
@@ -240,6 +242,7 @@ def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
                 continue
             writer.write(record.data)
             digests.append(hashlib.sha256(record.data).digest())
+            sizes.append(record.size)
             subjects += record.subjects
         writer.close()
         found = [hashlib.sha256(data).digest() for data in _read_back(unfinished)]
@@ -251,7 +254,7 @@ def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
     unfinished.replace(file)
     digest = hashlib.sha256(b"".join(digests)).hexdigest()
     count = {"records": len(digests), "subjects": subjects, "bytes": size}
-    return {**count, "sha256": digest, "skipped": skipped}
+    return {**count, "sha256": digest, "sizes": write_sizes(sizes), "skipped": skipped}
 
 
 def _read_back(file: Path) -> Iterator[bytes]:

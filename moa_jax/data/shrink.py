@@ -19,11 +19,12 @@ JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}  # 0: colours at full
 
 def shrink(
     record: LoadedRecord, resolution: int
-) -> tuple[bytes, list[tuple[Bool[np.ndarray, "h w"], Box]]]:
+) -> tuple[bytes, tuple[int, int], list[tuple[Bool[np.ndarray, "h w"], Box]]]:
     """Resize the short side of a picture to `resolution` pixels.
 
     Returns:
-        The bytes of a JPEG file; and each subject's mask, which keeps at least a pixel, and box.
+        The bytes of a JPEG file; its width and height in pixels; and each subject's mask, which
+        keeps at least a pixel, and box.
     """
     width, height = record.image.size
     scale = resolution / min(width, height)
@@ -39,7 +40,7 @@ def shrink(
         if not mask[box[1] : box[3], box[0] : box[2]].any():
             box = bounds(mask)
         subjects.append((mask, box))
-    return encode(record.image.resize(size, BILINEAR), **JPEG), subjects
+    return encode(record.image.resize(size, BILINEAR), **JPEG), size, subjects
 
 
 def encode(image: Image.Image, **options: Any) -> bytes:
