@@ -1,8 +1,9 @@
 """Crop and augment pixels: the target picture together with its masks, and the subject pictures.
 
 Source: FastComposer's released transforms [FC], with Pillow; three differences are ours: a portrait
-target is cropped to its centre as a landscape one is (FC pads its sides), the target may have other
-shapes than the square, and there is no elastic distortion. Every random number comes from the generator passed in. Nothing here reads captions.
+target is cropped to its centre as a landscape one is (FC pads its sides), a target may have another
+shape than the square, and there is no elastic distortion. Every random number comes from the
+generator passed in. Nothing here reads captions.
 """
 
 from collections.abc import Sequence

@@ -60,11 +60,9 @@ class Captioned(Protocol):
     sample_subjects: bool
 
 
-def faults(
-    record: Record, max_subjects: int, tokenizer: Tokenizer | None = None, fit: Fit | None = None
-) -> list[str]:
+def faults(record: Record, max_subjects: int, tokenizer: Tokenizer | None = None) -> list[str]:
     """List every fault of a record; only a tokenizer finds a word past the last token that fits."""
-    return read_record(record, max_subjects, tokenizer, fit)[1]
+    return read_record(record, max_subjects, tokenizer)[1]
 
 
 def read_record(

@@ -120,21 +120,14 @@ def make_loader(
         batch_size: pictures a step, over all hosts.
         rows: the rows of each batch that this host reads, in their order; None means all rows. A
             row has the same picture, whichever host reads it.
-        buckets: of all records. With `data.buckets`, None means that encoded data have their own,
-            and that else the sizes of all pictures are read now, for sides of multiples of 64.
+        buckets: of all records. None means, with `data.buckets`: those of encoded data, or of sizes
+            that are read now, with sides of multiples of 64.
 
     Raises:
         InputError: as `open_records`; the batch size, the rows or the seed are not usable; or, when
             batches are drawn, too many records are bad.
     """
-    rows = range(batch_size) if rows is None else rows
-    if not rows or not set(rows) <= set(range(batch_size)):
-        raise InputError(
-            f"rows={list(rows)} of batch size {batch_size}: there must be one or more, each from 0 "
-            f"to {batch_size - 1}"
-        )
-    if seed < 0:
-        raise InputError(f"seed={seed} may not be negative")
+    rows = _checked(rows, batch_size, seed)
     encoded = EncodedRecords(config.encoded) if config.encoded else None
     records = open_records(*config.source()) if encoded is None else encoded
     # The loader has its own copy: a caller that pads changes the tokenizer while the threads use
@@ -142,14 +135,13 @@ def make_loader(
     tokenizer = copy.deepcopy(tokenizer)
     encode_caption(tokenizer, "")
     if config.buckets and buckets is None:
-        buckets = Buckets(group(encoded.sizes)) if encoded else _read_buckets(config, records)
+        buckets = _find_buckets(config, records)
     ledger = Ledger(config.path, len(records), config.max_bad_fraction)
 
     def read(index: int, size: Size) -> LoadedRecord | None:
         record = records[index]
         loaded, faults = None, ledger.faults.get(record.name)
-        if faults is None:
-            # Its own size alone: the file may have changed since all sizes were read.
+        if faults is None:  # the file may have changed since its size was read
             fit = Fit((size,), config.max_crop) if buckets else None
             loaded, faults = read_record(record, max_subjects, tokenizer, fit)
         if faults:
@@ -167,14 +159,28 @@ def make_loader(
 
     # Two seeds, so that the order does not depend on what the examples draw.
     order, draws = (int(part) for part in np.random.SeedSequence(seed).generate_state(2))
-    if buckets:
-        ledger.faults.update(buckets.faults)
-    stream = _order(config, len(records), buckets, batch_size, order)
-    stream = stream.random_map(example, seed=draws)
+    ledger.faults.update(buckets.faults if buckets else {})
+    places = _order(config, len(records), buckets, batch_size, order)
+    stream = places.random_map(example, seed=draws)
     return Loader(stream, batch_size, config.workers, rows, ledger, len(records), buckets)
 
 
-def _read_buckets(config: DataConfig, records: Records) -> Buckets:
+def _checked(rows: Sequence[int] | None, batch_size: int, seed: int) -> Sequence[int]:
+    """Give the rows, all if none are named; refuse them or the seed if they are not usable."""
+    rows = range(batch_size) if rows is None else rows
+    if not rows or not set(rows) <= set(range(batch_size)):
+        raise InputError(
+            f"rows={list(rows)} of batch size {batch_size}: there must be one or more, each from 0 "
+            f"to {batch_size - 1}"
+        )
+    if seed < 0:
+        raise InputError(f"seed={seed} may not be negative")
+    return rows
+
+
+def _find_buckets(config: DataConfig, records: Records | EncodedRecords) -> Buckets:
+    if isinstance(records, EncodedRecords):
+        return Buckets(group(records.sizes))
     fit = Fit(bucket_sizes(config.resolution, SIDE_UNIT), config.max_crop)
     sizes = read_sizes(records, range(len(records)), config.workers)
     return find_buckets(config, records, sizes, fit)

@@ -212,7 +212,12 @@ def _cropped(
         cuts = [cut_out(loaded.image, s.mask, s.box, random) for s in loaded.subjects]
         return _Cropped(loaded, image, masks, [prepare_subject(cut, small) for cut in cuts])
 
-    bar = Bar(f"encoding {config.data.path}", sum(map(len, buckets.members.values())), stdout=True, keep=True)
+    bar = Bar(
+        f"encoding {config.data.path}",
+        sum(map(len, buckets.members.values())),
+        stdout=True,
+        keep=True,
+    )
     with bar, ThreadPoolExecutor(max(1, config.data.workers)) as pool:
         for size, members in buckets.members.items():
             for start in range(0, len(members), chunk):

@@ -1,6 +1,6 @@
 """The training data of a run: streamed from its files, or kept in the devices' memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -15,21 +15,27 @@ from moa_jax.data.records import open_records
 from moa_jax.data.sizes import find_buckets, read_sizes
 from moa_jax.errors import InputError
 from moa_jax.training.hosts import divided
-from moa_jax.training.mesh import host_rows
+from moa_jax.training.mesh import host_rows, place_batch_shapes
 from moa_jax.training.resident import ResidentLoader
 
 
 def open_batches(
-    config: Config, base: StableDiffusion, mesh: Mesh, buckets: Buckets | None = None
+    config: Config,
+    base: StableDiffusion,
+    mesh: Mesh,
+    buckets: Buckets | None = None,
+    say: Callable[[str], None] = lambda words: None,
 ) -> Loader | ResidentLoader:
     """Stream the training data, or keep it on the devices if `data.resident` asks for that.
 
     Args:
         buckets: from `open_buckets`; encoded data have their own.
+        say: told of what takes long.
     """
     if not config.data.resident:
         buckets = None if config.data.encoded else buckets
         return open_data(config, base, host_rows(mesh, config.train.batch_size), buckets)
+    say("reading the encoded data into the devices' memory")
     return ResidentLoader(
         config.data,
         base.tokenizer,
@@ -59,10 +65,15 @@ def open_data(
     )
 
 
-def open_buckets(config: Config, base: StableDiffusion) -> Buckets | None:
+def open_buckets(
+    config: Config, base: StableDiffusion, say: Callable[[str], None] = lambda words: None
+) -> Buckets | None:
     """Read the sizes of all pictures and put each into its bucket; all hosts must call this.
 
     Each host reads a part of the sizes, and all of them get all. So they agree on the buckets.
+
+    Args:
+        say: told how many pictures are in each bucket, and how many in none.
 
     Returns:
         The buckets; None without `data.buckets`.
@@ -80,8 +91,18 @@ def open_buckets(config: Config, base: StableDiffusion) -> Buckets | None:
         )
     fit = Fit(bucket_sizes(data.resolution, side_unit(base)), data.max_crop)
     buckets = find_buckets(data, records, sizes, fit)
-    print(buckets.described(), flush=True)
+    say(buckets.described())
     return buckets
+
+
+def upcoming_shapes(
+    config: Config, base: StableDiffusion, mesh: Mesh, batches: Loader | ResidentLoader
+) -> list[Mapping[str, jax.ShapeDtypeStruct]]:
+    """Give the shapes of the batches of each bucket in use, the largest first; else none."""
+    if not isinstance(batches, Loader) or batches.buckets is None:
+        return []
+    sizes = batches.buckets.sizes
+    return [place_batch_shapes(mesh, batch_shapes(config, base, size)) for size in sizes]
 
 
 def batch_sizes(config: Config, base: StableDiffusion) -> tuple[Size, ...]:

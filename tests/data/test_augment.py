@@ -22,12 +22,12 @@ def test_masks_pick_exactly_their_subject_after_the_crop(photographs, flip, turn
     pixels = pixels.swapaxes(0, 1) if turned else pixels
     image = painted(pixels, masks, [RED, (0, 255, 0)])
     size = min(image.size)  # no resampling, so that the colours stay pure
-    cropped, cropped_masks = crop_target(image, masks, size, flip)
+    cropped, cropped_masks = crop_target(image, masks, (size, size), flip)
     assert cropped.shape == (size, size, 3)
     for mask, colour in zip(cropped_masks, [RED, (0, 255, 0)], strict=True):
         assert mask.any()
         np.testing.assert_array_equal((cropped == colour).all(-1), mask)
-    unflipped, _ = crop_target(image, masks, size, False)
+    unflipped, _ = crop_target(image, masks, (size, size), False)
     np.testing.assert_array_equal(cropped[:, ::-1] if flip else cropped, unflipped)
 
 
@@ -36,7 +36,7 @@ def test_the_crop_is_the_centre():
         pixels = np.zeros((4, 10, 3), np.uint8)
         pixels[:] = 20 * np.arange(10)[:, None]
         pixels = pixels.swapaxes(0, 1) if turn else pixels
-        cropped, _ = crop_target(Image.fromarray(pixels), [], 4, False)
+        cropped, _ = crop_target(Image.fromarray(pixels), [], (4, 4), False)
         cropped = cropped.swapaxes(0, 1) if turn else cropped
         np.testing.assert_array_equal(cropped[..., 0], [[60, 80, 100, 120]] * 4)
 
@@ -45,7 +45,7 @@ def test_the_crop_is_the_centre():
 def test_masks_stay_aligned_when_the_picture_is_resized(photographs, size):
     pixels, _, [(_, mask)] = photographs["chelsea"]
     image = painted(pixels * 0, [mask], [RED])
-    cropped, [cropped_mask] = crop_target(image, [mask], size, False)
+    cropped, [cropped_mask] = crop_target(image, [mask], (size, size), False)
     red = cropped[..., 0] / 255.0  # the share of a pixel that is the subject
     assert np.abs(red - cropped_mask).max() <= 0.75
     assert (np.abs(red - cropped_mask) > 0.5).mean() < 2e-3

@@ -22,8 +22,9 @@ ENDS = ((MAN, KID), (KID, MAN), (KID,), ())  # of records in turn: the order is 
 
 
 def write(folder, records):
-    shapes = {"rows": (len(records), 2 * len(records)), "latents": (2, 2, 8), "features": FEATURES}
-    write_encoded(folder, records, {"resolution": SIZE}, **shapes)
+    shapes = {"size": (SIZE, SIZE), "downscale": 4, "channels": 8, "features": FEATURES}
+    rows = (len(records), 2 * len(records))
+    write_encoded(folder, records, {"resolution": SIZE}, rows=rows, **shapes)
     return str(folder)
 
 
@@ -38,6 +39,7 @@ def record(number, ends, sample_subjects=False):
         CAPTION,
         tuple(map(EncodedSubject, masks, ends)),
         sample_subjects,
+        (SIZE, SIZE),
     )
 
 
