@@ -15,9 +15,15 @@ class Ledger:
         faults: what is wrong with each bad record, by its name.
     """
 
-    def __init__(self, path: str, records: int, max_bad_fraction: float):
+    def __init__(self, path: str, records: int, max_bad_fraction: float, options: str = ""):
+        """Prepare to count.
+
+        Args:
+            options: of the command that lists every fault, where it needs any.
+        """
         self.faults: dict[str, list[str]] = {}
         self._path, self._records, self._max = path, records, max_bad_fraction
+        self._command = f"python -m moa_jax.data check {path}{options}"
         self._lock = threading.Lock()
 
     def add(self, name: str, faults: list[str]) -> None:
@@ -35,6 +41,5 @@ class Ledger:
             raise InputError(
                 f"{bad} of the {self._records} records of {self._path} are bad, more than "
                 f"data.max_bad_fraction={self._max} allows; the last is {name}: "
-                f"{'; '.join(faults)}. To list every fault: "
-                f"python -m moa_jax.data check {self._path}"
+                f"{'; '.join(faults)}. To list every fault: {self._command}"
             )

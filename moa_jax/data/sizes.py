@@ -55,7 +55,8 @@ def find_buckets(
     Raises:
         InputError: more pictures than allowed cannot be read or fit no bucket.
     """
-    ledger = Ledger(config.path, len(records), config.max_bad_fraction)
+    options = f" --buckets --resolution {config.resolution} --max-crop {config.max_crop}"
+    ledger = Ledger(config.path, len(records), config.max_bad_fraction, options)
     chosen = []
     for number, size in enumerate(map(tuple, sizes.tolist())):
         readable = size != (0, 0)
