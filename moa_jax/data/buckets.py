@@ -39,11 +39,19 @@ def bucket_sizes(resolution: int, unit: int = SIDE_UNIT) -> tuple[Size, ...]:
     Returns:
         The sizes, those of most pixels first.
 
+    Raises:
+        InputError: the resolution is not a multiple of the unit.
+
     Example:
         >>> from moa_jax.data.buckets import bucket_sizes
         >>> [size for size in bucket_sizes(512) if size[0] >= size[1]]
         [(768, 384), (640, 448), (704, 384), (512, 512), (576, 448), (640, 384), (512, 448)]
     """
+    if resolution % unit:
+        raise InputError(
+            f"resolution {resolution}: the sides of buckets, and so the square's, are multiples of "
+            f"{unit} pixels"
+        )
     width = height = resolution // unit
     square, wide = width * height, []
     while width <= MAX_ASPECT * height:

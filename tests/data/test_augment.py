@@ -3,6 +3,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from moa_jax.data.augment import augment_subject, crop_target, cut_out, prepare_subject
+from moa_jax.data.buckets import cropped as share_cropped
 
 RED = (255, 0, 0)
 
@@ -151,3 +152,33 @@ def test_each_change_comes_as_often_as_in_fastcomposer(photographs, change, chan
 
     assert (draw(chance - 0.01) != plain).any()
     np.testing.assert_array_equal(draw(chance + 0.01), plain)
+
+
+def test_a_crop_of_another_shape_by_hand():
+    """Columns 0-9 of 12 rows; to 2:3 rows all stay, and of the columns the middle 8."""
+    image = np.zeros((12, 10, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(10) * 10, (np.arange(12) * 10)[:, None]
+    mask = np.zeros((12, 10), bool)
+    mask[0, 1] = mask[11, 8] = True  # the crop's corners
+    pixels, [cropped] = crop_target(Image.fromarray(image), [mask], (8, 12), False)
+    np.testing.assert_array_equal(pixels, image[:, 1:9])
+    np.testing.assert_array_equal(cropped, mask[:, 1:9])
+    pixels, [cropped] = crop_target(Image.fromarray(image), [mask], (10, 5), True)
+    np.testing.assert_array_equal(pixels, image[3:8, ::-1])  # 7 rows are left out
+    assert not cropped.any()
+
+
+@pytest.mark.parametrize("size", [(96, 48), (48, 80), (64, 64), (640, 448)])
+def test_a_crop_takes_no_more_than_its_shape_asks_for(size):
+    """Pixels tell their place: the edges of the crop are as far out as they can be."""
+    width, height = 611, 407
+    wide, high = min(width, height * size[0] / size[1]), min(height, width * size[1] / size[0])
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[:, :, 0] = (np.arange(width) * 255 / (width - 1)).round()
+    ramp[:, :, 1] = (np.arange(height) * 255 / (height - 1)).round()[:, None]
+    pixels, _ = crop_target(Image.fromarray(ramp), [], size, False)
+    spans = [float(pixels[..., axis].max()) - float(pixels[..., axis].min()) for axis in (0, 1)]
+    # A pixel of the result averages one of the source or more: half of it is missing at either end.
+    assert spans[0] == pytest.approx(255 * wide / width * (1 - 1 / size[0]), abs=4)
+    assert spans[1] == pytest.approx(255 * high / height * (1 - 1 / size[1]), abs=4)
+    assert 1 - wide * high / (width * height) == pytest.approx(share_cropped((width, height), size))

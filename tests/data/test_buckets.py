@@ -26,6 +26,11 @@ def test_sizes_at_512_by_hand():
     assert set(bucket_sizes(512)) == wide | {(512, 512)} | {(h, w) for w, h in wide}
 
 
+def test_a_square_that_is_no_bucket():
+    with pytest.raises(InputError, match="resolution 500: .* multiples of 64 pixels"):
+        bucket_sizes(500)
+
+
 @pytest.mark.parametrize(("resolution", "unit"), [(64, 64), (64, 16), (384, 64), (1024, 64)])
 def test_sizes_are_near_the_square_and_the_largest_come_first(resolution, unit):
     sizes = bucket_sizes(resolution, unit)

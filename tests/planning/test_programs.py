@@ -80,6 +80,13 @@ def test_a_batch_has_the_shapes_of_the_loaders(config, described):
     assert shapes(dict(batch_shapes(config, described, (64, 64)))) == shapes(dict(batch))
 
 
+def test_with_buckets_the_plan_is_of_the_largest_size(config, described):
+    data = dataclasses.replace(config.data, buckets=True)
+    program = training_program(dataclasses.replace(config, data=data), make_mesh(config.mesh))
+    assert program.parts["batch"]["image"].shape == (8, 48, 96, 3)  # of 4,096 pixels 4,608
+    assert program.parts["batch"]["masks"].shape == (8, 2, 48, 96)
+
+
 def test_an_encoded_batch_has_latents_and_features_instead(config, described):
     data = dataclasses.replace(config.data, encoded="somewhere")
     planned = batch_shapes(dataclasses.replace(config, data=data), described, (64, 64))
