@@ -51,6 +51,7 @@ class Loader(Iterator[Example]):
         self.records, self.ledger, self.buckets = records, ledger, buckets
         self._stream, self._batch_size, self._workers = stream, batch_size, workers
         self._rows = rows
+        self._digest = {"buckets": buckets.digest()} if buckets else {}
         self._examples = 0
         self._batches: Any = None
 
@@ -63,7 +64,7 @@ class Loader(Iterator[Example]):
 
     def get_state(self) -> dict[str, int]:
         """Give the place in the stream, as JSON can hold it; it is the same on every host."""
-        return {"examples": self._examples, "records": self.records}
+        return {"examples": self._examples, "records": self.records, **self._digest}
 
     def set_state(self, state: Mapping[str, int]) -> None:
         """Go to a place that `get_state` gave; the next batch is the one that followed it.
@@ -76,6 +77,11 @@ class Loader(Iterator[Example]):
                 "the run goes on, in another order",
                 state["records"],
                 self.records,
+            )
+        elif self._digest.items() - state.items() and "buckets" in state:
+            logger.warning(
+                "the pictures had other sizes at the checkpoint, or could not all be read then or "
+                "now: the run goes on, in another order"
             )
         self.close()
         self._examples = int(state["examples"])

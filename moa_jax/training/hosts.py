@@ -157,16 +157,17 @@ def divided(count: int, read: Callable[[range], np.ndarray]) -> np.ndarray:
         read: gives a row of whole numbers for each number of a range.
 
     Raises:
+        InputError: the hosts count differently.
         Exception: what `read` raised on this host.
-        RuntimeError: the hosts count differently, or `read` failed only on other hosts.
+        RuntimeError: it failed only on other hosts.
     """
     hosts = jax.process_count()
     if hosts == 1:
         return read(range(count))
     counts = multihost_utils.process_allgather(np.array(count)).reshape(-1)
     if len(set(counts.tolist())) > 1:
-        listed = ", ".join(f"host {host}: {found}" for host, found in enumerate(counts))
-        raise RuntimeError(f"the hosts do not see the same number of things ({listed})")
+        listed = ", ".join(f"host {host} finds {found}" for host, found in enumerate(counts))
+        raise InputError(f"the hosts do not see the same data set: {listed}; give all the same")
     most = -(-count // hosts)  # rounded up; the last hosts may have less to read
     start = min(most * jax.process_index(), count)
     rows = together(lambda: read(range(start, min(start + most, count))))

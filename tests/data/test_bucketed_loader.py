@@ -88,7 +88,7 @@ def test_it_resumes_on_the_exact_next_batch(shapes, tokenizer, done, workers):
     whole = open_bucketed(shapes, tokenizer, workers=workers)
     take(whole, done)
     state = json.loads(json.dumps(whole.get_state()))
-    assert state == {"examples": 4 * done, "records": 16}
+    assert state == {"examples": 4 * done, "records": 16, "buckets": whole.buckets.digest()}
     expected = take(whole, 4)
     fresh = open_bucketed(shapes, tokenizer, workers=workers)
     fresh.set_state(state)
@@ -109,6 +109,17 @@ def test_another_batch_size_resumes_at_a_whole_batch(shapes, tokenizer):
     assert loader.get_state()["examples"] == 20
     batch = next(loader)
     assert {BUCKET_OF[number_of(image)] for image in batch["image"]} == {size_of(batch)}
+
+
+def test_other_sizes_than_at_the_checkpoint_are_said(shapes, tokenizer, tmp_path, caplog):
+    state = open_bucketed(shapes, tokenizer).get_state()
+    open_bucketed(shapes, tokenizer).set_state(state)
+    open_bucketed(shapes, tokenizer).set_state({"examples": 4, "records": 16})  # from squares
+    assert "sizes at the checkpoint" not in caplog.text
+    shutil.copytree(shapes, tmp_path, dirs_exist_ok=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    open_bucketed(tmp_path, tokenizer).set_state(state)
+    assert "other sizes at the checkpoint" in caplog.text
 
 
 def test_packed_gives_the_very_batches_of_its_source(shapes, tokenizer, tmp_path):

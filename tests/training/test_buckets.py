@@ -86,7 +86,7 @@ def test_hosts_that_count_differently_say_so(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     module = "moa_jax.training.hosts.multihost_utils.process_allgather"
     monkeypatch.setattr(module, lambda array: np.array([5, 6]))
-    with pytest.raises(RuntimeError, match="host 0: 5, host 1: 6"):
+    with pytest.raises(InputError, match="host 0 finds 5, host 1 finds 6; give all the same"):
         divided(5, lambda part: np.zeros((len(part), 2), np.int32))
 
 
