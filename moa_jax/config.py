@@ -92,6 +92,8 @@ class DataConfig(Section):
     split: Literal["all", "train", "test"] = "all"  # of the ffhq layout's ids, or of a DatasetDict
     subject_label: str | None = "person"  # [FC] the ffhq layout's coco_label; None: every label
     resolution: Count = 512  # [FC] pixels
+    buckets: bool = False  # sizes of about resolution² pixels, see data/buckets.py; off: the square
+    max_crop: Probability = 0.1  # [ours] share of a picture that its bucket may crop; more: a fault
     augment: bool = True  # [FC]
     encoded: str | None = None  # folder for what frozen encoders make of unaugmented pictures
     resident: bool = False  # keep data.encoded in the devices' memory, on one host

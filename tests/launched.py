@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 DEVICES = 8  # over all processes, as in this one
 
 
-def start(processes, folder, command, last=None):
+def start(processes, folder, command, last=None, devices=DEVICES):
     """Start Python with a command, everywhere; the last process has some variables more."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -21,7 +21,7 @@ def start(processes, folder, command, last=None):
     started = []
     for number in range(processes):
         variables = {hosts.ADDRESS: address, hosts.COUNT: processes, hosts.NUMBER: number}
-        variables["XLA_FLAGS"] = xla_flags(DEVICES // processes)
+        variables["XLA_FLAGS"] = xla_flags(devices // processes)
         if last and number == processes - 1:
             variables |= last
         with (folder / f"log{number}").open("w") as log:

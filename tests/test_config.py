@@ -78,6 +78,7 @@ RANGES = {
     "method.router_loss_skip": ((0,), (-1,)),
     "method.object_loss_weight": ((0.0,), (-1e-9,)),
     "data.resolution": ((1,), (0,)),
+    "data.max_crop": ((0.0, 1.0), (-0.1, 1.1)),
     "data.condition_dropout": ((0.0, 1.0), (-1e-9, 1.001)),
     "data.subject_dropout": ((0.0, 1.0), (-1e-9, 1.001)),
     "data.reference_probability": ((0.0, 1.0), (-1e-9, 1.001)),

@@ -126,7 +126,9 @@ def plan(config: Config, topology: str, presets: str, file: Path | None) -> None
         )
     if file:
         file.write_text(json.dumps([as_json(each) for each in plans], indent=2) + "\n")
-    console.print(f"one training step on {topology}, of {config.train.steps}", highlight=False)
+    largest = ", for the largest pictures of data.buckets" if config.data.buckets else ""
+    step = f"one training step on {topology}, of {config.train.steps}{largest}"
+    console.print(step, highlight=False)
     console.print(rendered(plans, config.model.remat), highlight=False)
 
 

@@ -10,12 +10,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from moa_jax.backbone.tokenizer import find_tokenizer, load_tokenizer, write_tokenizer
 from moa_jax.cli import Bar, Renamed, run
 from moa_jax.config import LAYOUTS, DataConfig, MethodConfig, TrainConfig
 from moa_jax.data.bench import measure, report
+from moa_jax.data.buckets import SIDE_UNIT, Fit, bucket_sizes
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.check import Report, check_records
 from moa_jax.data.ffhq import SPLITS
@@ -44,7 +45,7 @@ def _check(options: argparse.Namespace) -> int:
     tokenizer = _load_tokenizer(named, options.tokenizer) if named else None
     with Bar("checking", len(records)) as bar:
         size = (options.max_subjects, tokenizer, options.workers)
-        found = check_records(records, *size, on_record=bar.advance)
+        found = check_records(records, *size, on_record=bar.advance, fit=_fit(options))
     return _print_faults(found, options)
 
 
@@ -69,7 +70,8 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    data = _data(options, resolution=options.resolution)
+    shapes = {"buckets": options.buckets, "max_crop": options.max_crop}
+    data = _data(options, resolution=options.resolution, **shapes)
     with tempfile.TemporaryDirectory() as folder:
         named = options.base or options.tokenizer
         if not named:  # a small tokenizer written here needs no download
@@ -106,7 +108,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     limit = "more bad records than this stop it (default %(default)s)"
     pack.add_argument("--max-bad-fraction", type=float, default=data.max_bad_fraction, help=limit)
     bench = _add(commands, "bench", "measure how fast this host makes training examples")
-    bench.add_argument("--resolution", type=_above_0(int), default=data.resolution)
     bench.add_argument(
         "--seconds", type=_above_0(float), default=10.0, help="for each of three measurements"
     )
@@ -119,6 +120,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--base", help="checkpoint, for its tokenizer")
         command.add_argument("--tokenizer", help="folder or hub id; default: that of --base")
         command.add_argument("--model", dest="base", action=Renamed, help=argparse.SUPPRESS)
+        command.add_argument("--resolution", type=_above_0(int), default=data.resolution)
+        buckets = "crop as with data.buckets=true, not to squares; what does not fit is a fault"
+        command.add_argument("--buckets", action="store_true", help=buckets)
+        crop = "largest share of a picture that its bucket may crop (default %(default)s)"
+        command.add_argument("--max-crop", type=float, default=data.max_crop, help=crop)
+    unit = "pixels that the sides of buckets are multiples of, by the base (default %(default)s)"
+    check.add_argument("--side-unit", type=_above_0(int), default=SIDE_UNIT, help=unit)
     return parser.parse_args(arguments)
 
 
@@ -161,7 +169,15 @@ def _above_0(kind: type) -> Callable[[str], int | float]:
     return parse
 
 
-def _data(options: argparse.Namespace, **more: int) -> DataConfig:
+def _fit(options: argparse.Namespace) -> Fit | None:
+    """Give the sizes that pictures are cropped to; None if all are cropped to squares."""
+    if not options.buckets:
+        return None
+    sizes = bucket_sizes(options.resolution, options.side_unit)
+    return Fit(sizes, DataConfig(max_crop=options.max_crop).max_crop)
+
+
+def _data(options: argparse.Namespace, **more: Any) -> DataConfig:
     """Gather the options that describe the data set."""
     label = None if options.subject_label == "none" else options.subject_label
     given = {"layout": options.layout, "split": options.split, "workers": options.workers}
@@ -186,6 +202,8 @@ def _print_faults(report: Report, options: argparse.Namespace) -> int:
         print(f"{options.path}: no picture has a subject{labels}")
     if not (options.base or options.tokenizer):
         print("not checked, for want of --base: is each subject's word among the tokens that fit?")
+    if report.buckets:
+        print(report.buckets.described())
     total = sum(len(found) for found in report.faults.values())
     references = f", {report.references} references" if report.references else ""
     print(

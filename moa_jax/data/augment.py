@@ -1,8 +1,9 @@
 """Crop and augment pixels: the target picture together with its masks, and the subject pictures.
 
-Source: FastComposer's released transforms [FC], with Pillow; two differences are ours: a portrait
-target is cropped to its centre as a landscape one is (FC pads its sides), and there is no elastic
-distortion. Every random number comes from the generator passed in. Nothing here reads captions.
+Source: FastComposer's released transforms [FC], with Pillow; three differences are ours: a portrait
+target is cropped to its centre as a landscape one is (FC pads its sides), a target may have another
+shape than the square, and there is no elastic distortion. Every random number comes from the
+generator passed in. Nothing here reads captions.
 """
 
 from collections.abc import Sequence
@@ -11,27 +12,31 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from moa_jax.data.buckets import Size
 from moa_jax.data.images import Box
 
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 
 
 def crop_target(
-    image: Image.Image, masks: Sequence[Bool[np.ndarray, "H W"]], size: int, flip: bool
-) -> tuple[UInt8[np.ndarray, "size size 3"], list[Bool[np.ndarray, "size size"]]]:
-    """Take the centre square of a picture and of its masks, at `size` pixels.
+    image: Image.Image, masks: Sequence[Bool[np.ndarray, "H W"]], size: Size, flip: bool
+) -> tuple[UInt8[np.ndarray, "height width 3"], list[Bool[np.ndarray, "height width"]]]:
+    """Take the centre of a picture and of its masks: as much as the shape of a size leaves.
 
-    Resizing the short side and then cropping the centre amounts to one resampling of the centre
-    square. It is done as one, so that the picture and its masks share exactly the same box. Masks
-    are resized by nearest neighbour, so their edges stay hard.
+    Resizing a picture until it covers the size and then cropping the centre amounts to one
+    resampling of a box. It is done as one, so that the picture and its masks share exactly the same
+    box. Masks are resized by nearest neighbour, so their edges stay hard.
+
+    Args:
+        size: width and height of the result, in pixels.
     """
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    pixels = np.asarray(image.resize((size, size), BILINEAR, box=box))
-    cropped = [
-        np.asarray(Image.fromarray(mask).resize((size, size), NEAREST, box=box)) for mask in masks
-    ]
+    wide, high = image.size
+    # Of a square both quotients are whole numbers; else a side of the box may be a fraction.
+    wide, high = min(wide, high * size[0] / size[1]), min(high, wide * size[1] / size[0])
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
+    box = (left, top, left + wide, top + high)
+    pixels = np.asarray(image.resize(size, BILINEAR, box=box))
+    cropped = [np.asarray(Image.fromarray(mask).resize(size, NEAREST, box=box)) for mask in masks]
     if flip:
         return pixels[:, ::-1], [mask[:, ::-1] for mask in cropped]
     return pixels, cropped

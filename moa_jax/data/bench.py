@@ -92,7 +92,8 @@ def report(data: DataConfig, rates: dict[str, Rate], need: float) -> list[str]:
     """
     # The cores that this process may use can be fewer than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    title = f"{data.path} at {data.resolution} pixels, {data.workers} threads, {cores} cores"
+    shape = "pixels, in buckets" if data.buckets else "pixels"
+    title = f"{data.path} at {data.resolution} {shape}, {data.workers} threads, {cores} cores"
     lines = [title, f"{'':28}{'images/s':>10}{'images/s/core':>15}"]
     for name, rate in rates.items():
         lines.append(f"{name:28}{rate.per_second:10.1f}{rate.per_core:15.1f}")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from moa_jax.config import DataConfig
 from moa_jax.data.augment import augment_subject, crop_target, cut_out, prepare_subject
+from moa_jax.data.buckets import Fit, Size
 from moa_jax.data.captions import Tokenizer, encode_words
 from moa_jax.data.files import File
 from moa_jax.data.images import bounds, load_image, load_mask, require_mask_of
@@ -68,9 +69,13 @@ def faults(record: Record, max_subjects: int, tokenizer: Tokenizer | None = None
 
 
 def read_record(
-    record: Record, max_subjects: int, tokenizer: Tokenizer | None = None
+    record: Record, max_subjects: int, tokenizer: Tokenizer | None = None, fit: Fit | None = None
 ) -> tuple[LoadedRecord | None, list[str]]:
     """Read a record's files and find its faults.
+
+    Args:
+        fit: the sizes to which pictures are cropped; one that would lose too much has a fault. None
+            means that any picture is cropped.
 
     Returns:
         The record in memory (None if it has a fault), and its faults.
@@ -79,6 +84,8 @@ def read_record(
     if len(record.subjects) > max_subjects and not record.sample_subjects:
         found.append(f"{len(record.subjects)} subjects, but {max_subjects} are supported")
     image = _attempt(found, load_image, record.image) if record.image else None
+    if image and fit and (fault := fit.fault(image.size)):
+        found.append(fault)
     instances = _attempt(found, _load_instances, record.instance_map)
     subjects = []
     for count, subject in enumerate(record.subjects, start=1):
@@ -105,16 +112,18 @@ def make_example(
     *,
     max_subjects: int,
     subject_resolution: int,
+    size: Size | None = None,
 ) -> Example:
     """Make a training example.
 
-    A subject outside the centre crop counts as dropped, because there is no mask to learn it from
+    A subject outside the crop counts as dropped, because there is no mask to learn it from
     [ours]. The word of a dropped subject stays in the caption. A subject that has references is
     shown by the first; `moa_jax.data.references.draw_references` leaves the one to show.
 
     Args:
         config: its resolution, augment, condition_dropout and subject_dropout are used.
         subject_resolution: side of a subject's picture, in pixels.
+        size: width and height in pixels; None means a square of config.resolution.
 
     Returns:
         One row of a batch: image, masks, subject_images, subject_tokens, subject_present,
@@ -122,8 +131,9 @@ def make_example(
     """
     flip = config.augment and random.random() < 0.5
     masks = [subject.mask for subject in record.subjects]
-    image, masks = crop_target(record.image, masks, config.resolution, flip)
-    kept, taught = teach(record, masks, random, config, tokenizer, max_subjects)
+    size = size or (config.resolution, config.resolution)
+    image, masks = crop_target(record.image, masks, size, flip)
+    kept, taught = teach(record, masks, random, config, tokenizer, max_subjects, size)
     prepare = augment_subject if config.augment else _prepare
     pictures = [
         prepare(_show(record.image, subject, random), subject_resolution, random)
@@ -137,16 +147,18 @@ def make_example(
 
 def teach(
     record: Captioned,
-    masks: Sequence[Bool[np.ndarray, "size size"]],
+    masks: Sequence[Bool[np.ndarray, "height width"]],
     random: np.random.Generator,
     config: DataConfig,
     tokenizer: Tokenizer,
     max_subjects: int,
+    size: Size,
 ) -> tuple[list[int], Example]:
     """Choose an example's caption and its subjects.
 
     Args:
         masks: the masks of the record's subjects on the cropped picture.
+        size: width and height of that picture, in pixels.
 
     Returns:
         Indices of the subjects that are kept, and their part of the example: masks,
@@ -161,9 +173,9 @@ def teach(
         kept = _choose(record, kept, max_subjects, random)
     ends = [record.subjects[index].end for index in kept]
     encoded = encode_words(tokenizer, caption, ends)
-    input_ids, size = encoded.input_ids, config.resolution
+    input_ids, (width, height) = encoded.input_ids, size
     return kept, {
-        "masks": _fill((max_subjects, size, size), np.uint8, 0, [masks[i] for i in kept]),
+        "masks": _fill((max_subjects, height, width), np.uint8, 0, [masks[i] for i in kept]),
         "subject_tokens": _fill((max_subjects,), np.int32, len(input_ids), encoded.subject_tokens),
         "subject_present": np.arange(max_subjects) < len(kept),
         "input_ids": input_ids,

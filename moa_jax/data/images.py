@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from moa_jax.data.files import File
 from moa_jax.errors import InputError
@@ -32,6 +32,17 @@ def load_image(file: str | File) -> Image.Image:
         InputError: the file is missing, is no picture, is damaged, or has over MAX_PIXELS pixels.
     """
     return _read(file, to_rgb)
+
+
+def read_size(file: str | File) -> tuple[int, int]:
+    """Read the width and height that `load_image` would give, from the head of the file alone.
+
+    An orientation that stands behind the pixels, as PNG allows, is not found.
+
+    Raises:
+        InputError: the file is missing, is no picture, or has over MAX_PIXELS pixels.
+    """
+    return _read(file, _upright_size)
 
 
 def open_image(image: Image.Image | str | File) -> Image.Image:
@@ -129,6 +140,15 @@ def to_mask(image: Image.Image) -> Bool[np.ndarray, "H W"]:
         image = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     values = np.asarray(image)
     return values >= (128 if values.max() > 1 else 1)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    if image.format == "TIFF":  # Pillow turns its size and its orientation at different times
+        image.load()
+    # Of PNG the format's own method reads all pixels first, to see what stands behind them.
+    turn = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    width, height = image.size
+    return (height, width) if turn in (5, 6, 7, 8) else (width, height)
 
 
 def _on(image: Image.Image, colour: str) -> Image.Image:

@@ -1,61 +1,33 @@
 """Shuffled, endless batches of a data set, read ahead by threads.
 
 Example i of the stream depends on the seed and on i alone, not on the number of threads or hosts,
-nor on where a run was resumed. The next good record takes the place of a bad one. The loader is
-built on grain and knows no devices.
+nor on where a run was resumed. The next good record takes the place of a bad one. With buckets the
+batch size decides too, see `moa_jax.data.buckets`. The loader is built on grain and knows no
+devices.
 """
 
 import copy
 import logging
+import math
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
 from moa_jax.config import DataConfig
+from moa_jax.data.buckets import SIDE_UNIT, BucketOrder, Buckets, Fit, Size, bucket_sizes, group
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.encoded import EncodedRecords, make_encoded_example
 from moa_jax.data.examples import Example, LoadedRecord, make_example, read_record
-from moa_jax.data.records import open_records
+from moa_jax.data.ledger import Ledger
+from moa_jax.data.records import Records, open_records
 from moa_jax.data.references import draw_references
+from moa_jax.data.sizes import find_buckets, read_sizes
 from moa_jax.errors import InputError
 
 logger = logging.getLogger("moa_jax.data")
-
-
-class Ledger:
-    """The bad records that a run has met, each logged once.
-
-    Attributes:
-        faults: what is wrong with each bad record, by its name.
-    """
-
-    def __init__(self, path: str, records: int, max_bad_fraction: float):
-        self.faults: dict[str, list[str]] = {}
-        self._path, self._records, self._max = path, records, max_bad_fraction
-        self._lock = threading.Lock()
-
-    def add(self, name: str, faults: list[str]) -> None:
-        """Note a bad record.
-
-        Raises:
-            InputError: a larger share of the records is bad than allowed.
-        """
-        with self._lock:  # several threads read records
-            if name not in self.faults:
-                logger.warning("bad record %s is skipped: %s", name, "; ".join(faults))
-            self.faults[name] = faults
-            bad = len(self.faults)
-        if bad > self._max * self._records:
-            raise InputError(
-                f"{bad} of the {self._records} records of {self._path} are bad, more than "
-                f"data.max_bad_fraction={self._max} allows; the last is {name}: "
-                f"{'; '.join(faults)}. To list every fault: "
-                f"python -m moa_jax.data check {self._path}"
-            )
 
 
 class Loader(Iterator[Example]):
@@ -64,6 +36,7 @@ class Loader(Iterator[Example]):
     Attributes:
         records: number of records in the data set.
         ledger: the bad records met so far.
+        buckets: the sizes that batches have; None means that all have one size.
     """
 
     def __init__(
@@ -74,10 +47,12 @@ class Loader(Iterator[Example]):
         rows: Sequence[int],
         ledger: Ledger,
         records: int,
+        buckets: Buckets | None = None,
     ):
-        self.records, self.ledger = records, ledger
+        self.records, self.ledger, self.buckets = records, ledger, buckets
         self._stream, self._batch_size, self._workers = stream, batch_size, workers
         self._rows = rows
+        self._digest = {"buckets": buckets.digest()} if buckets else {}
         self._examples = 0
         self._batches: Any = None
 
@@ -90,10 +65,13 @@ class Loader(Iterator[Example]):
 
     def get_state(self) -> dict[str, int]:
         """Give the place in the stream, as JSON can hold it; it is the same on every host."""
-        return {"examples": self._examples, "records": self.records}
+        return {"examples": self._examples, "records": self.records, **self._digest}
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        """Go to a place that `get_state` gave; the next batch is the one that followed it."""
+        """Go to a place that `get_state` gave; the next batch is the one that followed it.
+
+        With buckets, a place that another batch size left inside a batch is moved to its end.
+        """
         if state["records"] != self.records:
             logger.warning(
                 "the data set had %d records at the checkpoint and has %d now: "
@@ -101,8 +79,15 @@ class Loader(Iterator[Example]):
                 state["records"],
                 self.records,
             )
+        elif self._digest.items() - state.items() and "buckets" in state:
+            logger.warning(
+                "the pictures had other sizes at the checkpoint, or could not all be read then or "
+                "now: the run goes on, in another order"
+            )
         self.close()
         self._examples = int(state["examples"])
+        if self.buckets:
+            self._examples = math.ceil(self._examples / self._batch_size) * self._batch_size
 
     def close(self) -> None:
         """Stop the threads; the next batch starts them again."""
@@ -134,6 +119,7 @@ def make_loader(
     batch_size: int,
     seed: int,
     rows: Sequence[int] | None = None,
+    buckets: Buckets | None = None,
 ) -> Loader:
     """Open a data set and stream it.
 
@@ -141,11 +127,53 @@ def make_loader(
         batch_size: pictures a step, over all hosts.
         rows: the rows of each batch that this host reads, in their order; None means all rows. A
             row has the same picture, whichever host reads it.
+        buckets: of all records. None means, with `data.buckets`: those of encoded data, or of sizes
+            that are read now, with sides of multiples of 64.
 
     Raises:
         InputError: as `open_records`; the batch size, the rows or the seed are not usable; or, when
             batches are drawn, too many records are bad.
     """
+    rows = _checked(rows, batch_size, seed)
+    encoded = EncodedRecords(config.encoded) if config.encoded else None
+    records = open_records(*config.source()) if encoded is None else encoded
+    # The loader has its own copy: a caller that pads changes the tokenizer while the threads use
+    # it. Only ids are read from the copy: its decode() is wrong in transformers 5 (5.0 to 5.23).
+    tokenizer = copy.deepcopy(tokenizer)
+    encode_caption(tokenizer, "")
+    if config.buckets and buckets is None:
+        buckets = _find_buckets(config, records)
+    ledger = Ledger(config.path, len(records), config.max_bad_fraction)
+
+    def read(index: int, size: Size, random: np.random.Generator) -> LoadedRecord | None:
+        # Of all references only the one to show is read. So whether a record is bad depends on the
+        # draw, and what was found at another draw counts for nothing.
+        record = draw_references(records[index], random, config.reference_probability)
+        fit = Fit((size,), config.max_crop) if buckets else None  # the file may have changed since
+        loaded, faults = read_record(record, max_subjects, tokenizer, fit)
+        if faults:
+            ledger.add(record.name, faults)
+        return loaded
+
+    def example(candidates: Iterable[tuple[int, Size]], random: np.random.Generator) -> Example:
+        for index, size in candidates:
+            if encoded is not None:
+                return make_encoded_example(encoded[index], random, config, tokenizer, max_subjects)
+            if loaded := read(index, size, random):
+                sides = {"max_subjects": max_subjects, "subject_resolution": subject_resolution}
+                return make_example(loaded, random, config, tokenizer, size=size, **sides)
+        raise InputError(f"every record of {config.path} is bad")
+
+    # Two seeds, so that the order does not depend on what the examples draw.
+    order, draws = (int(part) for part in np.random.SeedSequence(seed).generate_state(2))
+    ledger.faults.update(buckets.faults if buckets else {})
+    places = _order(config, len(records), buckets, batch_size, order)
+    stream = places.random_map(example, seed=draws)
+    return Loader(stream, batch_size, config.workers, rows, ledger, len(records), buckets)
+
+
+def _checked(rows: Sequence[int] | None, batch_size: int, seed: int) -> Sequence[int]:
+    """Give the rows, all if none are named; refuse them or the seed if they are not usable."""
     rows = range(batch_size) if rows is None else rows
     if not rows or not set(rows) <= set(range(batch_size)):
         raise InputError(
@@ -154,34 +182,32 @@ def make_loader(
         )
     if seed < 0:
         raise InputError(f"seed={seed} may not be negative")
-    encoded = EncodedRecords(config.encoded) if config.encoded else None
-    records = open_records(*config.source()) if encoded is None else encoded
-    # The loader has its own copy: a caller that pads changes the tokenizer while the threads use
-    # it. Only ids are read from the copy: its decode() is wrong in transformers 5 (5.0 to 5.23).
-    tokenizer = copy.deepcopy(tokenizer)
-    encode_caption(tokenizer, "")
-    ledger = Ledger(config.path, len(records), config.max_bad_fraction)
+    return rows
 
-    def read(index: int, random: np.random.Generator) -> LoadedRecord | None:
-        # Of all references only the one to show is read. So whether a record is bad depends on the
-        # draw, and what was found at another draw counts for nothing.
-        record = draw_references(records[index], random, config.reference_probability)
-        loaded, faults = read_record(record, max_subjects, tokenizer)
-        if faults:
-            ledger.add(record.name, faults)
-        return loaded
 
-    def example(index: int, random: np.random.Generator) -> Example:
-        if encoded is not None:
-            return make_encoded_example(encoded[index], random, config, tokenizer, max_subjects)
-        for skipped in range(len(records)):
-            if loaded := read((index + skipped) % len(records), random):
-                size = {"max_subjects": max_subjects, "subject_resolution": subject_resolution}
-                return make_example(loaded, random, config, tokenizer, **size)
-        raise InputError(f"every record of {config.path} is bad")
+def _find_buckets(config: DataConfig, records: Records | EncodedRecords) -> Buckets:
+    if isinstance(records, EncodedRecords):
+        return Buckets(group(records.sizes))
+    fit = Fit(bucket_sizes(config.resolution, SIDE_UNIT), config.max_crop)
+    sizes = read_sizes(records, range(len(records)), config.workers)
+    return find_buckets(config, records, sizes, fit)
 
-    # Two seeds, so that the order does not depend on what the examples draw.
-    order, draws = (int(part) for part in np.random.SeedSequence(seed).generate_state(2))
-    stream = grain.MapDataset.range(len(records)).shuffle(order).repeat()
-    stream = stream.random_map(example, seed=draws)
-    return Loader(stream, batch_size, config.workers, rows, ledger, len(records))
+
+def _order(
+    config: DataConfig, count: int, buckets: Buckets | None, batch_size: int, seed: int
+) -> "grain.MapDataset[Iterable[tuple[int, Size]]]":
+    """Order the records: for each example, those that it may be, the first good one of which it is.
+
+    Args:
+        count: number of records.
+    """
+    if buckets:
+        order = BucketOrder(buckets, batch_size, seed)
+        return grain.MapDataset.range(sys.maxsize).map(order.candidates)
+    square = (config.resolution, config.resolution)
+    return (
+        grain.MapDataset.range(count)
+        .shuffle(seed)
+        .repeat()
+        .map(lambda first: (((first + skipped) % count, square) for skipped in range(count)))
+    )

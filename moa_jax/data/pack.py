@@ -21,7 +21,7 @@ from moa_jax.data.examples import read_record
 from moa_jax.data.files import is_remote
 from moa_jax.data.fingerprint import listing_digest
 from moa_jax.data.images import bounds
-from moa_jax.data.loader import Ledger
+from moa_jax.data.ledger import Ledger
 from moa_jax.data.packed import (
     FORMAT,
     FORMAT_2,
@@ -31,6 +31,7 @@ from moa_jax.data.packed import (
     read_index,
     shard_fault,
     write_index,
+    write_sizes,
 )
 from moa_jax.data.record import Reference
 from moa_jax.data.records import Record, Records, open_records
@@ -65,6 +66,7 @@ class _Made:
     subjects: int
     references: int
     faults: list[str]
+    size: tuple[int, int] = (0, 0)
 
 
 def pack(
@@ -213,7 +215,7 @@ def _make(record: Record, resolution: int | None) -> _Made:
     if loaded is None or record.image is None:
         return _Made(record.name, None, 0, 0, faults)
     marked = [(subject.mask, subject.box) for subject in loaded.subjects]
-    image, marked = picture_bytes(record.image, loaded.image, marked, resolution)
+    image, size, marked = picture_bytes(record.image, loaded.image, marked, resolution)
     entries, references = [], 0
     for subject, whole, (mask, box) in zip(record.subjects, loaded.subjects, marked, strict=True):
         entry = {"mask": mask_bytes(mask), "end": whole.end, "box": box}
@@ -224,7 +226,7 @@ def _make(record: Record, resolution: int | None) -> _Made:
         entries.append(entry)
     row = {"name": record.name, "caption": record.caption, "image": image, "subjects": entries}
     data = encode_record(row | {"sample_subjects": record.sample_subjects})
-    return _Made(record.name, data, len(entries), references, [])
+    return _Made(record.name, data, len(entries), references, [], size)
 
 
 def _encode_reference(
@@ -232,7 +234,7 @@ def _encode_reference(
 ) -> dict[str, bytes | None]:
     mask = loaded.mask
     marked = [] if mask is None else [(mask, bounds(mask))]
-    image, marked = picture_bytes(reference.image, loaded.image, marked, resolution)
+    image, _, marked = picture_bytes(reference.image, loaded.image, marked, resolution)
     return {"image": image, "mask": mask_bytes(marked[0][0]) if marked else None}
 
 
@@ -246,7 +248,7 @@ def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
         OSError: the shard cannot be written, or does not read back as it was written.
     """
     unfinished = file.with_name(f"{file.name}.unfinished")
-    digests, subjects, references, skipped = [], 0, 0, {}
+    digests, sizes, subjects, references, skipped = [], [], 0, 0, {}
     try:
         writer = ArrayRecordWriter(str(unfinished), WRITER_OPTIONS)
         for record in records:
@@ -255,6 +257,7 @@ def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
                 continue
             writer.write(record.data)
             digests.append(hashlib.sha256(record.data).digest())
+            sizes.append(record.size)
             subjects += record.subjects
             references += record.references
         writer.close()
@@ -269,7 +272,7 @@ def _write_shard(file: Path, records: Iterable[_Made]) -> dict[str, Any]:
     count = {"records": len(digests), "subjects": subjects, "bytes": size}
     if references:
         count["references"] = references
-    return {**count, "sha256": digest, "skipped": skipped}
+    return {**count, "sha256": digest, "sizes": write_sizes(sizes), "skipped": skipped}
 
 
 def _read_back(file: Path) -> Iterator[bytes]:

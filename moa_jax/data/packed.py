@@ -1,7 +1,8 @@
 """Packed data sets: a few large ArrayRecord files ("shards") in place of many small ones.
 
 `index.json` says what the folder was made from and lists its shards, with the number of records and
-bytes of each, because ArrayRecord itself takes a truncated file for an empty one. A record is a
+bytes of each, because ArrayRecord itself takes a truncated file for an empty one; and the size of
+each picture, so that no run has to read all of them to know. A record is a
 msgpack map: name, caption, image (the bytes of a picture file), sample_subjects, and subjects, each
 with mask (a PNG of one bit a pixel), end and box. A subject that has references has them too, each
 with image and mask (None if there is none). Many threads can read records at random, from a disk or
@@ -31,6 +32,7 @@ class Shards(Sequence[bytes]):
 
     Attributes:
         index: content of `index.json`.
+        sizes: width and height of each picture, in pixels; None if an earlier version wrote it.
     """
 
     def __init__(self, folder: Location):
@@ -57,6 +59,8 @@ class Shards(Sequence[bytes]):
                 raise InputError(f"{folder / name} {fault}; {remedy(folder, self.index)}")
         # The index gives the numbers of records, so that no shard has to be opened at the start.
         self._names = [name for name, shard in shards.items() for _ in range(shard["records"])]
+        sizes = [shard["sizes"] for shard in shards.values() if "sizes" in shard]
+        self.sizes = _read_sizes(sizes) if len(sizes) == len(shards) else None
         paths = [f"{folder / n}[0:{s['records']}]" for n, s in shards.items() if s["records"]]
         self._records = grain.sources.ArrayRecordDataSource(paths) if paths else []
 
@@ -100,6 +104,16 @@ def read_index(folder: Location) -> dict[str, Any]:
             "again with this version of moa_jax, or use the version that wrote it"
         )
     return index
+
+
+def write_sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    """Write the sizes of a shard's pictures for the index: one short text is one line there."""
+    return " ".join(f"{width}x{height}" for width, height in sizes)
+
+
+def _read_sizes(texts: Sequence[str]) -> list[tuple[int, int]]:
+    parts = (size.split("x") for text in texts for size in text.split())
+    return [(int(width), int(height)) for width, height in parts]
 
 
 def shard_fault(folder: Location, index: Mapping[str, Any], name: str) -> str | None:

@@ -75,6 +75,7 @@ class Records(Sequence[Record], Generic[T]):
         listing: the file that lists them; or bytes that tell all of the data set's content, where
             no file does.
         layout: the name of the layout that was read; None if it is a reader of the user's own.
+        sizes: width and height of each picture in pixels, where the layout knows them unread.
     """
 
     def __init__(
@@ -83,9 +84,10 @@ class Records(Sequence[Record], Generic[T]):
         parse: Callable[[T], Record],
         listing: Location | Blob,
         layout: str | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
     ):
         self._sources, self._parse = sources, parse
-        self.listing, self.layout = listing, layout
+        self.listing, self.layout, self.sizes = listing, layout, sizes
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -97,7 +99,8 @@ class Records(Sequence[Record], Generic[T]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return Records(self._sources[index], self._parse, self.listing, self.layout)
+            sizes = None if self.sizes is None else self.sizes[index]
+            return Records(self._sources[index], self._parse, self.listing, self.layout, sizes)
         return self._parse(self._sources[index])
 
 

@@ -103,7 +103,7 @@ def _open_packed(root: Location, split: str, subject_label: str | None) -> Recor
             f"subject label {subject_label!r}: {root} was packed with "
             f"{source['subject_label'] or 'none'!r}; give that, or pack the source again"
         )
-    return Records(shards, _parse_packed, listing, "packed")
+    return Records(shards, _parse_packed, listing, "packed", shards.sizes)
 
 
 def _parse_packed(data: bytes) -> Record:

@@ -23,7 +23,7 @@ JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}  # 0: colours at full
 
 def picture_bytes(
     file: File, image: Image.Image, subjects: list[Marked], resolution: int | None
-) -> tuple[bytes, list[Marked]]:
+) -> tuple[bytes, tuple[int, int], list[Marked]]:
     """Give a picture's file as it is, or a smaller one if its short side is over `resolution`.
 
     Args:
@@ -31,12 +31,13 @@ def picture_bytes(
         resolution: in pixels; None keeps every file.
 
     Returns:
-        The bytes of a picture file; and each subject's mask and box on it.
+        The bytes of a picture file; its width and height in pixels; and each subject's mask and
+        box on it.
     """
     if resolution is not None and min(image.size) > resolution:
         return shrink(image, subjects, resolution)
     with file.open("rb") as opened:
-        return opened.read(), subjects
+        return opened.read(), image.size, subjects
 
 
 def mask_bytes(mask: Bool[np.ndarray, "H W"]) -> bytes:
@@ -46,11 +47,12 @@ def mask_bytes(mask: Bool[np.ndarray, "H W"]) -> bytes:
 
 def shrink(
     image: Image.Image, subjects: Sequence[Marked], resolution: int
-) -> tuple[bytes, list[Marked]]:
+) -> tuple[bytes, tuple[int, int], list[Marked]]:
     """Resize the short side of a picture to `resolution` pixels.
 
     Returns:
-        The bytes of a JPEG file; and each subject's mask, which keeps at least a pixel, and box.
+        The bytes of a JPEG file; its width and height in pixels; and each subject's mask, which
+        keeps at least a pixel, and box.
     """
     width, height = image.size
     scale = resolution / min(width, height)
@@ -66,7 +68,7 @@ def shrink(
         if not mask[box[1] : box[3], box[0] : box[2]].any():
             box = bounds(mask)
         shrunk.append((mask, box))
-    return encode(image.resize(size, BILINEAR), **JPEG), shrunk
+    return encode(image.resize(size, BILINEAR), **JPEG), size, shrunk
 
 
 def encode(image: Image.Image, **options: Any) -> bytes:

@@ -113,11 +113,9 @@ def _table(rows: dict[str, str], heads: str = "| | |") -> str:
 
 
 def _summary(facts: Facts, about: About, base: str) -> str:
-    config = facts.card.config
-    many = config.method.max_subjects
+    many = facts.card.config.method.max_subjects
     title = about.repo_id.split("/")[1] if about.repo_id else f"MoA weights for {base}"
     licence = about.licence_name or about.licence or "not stated"
-    side = config.data.resolution
     together = f"up to {many} in one picture" if many > 1 else "one in a picture"
     size = f"{facts.parameters / 1e6:,.1f} million numbers, {facts.size / 1e6:,.1f} MB"
     return f"""\
@@ -132,7 +130,7 @@ and trains is `moa_jax`, in JAX and Flax.
         {
             "base model": f"`{base}`",
             "photos in a picture": f"1 to {many}",
-            "trained on pictures of": f"{side} x {side} pixels",
+            "trained on pictures of": _size(facts.card.config),
             "weights": f"{size}, safetensors",
             "licence": f"`{licence}`",
         }
@@ -240,15 +238,19 @@ def _training(card: MoaCard) -> str:
     )
 
 
+def _size(config: Config) -> str:
+    square = f"{config.data.resolution} x {config.data.resolution} pixels"
+    return f"{square}, or as many in shapes of up to 2:1" if config.data.buckets else square
+
+
 def _limits(config: Config) -> str:
-    side = config.data.resolution
     return f"""\
 ## Limits
 
 - A picture resembles a photo; it is no likeness to rely on. It proves nothing about whom it \
 shows, and must not be used to recognise or to verify anybody.
 - Photos, people and scenes unlike those of the training data may come out worse, and so may \
-pictures of another size than {side} x {side} pixels.
+pictures of another size than {_size(config)}.
 - With several photos, features of one person can appear on another.
 - The base model's faults and biases are there too, and so are those of the training data, which \
 may serve some groups of people worse than others."""

@@ -5,18 +5,17 @@ arrays. No weight is read and nothing is computed. What a chip can do is left to
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from moa_jax.backbone.attention_kernels import choose_attend
-from moa_jax.backbone.stable_diffusion import StableDiffusion, describe_stable_diffusion
+from moa_jax.backbone.stable_diffusion import describe_stable_diffusion
 from moa_jax.config import Config, MethodConfig
 from moa_jax.diffusion import NoiseSchedule
 from moa_jax.method.model import build
@@ -26,7 +25,8 @@ from moa_jax.sampling.program import Networks, condition, decode, predict
 from moa_jax.sampling.request import Request
 from moa_jax.sampling.settings import Settings
 from moa_jax.sampling.start import latent_shape
-from moa_jax.training.mesh import BATCH, check_batch, replicated
+from moa_jax.training.feed import batch_shapes, batch_sizes
+from moa_jax.training.mesh import check_batch, place_batch_shapes, replicated
 from moa_jax.training.setup import set_up_moa
 
 Shapes = Any  # a tree of jax.ShapeDtypeStruct
@@ -47,7 +47,7 @@ class Program(NamedTuple):
 
 
 def training_program(config: Config, mesh: Mesh) -> Program:
-    """Give the training step of a configuration, as train.py runs it.
+    """Give the training step of a configuration, as train.py runs it for its largest pictures.
 
     Args:
         mesh: may consist of devices that are not here.
@@ -67,8 +67,9 @@ def training_program(config: Config, mesh: Mesh) -> Program:
     mask = learning_mask(params, config.method)
     schedule = NoiseSchedule.from_config(base.scheduler_config)
     state, frozen, step = set_up_moa(model, schedule, params, mask, config, mesh)
-    batch = batch_shapes(config, base)
-    batch = jax.tree.map(partial(_place, NamedSharding(mesh, BATCH)), batch)
+    # With buckets, the size of most pixels takes most of everything.
+    size = batch_sizes(config, base)[0]
+    batch = place_batch_shapes(mesh, batch_shapes(config, base, size))
     parts = {
         "frozen": frozen,
         "trained": state.trained,
@@ -169,35 +170,6 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
         program(step, conditions, steering.at(0), noise, times, runs=len(sampler.timesteps)),
         program(partial(decode, base), noise),
     )
-
-
-def batch_shapes(config: Config, base: StableDiffusion) -> Mapping[str, jax.ShapeDtypeStruct]:
-    """Give the shapes of a training batch of all hosts together, as `moa_jax.data` makes it."""
-    subjects, size = config.method.max_subjects, config.data.resolution
-    tower = base.image_encoder.module.config
-    if config.data.encoded:
-        side, channels = size // base.vae.module.config.downscale, base.vae.module.config
-        pictures = {
-            # Means and standard deviations: see `moa_jax.data.encoded`.
-            "latents": ((side, side, 2 * channels.latent_channels), np.float16),
-            "features": ((subjects, tower.projection_dim), np.float16),
-        }
-    else:
-        pictures = {
-            "image": ((size, size, 3), np.uint8),
-            "subject_images": ((subjects, tower.image_size, tower.image_size, 3), np.uint8),
-        }
-    shapes = {
-        **pictures,
-        "masks": ((subjects, size, size), np.uint8),
-        "subject_tokens": ((subjects,), np.int32),
-        "subject_present": ((subjects,), np.bool_),
-        "input_ids": ((base.tokenizer.model_max_length,), np.int32),
-    }
-    rows = config.train.batch_size
-    return {
-        name: jax.ShapeDtypeStruct((rows, *shape), kind) for name, (shape, kind) in shapes.items()
-    }
 
 
 def shard_bytes(tree: Any) -> int:

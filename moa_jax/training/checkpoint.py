@@ -231,10 +231,12 @@ class Checkpoints:
                 "set that back to go on, or choose another train.output to begin anew with it"
             )
         self._require_arrays(what, card, like)
+        # A value that an earlier version did not know was as its default is.
+        before = flatten(Config()) | saved
         return [
-            f"changed since: {key} was {saved.get(key)!r}, is {value!r}"
+            f"changed since: {key} was {before[key]!r}, is {value!r}"
             for key, value in now.items()
-            if saved.get(key) != value
+            if before[key] != value
         ]
 
     def _require_arrays(self, what: str, card: Mapping[str, Any], like: Any) -> None:

@@ -19,11 +19,12 @@ from jaxtyping import Bool, UInt8
 from moa_jax.cli import Bar
 from moa_jax.config import Config
 from moa_jax.data.augment import crop_target, cut_out, prepare_subject
+from moa_jax.data.buckets import Buckets, Fit, Size
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.encoded import EncodedRecord, EncodedRecords, EncodedSubject, write_encoded
 from moa_jax.data.examples import LoadedRecord, read_record
 from moa_jax.data.fingerprint import listing_digest, record_digests
-from moa_jax.data.loader import Ledger
+from moa_jax.data.ledger import Ledger
 from moa_jax.data.records import Records, open_records
 from moa_jax.data.references import count_references
 from moa_jax.errors import InputError
@@ -57,6 +58,11 @@ def check_encoded(config: Config, encode: bool = False) -> None:
                 "--encode writes encoded pictures: name a folder by data.encoded=FOLDER"
             )
         return
+    if config.data.resident and config.data.buckets:
+        raise InputError(
+            "data.resident=True keeps all pictures in arrays of one shape, and data.buckets=True "
+            "gives them several: set one of the two to false"
+        )
     if config.data.resident and jax.process_count() > 1:
         raise InputError("data.resident=True makes the batches on one host: set it to false")
     given = f"data.encoded={config.data.encoded!r} keeps what frozen encoders give, but"
@@ -76,11 +82,13 @@ def ensure_encoded(
     identity: Identity,
     tokenizer: Tokenizer,
     mesh: Mesh,
+    buckets: Buckets | None = None,
 ) -> None:
     """Encode the data set into the folder `data.encoded`, unless the folder exists.
 
     Args:
         identity: of the networks, including weights that were carried into the image encoder.
+        buckets: of the pictures; None crops all to squares.
 
     Raises:
         InputError: the folder cannot be written, is missing in a run on many hosts, or holds
@@ -99,18 +107,21 @@ def ensure_encoded(
             f"data.encoded={str(folder)!r} is not there: make it on one host first, with "
             "train.py --encode"
         )
-    side = data.resolution // model.vae.config.downscale
+    square = (data.resolution, data.resolution)
     tower = model.image_encoder.config
     frozen = {name: params[name] for name in ENCODERS}
     chunk = PART * mesh.size
-    chunks = _cropped(config, records, tokenizer, tower.image_size, chunk)
+    buckets = buckets or Buckets({square: np.arange(len(records))})
+    chunks = _cropped(config, records, buckets, tokenizer, tower.image_size, chunk)
     try:
         write_encoded(
             folder,
             _encoded(chunks, chunk, model, frozen, mesh),
             source,
             rows=(len(records), sum(len(record.subjects) for record in records)),
-            latents=(side, side, 2 * model.vae.config.latent_channels),
+            size=buckets.sizes[0],
+            downscale=model.vae.config.downscale,
+            channels=2 * model.vae.config.latent_channels,
             features=model.feature_width(params),
             references=sum(count_references(record.subjects) for record in records),
         )
@@ -127,6 +138,7 @@ def describe_source(config: Config, records: Records, identity: Identity) -> dic
     return {
         "data": [*config.data.source(), len(records)],
         "resolution": config.data.resolution,
+        "max_crop": config.data.max_crop if config.data.buckets else None,
         "max_subjects": config.method.max_subjects,
         "encoders": {name: identity.fingerprints[name] for name in ENCODERS},
         LISTING: listing_digest(records),
@@ -169,43 +181,55 @@ class _Cropped(NamedTuple):
     """A record as the encoders take it; its fields are named like those of an example."""
 
     record: LoadedRecord
-    image: UInt8[np.ndarray, "size size 3"]
-    masks: list[Bool[np.ndarray, "size size"]]
+    image: UInt8[np.ndarray, "height width 3"]
+    masks: list[Bool[np.ndarray, "height width"]]
     subject_images: list[UInt8[np.ndarray, "small small 3"]]
     reference_images: list[UInt8[np.ndarray, "small small 3"]]
 
 
 def _cropped(
-    config: Config, records: Records, tokenizer: Tokenizer, small: int, chunk: int
+    config: Config,
+    records: Records,
+    buckets: Buckets,
+    tokenizer: Tokenizer,
+    small: int,
+    chunk: int,
 ) -> Iterator[list[_Cropped]]:
-    """Read and crop the good records in order, a chunk at a time, in threads.
+    """Read and crop the good records of each bucket in order, a chunk at a time, in threads.
 
     Args:
         small: side of a subject's picture, in pixels.
     """
     ledger = Ledger(config.data.path, len(records), config.data.max_bad_fraction)
+    ledger.faults.update(buckets.faults)
     encode_caption(tokenizer, "")  # sets its padding, before the threads use it
 
-    def load(index: int) -> _Cropped | None:
-        record = records[index]
-        loaded, faults = read_record(record, config.method.max_subjects, tokenizer)
+    def load(size: Size, index: int) -> _Cropped | None:
+        record, fit = records[index], Fit((size,), buckets.max_crop)
+        loaded, faults = read_record(record, config.method.max_subjects, tokenizer, fit)
         if loaded is None:
             ledger.add(record.name, faults)
             return None
         random = np.random.default_rng(index)  # by record, as the threads come in any order
         masks = [subject.mask for subject in loaded.subjects]
-        image, masks = crop_target(loaded.image, masks, config.data.resolution, flip=False)
+        image, masks = crop_target(loaded.image, masks, size, flip=False)
         cuts = [cut_out(loaded.image, s.mask, s.box, random) for s in loaded.subjects]
         others = [each.show(random) for s in loaded.subjects for each in s.references]
         prepared = ([prepare_subject(each, small) for each in part] for part in (cuts, others))
         return _Cropped(loaded, image, masks, *prepared)
 
-    bar = Bar(f"encoding {config.data.path}", len(records), stdout=True, keep=True)
+    bar = Bar(
+        f"encoding {config.data.path}",
+        sum(map(len, buckets.members.values())),
+        stdout=True,
+        keep=True,
+    )
     with bar, ThreadPoolExecutor(max(1, config.data.workers)) as pool:
-        for start in range(0, len(records), chunk):
-            part = range(start, min(start + chunk, len(records)))
-            yield [cropped for cropped in pool.map(load, part) if cropped]
-            bar.advance(len(part))
+        for size, members in buckets.members.items():
+            for start in range(0, len(members), chunk):
+                part = members[start : start + chunk].tolist()
+                yield [cropped for cropped in pool.map(partial(load, size), part) if cropped]
+                bar.advance(len(part))
 
 
 def _encoded(
@@ -224,7 +248,7 @@ def _encoded(
         parts = []
         for start in range(0, len(images), size):
             part = np.stack(images[start : start + size])
-            padded = np.zeros((size, *part.shape[1:]), np.uint8)  # one shape, compiled once
+            padded = np.zeros((size, *part.shape[1:]), np.uint8)  # a bucket is compiled once
             padded[: len(part)] = part
             found = function(params, place_batch(mesh, {"images": padded})["images"])
             parts.append(np.concatenate(jax.device_get(found), axis=-1)[: len(part)])
@@ -255,5 +279,6 @@ def _encoded(
                 record.caption,
                 tuple(subjects),
                 record.sample_subjects,
+                (cropped.image.shape[1], cropped.image.shape[0]),
             )
             first = last

@@ -149,6 +149,33 @@ def together(read: Callable[[], Result]) -> Result:
     return result
 
 
+def divided(count: int, read: Callable[[range], np.ndarray]) -> np.ndarray:
+    """Let each host read a part of some numbered things; all get all. All hosts must call this.
+
+    Args:
+        count: how many there are; it must be the same on all hosts.
+        read: gives a row of whole numbers for each number of a range.
+
+    Raises:
+        InputError: the hosts count differently.
+        Exception: what `read` raised on this host.
+        RuntimeError: it failed only on other hosts.
+    """
+    hosts = jax.process_count()
+    if hosts == 1:
+        return read(range(count))
+    counts = multihost_utils.process_allgather(np.array(count)).reshape(-1)
+    if len(set(counts.tolist())) > 1:
+        listed = ", ".join(f"host {host} finds {found}" for host, found in enumerate(counts))
+        raise InputError(f"the hosts do not see the same data set: {listed}; give all the same")
+    most = -(-count // hosts)  # rounded up; the last hosts may have less to read
+    start = min(most * jax.process_index(), count)
+    rows = together(lambda: read(range(start, min(start + most, count))))
+    padded = np.zeros((most, *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return multihost_utils.process_allgather(padded).reshape(-1, *rows.shape[1:])[:count]
+
+
 @contextlib.contextmanager
 def watching() -> Iterator[None]:
     """Say that a host is lost, where a library fails because of it.

@@ -215,6 +215,17 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict
     }
 
 
+def place_batch_shapes(
+    mesh: Mesh, shapes: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Give the shapes of a whole batch the shardings that `place_batch` gives its arrays."""
+    sharding = NamedSharding(mesh, BATCH)
+    return {
+        name: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=sharding)
+        for name, one in shapes.items()
+    }
+
+
 def gather_weights(objective: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """Make an objective gather the weights that it uses along fsdp; they stay split along tensor.
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.config import Config, TrainConfig
+from moa_jax.data.buckets import Buckets
 from moa_jax.data.captions import encode_caption
 from moa_jax.figures import Preview, mean_weights, preview_figure
 from moa_jax.method.model import MoA
@@ -29,11 +30,17 @@ SHOWN = 4  # pictures in a preview
 
 
 def open_preview(
-    config: Config, base: StableDiffusion, model: MoA, folder: Path
+    config: Config,
+    base: StableDiffusion,
+    model: MoA,
+    folder: Path,
+    buckets: Buckets | None = None,
 ) -> Callable[[int, Any], None] | None:
     """Choose what the previews show: the data's first pictures, without augmentation or dropout.
 
-    All hosts draw the same pictures together. Without `train.sample_every` there are none.
+    All hosts draw the same pictures together. Without `train.sample_every` there are none. With
+    buckets, the pictures are of the size that most of the data have, so that one program draws
+    them.
     """
     if config.train.sample_every is None:
         return None
@@ -48,7 +55,11 @@ def open_preview(
     # Only the pictures that are shown are read, because the first step waits for this.
     count = min(SHOWN, config.train.batch_size)
     run = dataclasses.replace(config.train, batch_size=count)
-    loader = open_data(dataclasses.replace(config, data=data, train=run), base)
+    if buckets:
+        buckets = dataclasses.replace(
+            buckets, members={buckets.commonest: buckets.members[buckets.commonest]}
+        )
+    loader = open_data(dataclasses.replace(config, data=data, train=run), base, buckets=buckets)
     examples = next(loader)
     loader.close()
     pipeline = Pipeline(base, model, None, config.method.max_subjects)

@@ -4,6 +4,7 @@
 called again at any time, and goes on from its newest checkpoint.
 """
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -26,7 +27,12 @@ from moa_jax.sampling.load import choose_dtype
 from moa_jax.training import hosts
 from moa_jax.training.checkpoint import Checkpoints
 from moa_jax.training.encoding import check_encoded, ensure_encoded
-from moa_jax.training.feed import check_resolution, open_batches
+from moa_jax.training.feed import (
+    check_resolution,
+    open_batches,
+    open_buckets,
+    upcoming_shapes,
+)
 from moa_jax.training.loop import check_run, fit
 from moa_jax.training.mesh import check_batch, make_mesh, place_weight
 from moa_jax.training.preview import open_preview
@@ -73,19 +79,19 @@ def train(
         carried = read_carried(earlier, mask)
         running_on = identity.carrying(carried, str(config.model.moa))
     check_resolution(config.data.resolution, base)
+    buckets = open_buckets(config, base, say)
     if config.data.encoded:
-        ensure_encoded(config, model, params, running_on, base.tokenizer, mesh)
+        ensure_encoded(config, model, params, running_on, base.tokenizer, mesh, buckets)
     if only_encode:
         return
-    if config.data.resident:
-        print("reading the encoded data into the devices' memory", flush=True)
-    batches = open_batches(config, base, mesh)
+    batches = open_batches(config, base, mesh, buckets, say)
     announce(params, mask, mesh, dtype)
     state, frozen, train_step = set_up_moa(model, schedule, params, mask, config, mesh)
     del params
 
-    preview = open_preview(config, base, model, output / "samples")
+    preview = open_preview(config, base, model, output / "samples", buckets)
     probe = jax.jit(make_probes(model, schedule, config.train))
+    compile_ahead(train_step, state, frozen, upcoming_shapes(config, base, mesh, batches))
     with Checkpoints(output / "checkpoints", config, running_on) as checkpoints:
         state = fit(train_step, state, frozen, batches, checkpoints, mesh, config, preview, probe)
     batches.close()
@@ -110,6 +116,23 @@ def load_base(config: Config, dtype: Any, mesh: Mesh, attend: Attend) -> StableD
         tokenizer=config.model.tokenizer,
         prediction_type=config.model.prediction_type,
     )
+
+
+def compile_ahead(train_step: Any, state: Any, frozen: Any, batches: Sequence[Any]) -> None:
+    """Compile the step for the shapes of batches to come, one after the other.
+
+    jax keeps the programs for the batches themselves.
+    """
+    for batch in batches:
+        began = time.perf_counter()
+        train_step.lower(state, frozen, batch).compile()
+        rows, columns = batch["masks"].shape[-2:]
+        say(f"compiled for {columns}x{rows} pixels in {time.perf_counter() - began:.0f} s")
+
+
+def say(words: str) -> None:
+    """Print at once."""
+    print(words, flush=True)
 
 
 def announce(params: Any, mask: Any, mesh: Mesh, dtype: Any) -> None:

@@ -4,6 +4,7 @@ A "chip" is what jax calls a device. The compiler counts the work of a step, wha
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -28,8 +29,9 @@ class Throughput:
         """Start at `step`."""
         self.stopwatch = Stopwatch(step)
         self._batch_size, self._micro_batches = batch_size, micro_batches
-        self._step, self._counted = step, False
-        self._flops: float | None = None
+        self._step = step
+        self._flops: dict[Any, float | None] = {}  # of one step, by the shapes of its batch
+        self._counted: deque[float | None] = deque()  # of each step that is not read yet
         self._waited = 0.0
 
     def waiting(self, items: Iterator[Item]) -> Iterator[Item]:
@@ -41,26 +43,30 @@ class Throughput:
             yield item
 
     def count(self, train_step: Any, *arguments: Any) -> None:
-        """Compile the step and take the compiler's count of its work; later calls do nothing.
+        """Count the work of the step that comes next; to be called once a step.
 
-        jax keeps the compiled step, so the next call of the step does not compile it again.
+        The step is compiled for the shapes of its batch, for the compiler's count. jax keeps the
+        compiled step, so the next call of the step does not compile it again.
 
         Args:
             train_step: jitted.
+            arguments: of the step; the last is the batch.
         """
-        if self._counted:
-            return
-        self._counted = True
-        lowered = train_step.lower(*arguments)
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(arguments[-1]))
+        if shapes not in self._flops:
+            self._flops[shapes] = self._work(train_step.lower(*arguments))
+        self._counted.append(self._flops[shapes])
+
+    def _work(self, lowered: Any) -> float | None:
+        """Give the FLOPs of one device in a step; None if the compiler does not count them."""
         counted, chips = lowered.compile(), 1
         if jax.default_backend() == "gpu":
             # On a GPU, a compiled step calls libraries for its products, and XLA counts no work for
             # them. Before compilation the step has them all, counted for all chips together.
             counted, chips = lowered, jax.device_count()
         costs = counted.cost_analysis() or {}
-        if "flops" in costs:
-            # XLA counts one turn of the loop over micro-batches.
-            self._flops = costs["flops"] * self._micro_batches / chips
+        # XLA counts one turn of the loop over micro-batches.
+        return costs["flops"] * self._micro_batches / chips if "flops" in costs else None
 
     def read(self, step: int) -> dict[str, float]:
         """Give the numbers of the steps since the last reading, and start anew.
@@ -72,8 +78,11 @@ class Throughput:
             chip's peak) and memory_peak_gib (of this host's fullest chip).
         """
         seconds = self.stopwatch.read(step)
-        numbers = speeds(seconds, self._batch_size, self._flops, jax.devices())
         steps, self._step = step - self._step, step
+        # The step after this one is counted already: it is under way.
+        counted = [self._counted.popleft() for _ in range(min(steps, len(self._counted)))]
+        flops = None if None in counted or not counted else sum(counted) / len(counted)
+        numbers = speeds(seconds, self._batch_size, flops, jax.devices())
         numbers["input_wait"] = self._waited / (seconds * steps)
         self._waited = 0.0
         return numbers | memory_peak(jax.local_devices())
@@ -86,7 +95,8 @@ def speeds(
 
     Args:
         batch_size: pictures over all devices.
-        flops: work of one device in a step; None if the compiler does not count it.
+        flops: work of one device in a step, a mean over steps whose batches have several sizes;
+            None if the compiler does not count it.
     """
     rate = batch_size / seconds
     numbers = {

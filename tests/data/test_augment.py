@@ -3,6 +3,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from moa_jax.data.augment import augment_subject, crop_target, cut_out, prepare_subject
+from moa_jax.data.buckets import cropped as share_cropped
 
 RED = (255, 0, 0)
 
@@ -22,12 +23,12 @@ def test_masks_pick_exactly_their_subject_after_the_crop(photographs, flip, turn
     pixels = pixels.swapaxes(0, 1) if turned else pixels
     image = painted(pixels, masks, [RED, (0, 255, 0)])
     size = min(image.size)  # no resampling, so that the colours stay pure
-    cropped, cropped_masks = crop_target(image, masks, size, flip)
+    cropped, cropped_masks = crop_target(image, masks, (size, size), flip)
     assert cropped.shape == (size, size, 3)
     for mask, colour in zip(cropped_masks, [RED, (0, 255, 0)], strict=True):
         assert mask.any()
         np.testing.assert_array_equal((cropped == colour).all(-1), mask)
-    unflipped, _ = crop_target(image, masks, size, False)
+    unflipped, _ = crop_target(image, masks, (size, size), False)
     np.testing.assert_array_equal(cropped[:, ::-1] if flip else cropped, unflipped)
 
 
@@ -36,7 +37,7 @@ def test_the_crop_is_the_centre():
         pixels = np.zeros((4, 10, 3), np.uint8)
         pixels[:] = 20 * np.arange(10)[:, None]
         pixels = pixels.swapaxes(0, 1) if turn else pixels
-        cropped, _ = crop_target(Image.fromarray(pixels), [], 4, False)
+        cropped, _ = crop_target(Image.fromarray(pixels), [], (4, 4), False)
         cropped = cropped.swapaxes(0, 1) if turn else cropped
         np.testing.assert_array_equal(cropped[..., 0], [[60, 80, 100, 120]] * 4)
 
@@ -45,7 +46,7 @@ def test_the_crop_is_the_centre():
 def test_masks_stay_aligned_when_the_picture_is_resized(photographs, size):
     pixels, _, [(_, mask)] = photographs["chelsea"]
     image = painted(pixels * 0, [mask], [RED])
-    cropped, [cropped_mask] = crop_target(image, [mask], size, False)
+    cropped, [cropped_mask] = crop_target(image, [mask], (size, size), False)
     red = cropped[..., 0] / 255.0  # the share of a pixel that is the subject
     assert np.abs(red - cropped_mask).max() <= 0.75
     assert (np.abs(red - cropped_mask) > 0.5).mean() < 2e-3
@@ -151,3 +152,33 @@ def test_each_change_comes_as_often_as_in_fastcomposer(photographs, change, chan
 
     assert (draw(chance - 0.01) != plain).any()
     np.testing.assert_array_equal(draw(chance + 0.01), plain)
+
+
+def test_a_crop_of_another_shape_by_hand():
+    """Columns 0-9 of 12 rows; to 2:3 rows all stay, and of the columns the middle 8."""
+    image = np.zeros((12, 10, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(10) * 10, (np.arange(12) * 10)[:, None]
+    mask = np.zeros((12, 10), bool)
+    mask[0, 1] = mask[11, 8] = True  # the crop's corners
+    pixels, [cropped] = crop_target(Image.fromarray(image), [mask], (8, 12), False)
+    np.testing.assert_array_equal(pixels, image[:, 1:9])
+    np.testing.assert_array_equal(cropped, mask[:, 1:9])
+    pixels, [cropped] = crop_target(Image.fromarray(image), [mask], (10, 5), True)
+    np.testing.assert_array_equal(pixels, image[3:8, ::-1])  # 7 rows are left out
+    assert not cropped.any()
+
+
+@pytest.mark.parametrize("size", [(96, 48), (48, 80), (64, 64), (640, 448)])
+def test_a_crop_takes_no_more_than_its_shape_asks_for(size):
+    """Pixels tell their place: the edges of the crop are as far out as they can be."""
+    width, height = 611, 407
+    wide, high = min(width, height * size[0] / size[1]), min(height, width * size[1] / size[0])
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[:, :, 0] = (np.arange(width) * 255 / (width - 1)).round()
+    ramp[:, :, 1] = (np.arange(height) * 255 / (height - 1)).round()[:, None]
+    pixels, _ = crop_target(Image.fromarray(ramp), [], size, False)
+    spans = [float(pixels[..., axis].max()) - float(pixels[..., axis].min()) for axis in (0, 1)]
+    # A pixel of the result averages one of the source or more: half of it is missing at either end.
+    assert spans[0] == pytest.approx(255 * wide / width * (1 - 1 / size[0]), abs=4)
+    assert spans[1] == pytest.approx(255 * high / height * (1 - 1 / size[1]), abs=4)
+    assert 1 - wide * high / (width * height) == pytest.approx(share_cropped((width, height), size))

@@ -68,6 +68,14 @@ def test_as_a_command(imagefolder, capsys):
     assert "chips that take 2.0 images/s never wait with 1 such cores" in capsys.readouterr().out
 
 
+def test_of_buckets(imagefolder, capsys):
+    arguments = ["bench", str(imagefolder), "--seconds", "0.2", "--resolution", "128", "--buckets"]
+    assert main([*arguments, "--max-crop", "0.5"]) == 0
+    assert " at 128 pixels, in buckets, 8 threads" in capsys.readouterr().out
+    assert main([*arguments, "--max-crop", "0"]) == 2
+    assert "would be cropped, more than data.max_crop=0.0 allows" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [

@@ -11,6 +11,9 @@ from moa_jax.backbone.tokenizer import write_tokenizer
 from moa_jax.data.__main__ import main
 from moa_jax.data.check import check_records
 from moa_jax.data.records import open_records
+from tests.data.shapes import shapes
+
+__all__ = ["shapes"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +151,23 @@ def test_as_a_command_without_jax(imagefolder):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "0 faults" in done.stdout
+
+
+def test_buckets_are_counted_and_what_fits_none_is_a_fault(shapes, capsys):
+    options = ["--buckets", "--resolution", "64", "--side-unit", "16"]
+    assert main(["check", str(shapes), *options]) == 1
+    fault, unchecked, buckets, total = capsys.readouterr().out.splitlines()
+    assert fault.startswith("15.png (metadata.jsonl line 16): 200x50 pixels: to the nearest size")
+    assert "not checked, for want of --base" in unchecked
+    assert buckets == (
+        "15 pictures in 3 buckets: 96x48 5, 64x64 6, 48x80 4; left out: 1, for the reasons above"
+    )
+    assert total == "16 records, 16 subjects: 1 faults in 1 records"
+    assert main(["check", str(shapes), *options, "--max-crop", "0.5"]) == 0
+    assert "16 pictures in 3 buckets: 96x48 6," in capsys.readouterr().out
+    assert main(["check", str(shapes)]) == 0  # squares crop whatever there is
+    assert "buckets" not in capsys.readouterr().out
+    assert main(["check", str(shapes), *options, "--max-crop", "2"]) == 2
+    assert "data.max_crop=2.0: must be from 0 to 1" in capsys.readouterr().err
+    assert main(["check", str(shapes), *options[:3], "--side-unit", "24"]) == 2
+    assert "resolution 64: the sides of buckets" in capsys.readouterr().err

@@ -105,6 +105,12 @@ def test_the_text_says_what_the_files_and_the_author_say():
     assert "| unet | `f160fbe4f160fbe4` |" in base and "| vae | `0011223300112233` |" in base
 
 
+def test_shapes_are_told_where_pictures_kept_them():
+    card = rendered(with_config(data=DataConfig(resolution=512, buckets=True)))
+    assert card.text.count("512 x 512 pixels, or as many in shapes of up to 2:1") == 2
+    assert "in shapes of" not in rendered().text
+
+
 def test_the_configuration_is_there_in_short_and_in_full():
     text = section(rendered(), "Training")
     short, _, full = text.partition("<details>")

@@ -182,3 +182,23 @@ def test_the_layers_router_loss_is_the_mean_over_layers_and_pictures():
 def test_a_picture_without_background_has_no_layers_router_loss():
     loss, gradient = jax.value_and_grad(router_loss_by_layer)([LEFT], jnp.ones((1, 8, 8)))
     assert loss == 0 and np.all(gradient[0] == 0)
+
+
+def test_a_wide_picture_keeps_its_rows_and_columns():
+    """Masks of 48x96 pixels, with the subject on the left half, and latents of 6x12, by hand."""
+    masks = jnp.zeros((1, 1, 48, 96)).at[..., :48].set(1)
+    union = union_mask(masks, (6, 12))
+    expected = np.zeros((1, 6, 12), np.float32)
+    expected[:, :, :6] = 1
+    np.testing.assert_array_equal(union, expected)
+    wrong = jnp.ones((1, 6, 12)).at[:, :4, 6:].set(0)  # 24 of 72 pixels leave the prior
+    assert router_loss(mean_routing([wrong], (6, 12)), union) == pytest.approx(24 / 72)
+    assert router_loss_by_layer([wrong], union) == pytest.approx(24 / 36, abs=1e-4)
+    # The word looks at the first column, 6 of the 36 pixels of its subject, or at the last.
+    present = jnp.ones((1, 1), bool)
+    first, last = (jnp.zeros((1, 1, 6, 12, 1)).at[:, :, :, column].set(1) for column in (0, -1))
+    assert object_loss([first], masks, present) == pytest.approx(-6 / 36, abs=1e-4)
+    assert object_loss([last], masks, present) == pytest.approx(6 / 36, abs=1e-4)
+    coarse = jnp.zeros((1, 1, 3, 6, 1)).at[:, :, :, 0].set(1)  # 3 of the 9
+    expected = -(6 / 36 + 3 / 9) / 2
+    assert object_loss([first, coarse], masks, present) == pytest.approx(expected, abs=1e-4)

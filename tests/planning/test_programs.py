@@ -14,12 +14,12 @@ from moa_jax.errors import InputError
 from moa_jax.method.model import build
 from moa_jax.planning.programs import (
     Drawing,
-    batch_shapes,
     sampling_programs,
     shard_bytes,
     training_program,
 )
 from moa_jax.sampling.settings import Settings
+from moa_jax.training.feed import batch_shapes
 from moa_jax.training.mesh import make_mesh
 
 
@@ -77,12 +77,19 @@ def test_a_batch_has_the_shapes_of_the_loaders(config, described):
     )
     batch = next(loader)
     loader.close()
-    assert shapes(dict(batch_shapes(config, described))) == shapes(dict(batch))
+    assert shapes(dict(batch_shapes(config, described, (64, 64)))) == shapes(dict(batch))
+
+
+def test_with_buckets_the_plan_is_of_the_largest_size(config, described):
+    data = dataclasses.replace(config.data, buckets=True)
+    program = training_program(dataclasses.replace(config, data=data), make_mesh(config.mesh))
+    assert program.parts["batch"]["image"].shape == (8, 48, 96, 3)  # of 4,096 pixels 4,608
+    assert program.parts["batch"]["masks"].shape == (8, 2, 48, 96)
 
 
 def test_an_encoded_batch_has_latents_and_features_instead(config, described):
     data = dataclasses.replace(config.data, encoded="somewhere")
-    planned = batch_shapes(dataclasses.replace(config, data=data), described)
+    planned = batch_shapes(dataclasses.replace(config, data=data), described, (64, 64))
     assert shapes(planned["latents"]) == ((8, 8, 8, 8), "float16")
     assert shapes(planned["features"]) == ((8, 2, 32), "float16")
     assert "image" not in planned and "subject_images" not in planned

@@ -234,3 +234,15 @@ def test_a_harmless_change_is_told(whole, adamw, tiny, config):
         _, place, changes = checkpoints.restore(adamw.start()[0])
     assert "changed since: optimizer.learning_rate was 0.001, is 0.002" in changes
     assert place == {"place": 6}
+
+
+@pytest.mark.parametrize("buckets", [False, True])
+def test_what_an_earlier_version_did_not_know_was_as_its_default_is(
+    tmp_path, adamw, tiny, config, buckets
+):
+    card = {"config": dataclasses.asdict(config), "identity": dataclasses.asdict(tiny.identity)}
+    del card["config"]["data"]["buckets"], card["config"]["data"]["max_crop"]
+    now = dataclasses.replace(config, data=dataclasses.replace(config.data, buckets=buckets))
+    with Checkpoints(tmp_path / "checkpoints", now, tiny.identity) as checkpoints:
+        changes = checkpoints._check(3, card, adamw.start()[0])
+    assert changes == ["changed since: data.buckets was False, is True"] * buckets

@@ -133,7 +133,7 @@ def noted(tiny, imagefolder, tmp_path):
     data = DataConfig(path=str(folder), resolution=64, augment=False, encoded=f"{folder}-encoded")
     config = Config(data=data, method=METHOD)
     source = describe_source(config, open_records(*data.source()), tiny.identity)
-    shapes = {"rows": (1, 1), "latents": (1, 1, 1), "features": 1}
+    shapes = {"rows": (1, 1), "size": (8, 8), "downscale": 8, "channels": 1, "features": 1}
     write_encoded(Path(data.encoded), [], source, **shapes)
     encode_data(tiny, config)
     return config, folder

@@ -91,7 +91,8 @@ def test_encodings_of_references_that_changed_since_are_refused(tiny, paired, tm
     config = dataclasses.replace(paired[0], data=dataclasses.replace(paired[0].data, **paths))
     shutil.rmtree(folder / "encoded")
     source = describe_source(config, open_records(*config.data.source()), tiny.identity)
-    write_encoded(folder / "encoded", [], source, rows=(1, 1), latents=(1, 1, 1), features=1)
+    shapes = {"size": (8, 8), "downscale": 8, "channels": 1, "features": 1}
+    write_encoded(folder / "encoded", [], source, rows=(1, 1), **shapes)
     encode_data(tiny, config)
     os.utime(folder / "green.png", ns=(0, 0))
     with pytest.raises(InputError, match="2 of 5 records or files of theirs changed, '1.png"):

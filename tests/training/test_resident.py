@@ -21,8 +21,9 @@ MAN, KID = (CAPTION.index(word) + len(word) for word in ("man", "kid"))
 ENDS = ((MAN, KID), (KID, MAN), (KID,), ())  # of records in turn: the order is the record's own
 
 
-def write(folder, records):
-    shapes = {"rows": (len(records), 2 * len(records)), "latents": (2, 2, 8), "features": FEATURES}
+def write(folder, records, references=0):
+    shapes = {"size": (SIZE, SIZE), "downscale": 4, "channels": 8, "features": FEATURES}
+    shapes |= {"rows": (len(records), 2 * len(records)), "references": references}
     write_encoded(folder, records, {"resolution": SIZE}, **shapes)
     return str(folder)
 
@@ -38,6 +39,7 @@ def record(number, ends, sample_subjects=False):
         CAPTION,
         tuple(map(EncodedSubject, masks, ends)),
         sample_subjects,
+        (SIZE, SIZE),
     )
 
 
@@ -157,12 +159,10 @@ def paired(tmp_path_factory):
         subject = EncodedSubject(np.ones((SIZE, SIZE), bool), MAN, references)
         latents = np.full((2, 2, 8), number, np.float16)
         features = np.full((1, FEATURES), 9, np.float16)
-        records.append(EncodedRecord(latents, features, CAPTION, (subject,), False))
-    folder = tmp_path_factory.mktemp("encoded") / "paired"
-    shapes = {"rows": (COUNT, COUNT), "latents": (2, 2, 8), "features": FEATURES}
-    write_encoded(folder, records, {"resolution": SIZE}, **shapes, references=99)
+        records.append(EncodedRecord(latents, features, CAPTION, (subject,), False, (SIZE, SIZE)))
+    folder = write(tmp_path_factory.mktemp("encoded") / "paired", records, references=99)
     nothing = {"condition_dropout": 0.0, "subject_dropout": 0.0}
-    return DataConfig(encoded=str(folder), resolution=SIZE, augment=False, workers=0, **nothing)
+    return DataConfig(encoded=folder, resolution=SIZE, augment=False, workers=0, **nothing)
 
 
 def test_references_are_read_back_as_they_were_written(paired):

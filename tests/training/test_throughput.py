@@ -59,7 +59,7 @@ def test_on_gpus_the_work_is_counted_before_libraries_take_it_over(monkeypatch):
     step = SimpleNamespace(compile=lambda: compiled, cost_analysis=lowered.cost_analysis)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     speed = Throughput(0, 1, 1)
-    speed.count(SimpleNamespace(lower=lambda *_: step))
+    speed.count(SimpleNamespace(lower=lambda *_: step), ())
     numbers = speed.read(1)
     operations = numbers["tflops_per_chip"] * 1e12 * numbers["step_seconds"]
     assert operations * jax.device_count() == pytest.approx(2 * SIZE**3, rel=0.01)
