@@ -134,7 +134,7 @@ class Buckets:
         )
         total = sum(map(len, self.members.values()))
         left = f"; left out: {len(self.faults):,}, for the reasons above" if self.faults else ""
-        return f"{total:,} pictures in {len(self.members)} buckets: {counts}{left}"
+        return f"{total:,} pictures in buckets: {counts}{left}"
 
 
 def group(chosen: Sequence[Size | None]) -> dict[Size, np.ndarray]:

@@ -171,6 +171,6 @@ def test_no_picture_in_any_bucket():
 def test_a_line_says_how_many_have_which_size():
     buckets = Buckets({(96, 48): np.arange(1200), (64, 64): np.arange(4)}, 0.1, {"a": ["x"]})
     assert buckets.described() == (
-        "1,204 pictures in 2 buckets: 96x48 1,200, 64x64 4; left out: 1, for the reasons above"
+        "1,204 pictures in buckets: 96x48 1,200, 64x64 4; left out: 1, for the reasons above"
     )
     assert buckets.commonest == (96, 48)

@@ -72,7 +72,7 @@ def whole(two_shapes, tiny_folder, tmp_path_factory):
 def test_a_run_compiles_for_both_shapes_first_and_says_what_is_left_out(whole):
     buckets, *compiled = whole.said
     assert buckets == (
-        "11 pictures in 2 buckets: 96x48 5, 64x64 6; left out: 1, for the reasons above"
+        "11 pictures in buckets: 96x48 5, 64x64 6; left out: 1, for the reasons above"
     )
     assert [line.split(" in ")[0] for line in compiled] == [
         "compiled for 96x48 pixels",
@@ -115,7 +115,7 @@ def test_on_two_hosts_the_run_is_that_of_one(whole, two_shapes, tiny_folder, tmp
     started = launched.start(2, tmp_path, ["train.py", *words], devices=2)
     codes, said = launched.wait(started, seconds=1200), launched.logs(tmp_path)
     assert codes == [0, 0], said
-    assert "11 pictures in 2 buckets: 96x48 5, 64x64 6; left out: 1" in said[0]
+    assert "11 pictures in buckets: 96x48 5, 64x64 6; left out: 1" in said[0]
     for one, other in zip(logged(tmp_path), logged(whole.output), strict=True):
         for name in one:
             np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-5, err_msg=name)
