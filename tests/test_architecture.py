@@ -28,7 +28,7 @@ ORDER = (
     {"extension", "section"},
     {"cli", "config", "figures", "runtime"},
     {"backbone", "diffusion", "data", "configs"},
-    {"method"},
+    {"dataset", "method"},
     {"sampling"},
     {"applications", "training"},
     {"planning", "toyworld"},
