@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from moa_jax.data.captions import IMAGE_MARKER
 from moa_jax.data.examples import faults
 from moa_jax.data.record import Record, caption_faults, find_subjects
 from moa_jax.dataset import quality
-from moa_jax.dataset.binding import Binding, Bound, bind, name_words
+from moa_jax.dataset.binding import Binding, Bound, bind, name_words, shorten
 from moa_jax.dataset.files import Folder
 from moa_jax.dataset.models import Mask, Models, Recognizer
 from moa_jax.dataset.nouns import PEOPLE, is_one_of, parse_wanted
@@ -100,16 +101,20 @@ class Annotator:
         """
         best, tried = None, []
         for attempt in range(1 if caption else models.captioner.attempts):
-            text = caption or " ".join(models.captioner.caption(image, attempt).split())
+            text = caption or self._caption(image, models, attempt)
             tried.append(text)
             found = bind(text, models.grounder.ground(image, text), self._wanted)
             if best is None or len(found.subjects) > len(best.subjects):
                 best = found
-            if found.subjects and not found.left_out:
-                best = found
+            if not found.left_out:  # nothing is ambiguous, or nobody is there
+                best = found if found.subjects else best
                 break
         assert best is not None  # a captioner gives one caption at least
         return best, tried
+
+    def _caption(self, image: Image.Image, models: Models, attempt: int) -> str:
+        given = models.captioner.caption(image, attempt).replace(IMAGE_MARKER, "")
+        return shorten(" ".join(given.split()))
 
     def _subjects(
         self, image: Image.Image, binding: Binding, models: Models, left_out: list[str]
@@ -182,7 +187,8 @@ class Annotator:
             return f"small face: {side:.0f} pixels"
         if left < 0 or top < 0 or right > image.width or bottom > image.height:
             return "cut face: it passes the edge of the picture"
-        sharp = quality.sharpness(image.crop((int(left), int(top), int(right), int(bottom))))
+        crop = image.crop((int(left), int(top), int(right), int(bottom)))
+        sharp = quality.sharpness(crop, quality.FACE_SIDE)
         if sharp < self.options.min_sharpness:
             return f"blurred face: sharpness {sharp:.0f}"
         return None

@@ -4,6 +4,7 @@ A subject is one noun at one place. A noun that was found in several places, or 
 things, is ambiguous: nothing says which word is whose. It is left out, with the reason.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from moa_jax.dataset.models import Box, Phrase
 from moa_jax.dataset.nouns import WORD, Noun, find_noun, is_english, is_one_of, speaks_of
 
 SAME_BOX = 0.8  # overlap from which two boxes are one thing [ours]
+# Of CLIP's 77 tokens two mark the ends, and a word or a punctuation mark takes one at least.
+MOST_TOKENS = 75
+MOST_WORDS = 50  # of a caption that a network wrote; about 65 tokens [ours]
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,11 @@ def bind(caption: str, phrases: Sequence[Phrase], wanted: frozenset[str] | None)
         noun = find_noun(caption, phrase.start, phrase.end)
         if isinstance(noun, str):
             left_out += [f"ambiguous: {noun}"] if speaks_of(text, wanted) else []
-        elif is_one_of(noun.text, wanted) and phrase.boxes:
+        elif not is_one_of(noun.text, wanted) or not phrase.boxes:
+            continue
+        elif len(re.findall(r"\w+|[^\w\s]+", caption[: noun.end])) > MOST_TOKENS:
+            left_out.append(f"far in the caption: {text!r} is past the tokens that CLIP reads")
+        else:
             found.setdefault(noun.end, Bound(noun, text, phrase.boxes[0]))
             places.setdefault(noun.end, []).extend(phrase.boxes)
     single = []
@@ -86,6 +94,17 @@ def _without_repetitions(bound: Sequence[Bound]) -> tuple[list[Bound], list[str]
         if not same:
             kept.append(each)
     return [each for each in kept if each.noun.end not in clashes], list(clashes.values())
+
+
+def shorten(caption: str) -> str:
+    """Keep as many whole sentences of a caption as have MOST_WORDS words; the first in any case."""
+    sentences = re.split(r"(?<=[.!?])\s+", caption)
+    kept = sentences[:1]
+    for sentence in sentences[1:]:
+        if len(" ".join([*kept, sentence]).split()) > MOST_WORDS:
+            break
+        kept.append(sentence)
+    return " ".join(kept)
 
 
 def name_words(caption: str, nouns: Sequence[Noun]) -> list[str]:

@@ -57,9 +57,8 @@ def build(
     options = options or Options()
     if pair and recognizer is None:
         raise InputError("pair needs a recognizer of faces; give one (--faces dlib)")
-    source, destination = Path(source), Path(destination)
-    _refuse_nested(source, destination)
-    photographs = scan(source)
+    destination = Path(destination)
+    photographs = find_photographs(Path(source), destination)
     state = _state(models[0], options, recognizer, pair, refuse, refuse_name)
     with writing(destination):
         folder = Folder(destination)
@@ -75,13 +74,19 @@ def build(
         return finish(run, state, made, below)
 
 
-def _refuse_nested(source: Path, destination: Path) -> None:
-    inside, outside = destination.resolve(), source.resolve()
-    if inside.is_relative_to(outside) or outside.is_relative_to(inside):
+def find_photographs(source: Path, destination: Path) -> list[Photograph]:
+    """List the photographs of a folder, and see that the other lies elsewhere.
+
+    Raises:
+        InputError: one folder is inside the other; or as `scan`.
+    """
+    one, other = destination.resolve(), source.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
         raise InputError(
             f"DST {str(destination)!r} and SRC {str(source)!r} lie in one another, so pictures "
             "would be read that were written; name a folder beside SRC"
         )
+    return scan(source)
 
 
 def _state(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from moa_jax.dataset.checkpoint import fetch, load
+from moa_jax.dataset.checkpoint import fetch, load, load_processor
 from moa_jax.dataset.models import Phrase
 
 # Its prompts, in the order in which captions are tried: the middle length first.
@@ -45,8 +45,8 @@ class Florence2:
             InputError: it cannot be had or loaded.
         """
         folder, self.about = fetch(model, revision, "MIT")
-        names = ("Florence2ForConditionalGeneration", "Florence2Processor")
-        self._model, self._processor = load(*names, folder, device, dtype)
+        self._model = load("Florence2ForConditionalGeneration", folder, device, dtype)
+        self._processor = load_processor("Florence2Processor", folder)
         self._generation = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
 
     def caption(self, image: Image.Image, attempt: int) -> str:

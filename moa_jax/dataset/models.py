@@ -19,14 +19,20 @@ Box = tuple[float, float, float, float]
 Mask = Bool[np.ndarray, "H W"]
 Recognizer = Any  # a moa_jax.faces.recognizer.Recognizer, whose import takes its libraries
 
-# The networks that have a short name.
+# The networks that have a short name, by what they serve as; the first of each is the default.
 BUILT_IN = {
-    "florence2": "moa_jax.dataset.florence2:Florence2",
-    "qwen3-vl": "moa_jax.dataset.qwen3_vl:Qwen3VL",
-    "sam2": "moa_jax.dataset.sam2:Sam2",
-    "sam3": "moa_jax.dataset.sam3:Sam3",
-    "rf-detr": "moa_jax.dataset.rf_detr:RfDetr",
+    "captioner": {
+        "florence2": "moa_jax.dataset.florence2:Florence2",
+        "qwen3-vl": "moa_jax.dataset.qwen3_vl:Qwen3VL",
+    },
+    "grounder": {"florence2": "moa_jax.dataset.florence2:Florence2"},
+    "segmenter": {
+        "sam2": "moa_jax.dataset.sam2:Sam2",
+        "sam3": "moa_jax.dataset.sam3:Sam3",
+        "rf-detr": "moa_jax.dataset.rf_detr:RfDetr",
+    },
 }
+METHODS = {"captioner": "caption", "grounder": "ground", "segmenter": "segment"}
 
 
 @dataclass(frozen=True)
@@ -98,16 +104,15 @@ class Models:
 
     def about(self) -> dict[str, str]:
         """Say of each network what it is."""
-        roles = ("captioner", "grounder", "segmenter")
-        return {role: getattr(self, role).about for role in roles}
+        return {role: getattr(self, role).about for role in METHODS}
 
 
 def open_models(names: dict[str, str], devices: Sequence[str]) -> list[Models]:
     """Load the networks on each device; those of the same name are one object.
 
     Args:
-        names: of the captioner, the grounder and the segmenter: a key of BUILT_IN, or the name
-            of a class of one's own.
+        names: of the captioner, the grounder and the segmenter: a name that BUILT_IN has, or
+            that of a class of one's own.
         devices: as PyTorch names them, such as "cuda:0" or "cpu".
 
     Raises:
@@ -117,17 +122,16 @@ def open_models(names: dict[str, str], devices: Sequence[str]) -> list[Models]:
 
 
 def _open_on(names: dict[str, str], device: str) -> Models:
-    methods = {"captioner": "caption", "grounder": "ground", "segmenter": "segment"}
     opened: dict[str, Any] = {}
     for role, name in names.items():
-        option = f"--{role}"
-        if not is_name(name) and name not in BUILT_IN:
+        option, known = f"--{role}", BUILT_IN[role]
+        if not is_name(name) and name not in known:
             raise InputError(
-                f"{option}={name!r}: choose one of {', '.join(BUILT_IN)}, or name a class of your "
-                "own as package.module:Class(option=1)"
+                f"{option}={name!r}: choose one of {', '.join(known)}, or name a class of your own "
+                "as package.module:Class(option=1)"
             )
         if name not in opened:
-            opened[name] = find(BUILT_IN.get(name, name), option)(device=device)
-        if not callable(getattr(opened[name], methods[role], None)):
-            raise InputError(f"{option}={name!r} is no {role}: it has no method {methods[role]}")
+            opened[name] = find(known.get(name, name), option)(device=device)
+        if not callable(getattr(opened[name], METHODS[role], None)):
+            raise InputError(f"{option}={name!r} is no {role}: it has no method {METHODS[role]}")
     return Models(**{role: opened[name] for role, name in names.items()})

@@ -22,7 +22,8 @@ class Options:
             commas between, or "all".
         max_subjects: subjects of one picture; of more the largest are kept.
         min_side: shorter side of a picture, in pixels.
-        min_sharpness: variance of a picture's Laplacian; see `quality.sharpness`.
+        min_sharpness: variance of the Laplacian of a picture, and of a face; see
+            `quality.sharpness`.
         min_area: area of a subject as a share of its picture.
         min_fill: area of a mask as a share of its box.
         max_cut: share of a subject's height or width that an edge of the picture may cut off.
@@ -36,7 +37,7 @@ class Options:
     subjects: str = "people"
     max_subjects: int = MethodConfig().max_subjects
     min_side: int = 256
-    min_sharpness: float = 30.0
+    min_sharpness: float = 15.0
     min_area: float = 0.02
     min_fill: float = 0.1
     max_cut: float = 0.3
@@ -50,7 +51,7 @@ HELP = {
     "subjects": "people, animals, nouns with commas between, or all",
     "max_subjects": "subjects of one picture; of more the largest are kept",
     "min_side": "shorter side of a picture, in pixels",
-    "min_sharpness": "variance of the picture's Laplacian",
+    "min_sharpness": "variance of the Laplacian of a picture, and of a face",
     "min_area": "area of a subject as a share of its picture",
     "min_fill": "area of a mask as a share of its box",
     "max_cut": "share of a subject that the left, right or upper edge may cut off",
@@ -64,10 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the builder to a parser."""
     parser.add_argument("source", metavar="SRC", help="the folder of your pictures")
     parser.add_argument("destination", metavar="DST", help="the new folder")
-    known = f"one of {', '.join(BUILT_IN)}, or your own package.module:Class(option=1)"
-    parser.add_argument("--captioner", default="florence2", help=f"{known} (default %(default)s)")
-    parser.add_argument("--grounder", default="florence2", help="likewise (default %(default)s)")
-    parser.add_argument("--segmenter", default="sam2", help="likewise (default %(default)s)")
+    for role, known in BUILT_IN.items():
+        text = f"{', '.join(known)}, or yours as module:Class(option=1) (default %(default)s)"
+        parser.add_argument(f"--{role}", default=next(iter(known)), help=text)
     parser.add_argument(
         "--devices",
         help="of PyTorch, with commas between; default: every CUDA device, or else the CPU",

@@ -13,20 +13,24 @@ from scipy import ndimage
 from moa_jax.dataset.models import Box, Mask
 from moa_jax.extension import import_extra
 
-SHARPNESS_SIDE = 512  # pixels of the longer side at which pictures are compared
+# Pixels of the longer side to which pictures and faces are reduced before their blur is measured.
+PICTURE_SIDE, FACE_SIDE = 512, 128
 BOX_MARGIN = 0.05  # of a box's sides, by which a mask may pass its box
 
 
-def sharpness(image: Image.Image) -> float:
+def sharpness(image: Image.Image, side: int = PICTURE_SIDE) -> float:
     """Measure how sharp a picture is: the variance of its Laplacian, the usual measure of blur.
 
-    A larger picture is first reduced to SHARPNESS_SIDE, so that the number of pixels matters less.
+    Args:
+        side: longer side in pixels to which a larger picture is reduced first, so that the number
+            of its pixels matters less.
 
     Returns:
-        In squared grey levels of 0 to 255: below 30 looks blurred, hundreds are sharp.
+        In squared grey levels of 0 to 255. Five photographs of scikit-image have 398 to 1129 at
+        512 pixels; 24 to 86 when blurred by a Gaussian of 1 pixel, and 4 to 11 by one of 2.
     """
     grey = ImageOps.grayscale(image)
-    grey.thumbnail((SHARPNESS_SIDE, SHARPNESS_SIDE))
+    grey.thumbnail((side, side))
     return float(ndimage.laplace(np.asarray(grey, np.float32), mode="nearest").var())
 
 

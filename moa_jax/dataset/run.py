@@ -1,12 +1,13 @@
 """Run `build` as the command's arguments ask, and say in words what it did."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from moa_jax.dataset.build import build
+from moa_jax.dataset.build import build, find_photographs
 from moa_jax.dataset.checkpoint import REMEDY
 from moa_jax.dataset.finish import Report
-from moa_jax.dataset.models import open_models
+from moa_jax.dataset.models import METHODS, open_models
 from moa_jax.dataset.options import read_options
 from moa_jax.errors import InputError
 from moa_jax.extension import find, import_extra
@@ -23,7 +24,8 @@ def build_from_arguments(given: argparse.Namespace) -> list[str]:
     """
     if given.workers < 1:
         raise InputError(f"--workers={given.workers}: must be at least 1")
-    names = {role: getattr(given, role) for role in ("captioner", "grounder", "segmenter")}
+    find_photographs(Path(given.source), Path(given.destination))  # before the networks are loaded
+    names = {role: getattr(given, role) for role in METHODS}
     recognizer = _open_recognizer(given.faces or "dlib") if given.faces or given.pair else None
     report = build(
         given.source,

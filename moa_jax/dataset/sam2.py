@@ -6,9 +6,10 @@ here with its released weights: the tests use small random ones.
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
-from moa_jax.dataset.checkpoint import fetch, load
+from moa_jax.dataset.checkpoint import Pixels, fetch, load
 from moa_jax.dataset.models import Box, Mask
 
 
@@ -24,17 +25,20 @@ class Sam2:
     ) -> None:
         """Load it; the arguments and errors are those of `Florence2`."""
         folder, self.about = fetch(model, revision, "Apache-2.0")
-        self._model, self._processor = load("Sam2Model", "Sam2Processor", folder, device, dtype)
+        self._model = load("Sam2Model", folder, device, dtype)
+        self._pixels = Pixels.read(folder, self._model.config.prompt_encoder_config.image_size)
 
     def segment(self, image: Image.Image, texts: Sequence[str], boxes: Sequence[Box]) -> list[Mask]:
         """Draw the masks; see `Segmenter`."""
         import torch
 
-        given = [[list(box) for box in boxes]]
-        inputs = self._processor(images=image, input_boxes=given, return_tensors="pt")
-        sizes = inputs["original_sizes"]
-        inputs = inputs.to(self._model.device, self._model.dtype)
+        side, place = self._pixels.side, {"device": self._model.device, "dtype": self._model.dtype}
+        scale = [side / image.width, side / image.height] * 2
+        pixels = torch.tensor(self._pixels.prepare(image), **place)
+        corners = torch.tensor([[np.multiply(box, scale).tolist() for box in boxes]], **place)
         with torch.inference_mode():
-            outputs = self._model(**inputs, multimask_output=False)
-        masks = self._processor.post_process_masks(outputs.pred_masks.float().cpu(), sizes)[0]
-        return [mask[0].numpy() for mask in masks]
+            found = self._model(pixel_values=pixels, input_boxes=corners, multimask_output=False)
+        logits = found.pred_masks[0].float()  # of each box one mask, at a quarter of the side
+        size = (image.height, image.width)
+        logits = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return [mask[0].numpy() for mask in (logits > 0).cpu()]

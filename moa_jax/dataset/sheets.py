@@ -123,7 +123,7 @@ def _framed(picture: Image.Image, text: str) -> Image.Image:
     """Put a picture above its text, on white."""
     width = max(SIDE, picture.width)
     framed = Image.new("RGB", (width, SIDE + LINES * (_SIZE + 3)), "white")
-    framed.paste(picture, ((width - picture.width) // 2, (SIDE - picture.height) // 2))
+    framed.paste(picture, ((width - picture.width) // 2, SIDE - picture.height))
     lines = textwrap.wrap(text, width * 2 // _SIZE - 2, max_lines=LINES, placeholder=" ...")
     ImageDraw.Draw(framed).multiline_text((2, SIDE + 2), "\n".join(lines), "black", _font())
     return framed
