@@ -1,7 +1,7 @@
 """The data set's card, `README.md`: what made it, of what, and what was left out and why."""
 
 from collections import Counter
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from moa_jax import __version__
 from moa_jax.dataset.files import Folder
@@ -10,6 +10,7 @@ CARD = "README.md"
 _ROLES = ("captioner", "grounder", "segmenter", "faces", "filter")
 
 
+@runtime_checkable
 class Counted(Protocol):
     """What the card needs of a run's report."""
 

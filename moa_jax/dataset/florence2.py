@@ -54,7 +54,7 @@ class Florence2:
         task = CAPTION_TASKS[attempt]
         answer = self._answer(image, task)
         parsed = self._processor.post_process_generation(answer, task=task, image_size=image.size)
-        return parsed[task].replace("<pad>", "").strip()
+        return re.sub(r"<[^<>]*>", " ", parsed[task]).strip()  # a place or another special token
 
     def ground(self, image: Image.Image, caption: str) -> list[Phrase]:
         """Give the caption's phrases with their boxes; see `Grounder`."""

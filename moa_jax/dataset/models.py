@@ -6,7 +6,7 @@ and gives an object with the methods of one protocol or several. Nothing here im
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -50,6 +50,7 @@ class Phrase:
     boxes: tuple[Box, ...]
 
 
+@runtime_checkable
 class Captioner(Protocol):
     """Say what a picture shows.
 
@@ -66,6 +67,7 @@ class Captioner(Protocol):
         ...
 
 
+@runtime_checkable
 class Grounder(Protocol):
     """Find the things that a caption speaks of; `about` is as for `Captioner`."""
 
@@ -76,6 +78,7 @@ class Grounder(Protocol):
         ...
 
 
+@runtime_checkable
 class Segmenter(Protocol):
     """Draw masks; `about` is as for `Captioner`."""
 

@@ -89,8 +89,8 @@ _NOUNS_IN_ING = _words(
 # Words of English that other languages seldom have; a caption with none of them is no English.
 _ENGLISH = _words(
     """
-    the and with is are of his her their this that wearing standing sitting holding looking smiling
-    at by from near behind under playing walking photo picture close-up front
+    the and with of his her their this that are by from near behind under wearing standing sitting
+    holding looking smiling playing walking men women people children kids
     """
 )
 
@@ -190,8 +190,8 @@ def parse_wanted(text: str) -> frozenset[str] | None:
 def is_english(caption: str) -> bool:
     """Tell whether a caption has a word by which English is known."""
     words = {found[0].lower() for found in WORD.finditer(caption)}
-    singular = words | {word.removesuffix("s") for word in words}
-    return bool(words & _ENGLISH or singular & (PEOPLE | ANIMALS) or words & _PLURALS)
+    article = words & {"a", "an"}  # with a noun, as "son" and "pilot" are words elsewhere too
+    return bool(words & _ENGLISH or (article and words & (PEOPLE | ANIMALS)))
 
 
 def _joins_adjectives(kept: list, following: str | None) -> bool:

@@ -47,7 +47,7 @@ def scan(folder: Path) -> list[Photograph]:
     """List the pictures of a folder and of those inside it, in the order of their names.
 
     Files whose name begins with a dot are left out, as are the masks and references that
-    `metadata.jsonl` names.
+    `metadata.jsonl` names, unless they have a row of their own.
 
     Raises:
         InputError: there is no such folder or no picture in it; or a row of `metadata.jsonl` is
@@ -56,7 +56,7 @@ def scan(folder: Path) -> list[Photograph]:
     if not folder.is_dir():
         raise InputError(f"SRC {str(folder)!r} is not a folder; give the folder of your pictures")
     rows = _read_rows(folder)
-    named = {name for row in rows.values() for name in files_of(row)}
+    named = {name for row in rows.values() for name in files_of(row)} - rows.keys()
     pictures = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
