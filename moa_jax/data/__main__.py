@@ -21,8 +21,8 @@ from moa_jax.data.check import Report, check_records
 from moa_jax.data.ffhq import SPLITS
 from moa_jax.data.pack import pack
 from moa_jax.data.records import open_records
+from moa_jax.dataset.from_options import build_from_arguments
 from moa_jax.dataset.options import add_arguments
-from moa_jax.dataset.run import build_from_arguments
 
 EXAMPLES = {
     "build": "python -m moa_jax.data build my_photographs my_pictures",

@@ -16,12 +16,12 @@ from PIL import Image
 from moa_jax.data.captions import IMAGE_MARKER
 from moa_jax.data.examples import faults
 from moa_jax.data.record import Record, caption_faults, find_subjects
-from moa_jax.dataset import quality
 from moa_jax.dataset.binding import Binding, Bound, bind, name_words, shorten
 from moa_jax.dataset.files import Folder
 from moa_jax.dataset.models import Mask, Models, Recognizer
 from moa_jax.dataset.nouns import PEOPLE, is_one_of, parse_wanted
 from moa_jax.dataset.options import Options
+from moa_jax.dataset.quality import FACE_SIDE, cut_share, fill, fit_to_box, mask_overlap, sharpness
 from moa_jax.dataset.source import Photograph, files_of, load_photograph
 
 
@@ -129,7 +129,7 @@ class Annotator:
             raise ValueError("a segmenter gives a mask for each subject, as large as the picture")
         kept: list[Subject] = []
         for each, mask in zip(bound, masks, strict=True):
-            subject = Subject(each, quality.fit_to_box(mask, each.box))
+            subject = Subject(each, fit_to_box(mask, each.box))
             reason = self._mask_fault(subject, kept)
             if reason is None:
                 kept.append(subject)
@@ -145,15 +145,15 @@ class Annotator:
     def _mask_fault(self, subject: Subject, kept: Sequence[Subject]) -> str | None:
         """Say why a mask is not taken; None if it is."""
         mask, options = subject.mask, self.options
-        filled, area = quality.fill(mask, subject.bound.box), float(mask.mean())
-        cut = quality.cut_share(mask)
+        filled, area = fill(mask, subject.bound.box), float(mask.mean())
+        cut = cut_share(mask)
         if filled < options.min_fill:
             return f"poor mask: it fills {filled:.0%} of its box"
         if area < options.min_area:
             return f"small subject: {area:.1%} of the picture"
         if cut > options.max_cut:
             return f"cut off: an edge of the picture cuts {cut:.0%}"
-        if any(quality.mask_overlap(mask, other.mask) > 0.8 for other in kept):
+        if any(mask_overlap(mask, other.mask) > 0.8 for other in kept):
             return "poor mask: it is that of another subject too"
         return None
 
@@ -188,7 +188,7 @@ class Annotator:
         if left < 0 or top < 0 or right > image.width or bottom > image.height:
             return "cut face: it passes the edge of the picture"
         crop = image.crop((int(left), int(top), int(right), int(bottom)))
-        sharp = quality.sharpness(crop, quality.FACE_SIDE)
+        sharp = sharpness(crop, FACE_SIDE)
         if sharp < self.options.min_sharpness:
             return f"blurred face: sharpness {sharp:.0f}"
         return None

@@ -13,13 +13,13 @@ from queue import SimpleQueue
 from typing import Any
 
 from moa_jax.cli import Bar
-from moa_jax.dataset import quality
 from moa_jax.dataset.annotate import Annotator
 from moa_jax.dataset.files import Folder, writing
 from moa_jax.dataset.finish import Report, Run, finish
 from moa_jax.dataset.journal import Journal
 from moa_jax.dataset.models import Models, Recognizer
 from moa_jax.dataset.options import Filter, Options
+from moa_jax.dataset.quality import find_duplicates, picture_hash, sharpness
 from moa_jax.dataset.source import Photograph, load_photograph, scan
 from moa_jax.errors import InputError
 
@@ -114,10 +114,10 @@ def _look(run: Run, refuse: Filter | None, workers: int) -> None:
         except InputError as error:
             return {"dropped": f"unreadable: {error}"}
         pixels = image.width * image.height
-        seen = {"pixels": pixels, "hash": f"{quality.picture_hash(image):016x}"}
+        seen = {"pixels": pixels, "hash": f"{picture_hash(image):016x}"}
         if photograph.row is not None:
             return seen
-        sharp = quality.sharpness(image)
+        sharp = sharpness(image)
         if min(image.size) < run.options.min_side:
             return {"dropped": f"small picture: {image.width}x{image.height} pixels"}
         if sharp < run.options.min_sharpness:
@@ -202,6 +202,6 @@ def _leave_out_copies(run: Run) -> None:
     left = [each for each in run.photographs if each.name not in run.dropped]
     left.sort(key=lambda each: (each.row is None, -run.entries[each.name]["pixels"]))
     hashes = [int(run.entries[each.name]["hash"], 16) for each in left]
-    for place, other in quality.find_duplicates(hashes, run.options.duplicate_distance).items():
+    for place, other in find_duplicates(hashes, run.options.duplicate_distance).items():
         if left[place].row is None:
             run.dropped[left[place].name] = f"copy: looks like {left[other].name}"

@@ -53,7 +53,7 @@ def load(kind: str, folder: Path, device: str, dtype: str) -> Any:
     model = _read(kind, folder, dtype=getattr(torch, dtype))
     try:
         return model.to(device).eval()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter of a PyTorch without CUDA
         raise InputError(f"device {device!r}: {_words(error)}; choose another") from error
 
 

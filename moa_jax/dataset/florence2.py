@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from moa_jax.dataset.checkpoint import fetch, load, load_processor
+from moa_jax.dataset.checkpoint import REMEDY, fetch, load, load_processor
 from moa_jax.dataset.models import Phrase
+from moa_jax.extension import import_extra
 
 # Its prompts, in the order in which captions are tried: the middle length first.
 CAPTION_TASKS = ("<DETAILED_CAPTION>", "<CAPTION>", "<MORE_DETAILED_CAPTION>")
@@ -44,6 +45,7 @@ class Florence2:
         Raises:
             InputError: it cannot be had or loaded.
         """
+        self._torch = import_extra("torch", "Florence-2", REMEDY)
         folder, self.about = fetch(model, revision, "MIT")
         self._model = load("Florence2ForConditionalGeneration", folder, device, dtype)
         self._processor = load_processor("Florence2Processor", folder)
@@ -72,11 +74,9 @@ class Florence2:
 
     def _answer(self, image: Image.Image, prompt: str) -> str:
         """Give the text that the network writes, with its special tokens."""
-        import torch
-
         inputs = self._processor(text=prompt, images=image, return_tensors="pt")
         inputs = inputs.to(self._model.device, self._model.dtype)
-        with torch.inference_mode():
+        with self._torch.inference_mode():
             tokens = self._model.generate(**inputs, do_sample=False, **self._generation)
         return self._processor.batch_decode(tokens, skip_special_tokens=False)[0]
 

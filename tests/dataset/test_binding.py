@@ -51,7 +51,9 @@ def test_two_phrases_may_be_alike():
 
 def test_nested_phrases_are_one_subject():
     caption = "a man in a long coat"
-    assert bound(caption, ("a man in a long coat", LEFT), ("man", NEARLY_LEFT))[0] == [("man", LEFT)]
+    assert bound(caption, ("a man in a long coat", LEFT), ("man", NEARLY_LEFT))[0] == [
+        ("man", LEFT)
+    ]
     assert bound(caption, ("a man in a long coat", LEFT), ("man", RIGHT))[1]
 
 

@@ -130,7 +130,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photographs, built):
     command = [*given, "--captioner", slow, "--grounder", slow, "--segmenter", slow]
     run = subprocess.Popen([sys.executable, "-m", "moa_jax.data", *command], cwd=ROOT)
     for _ in range(600):
-        if (folder / "build.log").exists() and b'["annotate"' in (folder / "build.log").read_bytes():
+        if (folder / "build.log").exists() and b'["annotate"' in (
+            folder / "build.log"
+        ).read_bytes():
             break
         time.sleep(0.05)
     os.kill(run.pid, signal.SIGKILL)
@@ -149,9 +151,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photographs, built):
 
 
 def test_several_devices_give_the_same(tmp_path, photographs, built):
-    build(
-        photographs, tmp_path / "data", [recorded(), recorded()], Options(subjects="people,cat")
-    )
+    build(photographs, tmp_path / "data", [recorded(), recorded()], Options(subjects="people,cat"))
     assert (tmp_path / "data" / LISTING).read_bytes() == (built[0] / LISTING).read_bytes()
 
 
@@ -282,7 +282,9 @@ def test_a_full_disk_is_told_and_costs_nothing(source, tmp_path, monkeypatch):
         write(before, after)
 
     monkeypatch.setattr(files.os, "replace", replace)
-    with pytest.raises(InputError, match="No space left on device.*make room, and the same command"):
+    with pytest.raises(
+        InputError, match="No space left on device.*make room, and the same command"
+    ):
         build(source, tmp_path / "data", [recorded()])
     assert len(build(source, tmp_path / "data", [recorded()]).rows) == 1
 

@@ -46,9 +46,9 @@ NOUNS = {
     "Ein Baby": "baby",
 }
 SEVERAL = """
-two men | men | people | the two of them | a group of people | a couple | one of the men | both girls
-a man and his dog | a man and a woman | man and woman | a woman or a man | firemen | several kids
-ladies | a crowd | many tourists | a pair of glasses
+two men | men | people | the two of them | a group of people | a couple | one of the men
+both girls | a man and his dog | a man and a woman | man and woman | a woman or a man | firemen
+several kids | ladies | a crowd | many tourists | a pair of glasses
 """.replace("\n", "|")
 
 
@@ -97,5 +97,10 @@ def test_names_of_lists_stand_for_their_nouns():
 
 def test_other_languages_are_told_from_english():
     assert is_english("a red car on the road") and is_english("A man.") and is_english("Kids")
-    for caption in ("un homme et son chien", "eine Frau im roten Kleid", "男人和他的狗", "son chat"):
+    for caption in (
+        "un homme et son chien",
+        "eine Frau im roten Kleid",
+        "男人和他的狗",
+        "son chat",
+    ):
         assert not is_english(caption), caption

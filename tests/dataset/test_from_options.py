@@ -27,12 +27,15 @@ def refuse_half(image):
 
 def test_the_command_builds_and_counts(source, tmp_path, capsys):
     data = tmp_path / "data"
-    given = [*OWN, "--filter", "tests.dataset.test_run:refuse_half", "--workers", "2"]
+    given = [*OWN, "--filter", "tests.dataset.test_from_options:refuse_half", "--workers", "2"]
     assert main(["build", str(source), str(data), *given]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "filter: 4 pictures dropped"
     assert lines[1].startswith(f"{data}: 2 pictures with 2 subjects, 0 of the rows by hand; 2 pic")
-    assert "| filter | tests.dataset.test_run:refuse_half |" in (data / "README.md").read_text()
+    assert (
+        "| filter | tests.dataset.test_from_options:refuse_half |"
+        in (data / "README.md").read_text()
+    )
 
 
 def test_networks_of_the_same_name_are_one_object_a_device():
