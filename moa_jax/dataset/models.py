@@ -21,7 +21,10 @@ Recognizer = Any  # a moa_jax.faces.recognizer.Recognizer, whose import takes it
 
 # The networks that have a short name, by what they serve as; the first of each is the default.
 BUILT_IN = {
-    "captioner": {"florence2": "moa_jax.dataset.florence2:Florence2"},
+    "captioner": {
+        "florence2": "moa_jax.dataset.florence2:Florence2",
+        "qwen3-vl": "moa_jax.dataset.qwen3_vl:Qwen3VL",
+    },
     "grounder": {"florence2": "moa_jax.dataset.florence2:Florence2"},
     "segmenter": {"sam2": "moa_jax.dataset.sam2:Sam2"},
 }

@@ -112,3 +112,55 @@ def write_sam2(folder):
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
     return folder
+
+
+def write_qwen3_vl(folder):
+    """Two layers of text and two of pictures; each byte is a token."""
+    torch.manual_seed(0)
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    marks += ["<|image_pad|>", "<|video_pad|>"]
+    vocabulary = {token: number for number, token in enumerate([*marks, *ALPHABET])}
+    tokenizer = transformers.Qwen2Tokenizer(
+        vocab=vocabulary, merges=[], extra_special_tokens=marks[1:]
+    )
+    vision = {
+        "depth": 2,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": (0,),
+    }
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "eos_token_id": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 2, 2]},
+    }
+    ids = {
+        f"{name}_token_id": vocabulary[f"<|{mark}|>"]
+        for name, mark in (
+            ("image", "image_pad"),
+            ("video", "video_pad"),
+            ("vision_start", "vision_start"),
+            ("vision_end", "vision_end"),
+        )
+    }
+    config = transformers.Qwen3VLConfig(vision_config=vision, text_config=text, **ids)
+    transformers.Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    images = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "size": {"shortest_edge": 64 * 64, "longest_edge": 128 * 128},
+        "patch_size": 16,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(images))
+    return folder
