@@ -14,6 +14,7 @@ from moa_jax.errors import InputError
 from moa_jax.extension import import_extra
 
 REMEDY = "pip install 'moa_jax[build]'"
+Colour = tuple[float, float, float]  # of red, green and blue
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 FILES = ("*.json", "*.txt", "*.jinja", "*.safetensors")  # no pickles, no code
 
@@ -95,15 +96,15 @@ class Pixels:
     """
 
     side: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Colour
+    std: Colour
 
     @classmethod
-    def read(cls, folder: Path, side: int) -> "Pixels":
+    def read(cls, folder: Path, side: int, mean: Colour = MEAN, std: Colour = STD) -> "Pixels":
         """Read them from a network's folder.
 
         Args:
-            side: the network's own, where the folder says none; mean and deviation are ImageNet's.
+            side: the network's own, where the folder says none; so for `mean` and `std`.
 
         Raises:
             InputError: the folder's file is damaged.
@@ -118,7 +119,7 @@ class Pixels:
             found |= read.get("image_processor", read)
         size = found.get("size") or {"height": side}
         side = size.get("height") or size.get("longest_edge") or side
-        mean, std = found.get("image_mean", MEAN), found.get("image_std", STD)
+        mean, std = found.get("image_mean", mean), found.get("image_std", std)
         return cls(side, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
     def prepare(self, image: Image.Image) -> Float32[np.ndarray, "1 3 H W"]:

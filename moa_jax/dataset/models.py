@@ -26,7 +26,7 @@ BUILT_IN = {
         "qwen3-vl": "moa_jax.dataset.qwen3_vl:Qwen3VL",
     },
     "grounder": {"florence2": "moa_jax.dataset.florence2:Florence2"},
-    "segmenter": {"sam2": "moa_jax.dataset.sam2:Sam2"},
+    "segmenter": {"sam2": "moa_jax.dataset.sam2:Sam2", "sam3": "moa_jax.dataset.sam3:Sam3"},
 }
 METHODS = {"captioner": "caption", "grounder": "ground", "segmenter": "segment"}
 

@@ -5,7 +5,7 @@ import json
 import torch
 import transformers
 
-from moa_jax.backbone.tokenizer import ALPHABET
+from moa_jax.backbone.tokenizer import ALPHABET, write_tokenizer
 
 SIDE = 64  # pixels to which Florence-2's pictures are resized here
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -163,4 +163,47 @@ def write_qwen3_vl(folder):
         "image_std": [0.5] * 3,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
+    return folder
+
+
+def write_sam3(folder):
+    """A ViT of two blocks on pictures of 56 pixels, and six queries."""
+    torch.manual_seed(0)
+    write_tokenizer(folder)
+    width = {"hidden_size": 16, "intermediate_size": 16}
+    backbone = {
+        **width,
+        "model_type": "sam3_vit_model",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "window_size": 2,
+        "global_attn_indexes": [1],
+        "pretrain_image_size": 28,
+    }
+    vision = {
+        "backbone_config": backbone,
+        "fpn_hidden_size": 16,
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    }
+    text = {
+        **width,
+        "vocab_size": 1024,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "projection_dim": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+    }
+    layers = {**width, "num_layers": 1, "num_attention_heads": 2}
+    config = transformers.Sam3Config(
+        vision_config=vision,
+        text_config=text,
+        geometry_encoder_config=layers,
+        detr_encoder_config=layers,
+        detr_decoder_config={**layers, "num_queries": 6},
+        mask_decoder_config={"hidden_size": 16, "num_attention_heads": 2},
+    )
+    transformers.Sam3Model(config).save_pretrained(folder)
     return folder
