@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from moa_jax.dataset.binding import overlap
 from moa_jax.dataset.checkpoint import REMEDY, Pixels, fetch, load, load_processor
+from moa_jax.dataset.detections import LIKELY, choose
 from moa_jax.dataset.models import Box, Mask
 from moa_jax.extension import import_extra
 
-LIKELY = 0.3  # score from which transformers takes a thing for found
-SAME = 0.5  # overlap from which a thing is that of a box [ours]
 WORDS = 32  # tokens of a phrase, padded to this
 
 
@@ -30,8 +28,14 @@ class Sam3:
         revision: str | None = None,
         device: str = "cpu",
         dtype: str = "float32",
+        likely: float = LIKELY,
     ) -> None:
-        """Load it; the arguments and errors are those of `Florence2`."""
+        """Load it; the other arguments and errors are those of `Florence2`.
+
+        Args:
+            likely: score from which a thing counts as found.
+        """
+        self._likely = likely
         self._torch = import_extra("torch", "SAM 3", REMEDY)
         folder, self.about = fetch(model, revision, "SAM License")
         self._model = load("Sam3Model", folder, device, dtype)
@@ -57,7 +61,7 @@ class Sam3:
         scores = found.pred_logits[0].float().sigmoid() * found.presence_logits[0].float().sigmoid()
         sides = np.array([image.width, image.height] * 2)
         corners = found.pred_boxes[0].float().cpu().numpy() * sides
-        chosen = choose(scores.cpu().numpy(), corners, box)
+        chosen = choose(scores.cpu().numpy(), corners, box, self._likely)
         if chosen is None:
             return np.zeros((image.height, image.width), bool)
         logits, size = (
@@ -68,23 +72,3 @@ class Sam3:
             logits.sigmoid(), size, mode="bilinear", align_corners=False
         )
         return (probability[0, 0] > 0.5).cpu().numpy()
-
-
-def choose(scores: np.ndarray, boxes: np.ndarray, box: Box) -> int | None:
-    """Choose which of several found things is that of a box.
-
-    Args:
-        scores: of each thing, in [0, 1].
-        boxes: of each thing, x1, y1, x2, y2 in pixels.
-        box: that of the subject.
-
-    Returns:
-        The place of the likely thing whose box overlaps most; None if none does by SAME.
-    """
-    shares = {
-        place: overlap((float(one[0]), float(one[1]), float(one[2]), float(one[3])), box)
-        for place, (score, one) in enumerate(zip(scores, boxes, strict=True))
-        if score > LIKELY
-    }
-    best = max(shares, key=lambda place: shares[place], default=None)
-    return best if best is not None and shares[best] >= SAME else None

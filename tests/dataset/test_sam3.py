@@ -7,9 +7,8 @@ import torch
 from PIL import Image
 from transformers.utils import import_utils
 
-from moa_jax.dataset import sam3
 from moa_jax.dataset.checkpoint import Pixels
-from moa_jax.dataset.sam3 import Sam3, choose
+from moa_jax.dataset.sam3 import Sam3
 from tests.dataset.tiny import write_sam3
 
 PICTURE = Image.fromarray(skimage.data.coffee())
@@ -32,7 +31,7 @@ def called(network, text):
 
 
 def test_the_mask_is_that_of_the_thing_in_the_box(network, monkeypatch):
-    monkeypatch.setattr(sam3, "LIKELY", 0)
+    monkeypatch.setattr(network, "_likely", 0.0)
     masks = {}
     for text in ("a cup", "a man"):
         found = called(network, text)
@@ -53,15 +52,6 @@ def test_the_mask_is_that_of_the_thing_in_the_box(network, monkeypatch):
 
 
 def test_what_is_not_found_has_an_empty_mask(network, monkeypatch):
-    monkeypatch.setattr(sam3, "LIKELY", 1)
+    monkeypatch.setattr(network, "_likely", 1.0)
     masks = network.segment(PICTURE, ["a cup", "a man"], [LEFT, RIGHT])
     assert len(masks) == 2 and not np.any(masks)
-
-
-def test_the_likely_thing_that_overlaps_most_is_chosen():
-    boxes = np.array([LEFT, RIGHT, (0, 0, 41, 100), (0, 0, 40, 100)])
-    scores = np.array([0.5, 0.9, 0.9, 0.2])
-    assert choose(scores, boxes, LEFT) == 0
-    assert choose(np.array([0.1, 0.9, 0.9, 0.2]), boxes, LEFT) == 2
-    assert choose(scores, boxes, (0.0, 0.0, 100.0, 100.0)) is None
-    assert choose(np.zeros(0), np.zeros((0, 4)), LEFT) is None

@@ -207,3 +207,30 @@ def write_sam3(folder):
     )
     transformers.Sam3Model(config).save_pretrained(folder)
     return folder
+
+
+def write_rf_detr(folder):
+    """A DINOv2 of two blocks on pictures of 56 pixels, and six queries."""
+    torch.manual_seed(0)
+    backbone = {
+        "model_type": "rf_detr_dinov2",
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "num_windows": 2,
+        "out_indices": [1, 2],
+    }
+    config = transformers.RfDetrConfig(
+        backbone_config=backbone,
+        d_model=16,
+        decoder_ffn_dim=16,
+        decoder_layers=2,
+        decoder_self_attention_heads=2,
+        decoder_cross_attention_heads=2,
+        num_queries=6,
+        group_detr=1,
+        id2label={0: "background", 1: "person", 2: "dog"},
+    )
+    transformers.RfDetrForInstanceSegmentation(config).save_pretrained(folder)
+    return folder
