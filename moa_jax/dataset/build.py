@@ -141,9 +141,6 @@ def _annotate(run: Run, annotator: Annotator, models: Sequence[Models]) -> int:
         own = free.get()
         try:
             entry = annotator.annotate(photograph, own)
-        except Exception as error:
-            error.add_note(f"while the picture {photograph.name} was annotated")
-            raise
         finally:
             free.put(own)
         made.append(photograph.name)
@@ -172,7 +169,11 @@ def _done(
             yield photograph, entry
 
     def make(photograph: Photograph) -> dict[str, Any]:
-        entry = work(photograph)
+        try:
+            entry = work(photograph)
+        except Exception as error:
+            error.add_note(f"while working on the picture {photograph.name}")
+            raise
         run.journal.add(part, photograph.name, photograph.stamp, entry)
         return entry
 

@@ -15,6 +15,12 @@ from moa_jax.extension import import_extra
 
 # Its prompts, in the order in which captions are tried: the middle length first.
 CAPTION_TASKS = ("<DETAILED_CAPTION>", "<CAPTION>", "<MORE_DETAILED_CAPTION>")
+# How many of its longer captions begin; prompts do not.
+_OPENING = re.compile(
+    r"(?:the|this) (?:image|picture|photo) (?:shows|features|depicts|is of) "
+    r"|in (?:the|this) (?:image|picture|photo),? (?:we|i|you) can see |there (?:is|are) ",
+    re.IGNORECASE,
+)
 GROUNDING_TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
 
 
@@ -56,7 +62,7 @@ class Florence2:
         task = CAPTION_TASKS[attempt]
         answer = self._answer(image, task)
         parsed = self._processor.post_process_generation(answer, task=task, image_size=image.size)
-        return re.sub(r"<[^<>]*>", " ", parsed[task]).strip()  # a place or another special token
+        return plain(parsed[task])
 
     def ground(self, image: Image.Image, caption: str) -> list[Phrase]:
         """Give the caption's phrases with their boxes; see `Grounder`."""
@@ -79,6 +85,13 @@ class Florence2:
         with self._torch.inference_mode():
             tokens = self._model.generate(**inputs, do_sample=False, **self._generation)
         return self._processor.batch_decode(tokens, skip_special_tokens=False)[0]
+
+
+def plain(answer: str) -> str:
+    """Take special tokens out of a caption, and the words that speak of the picture itself."""
+    text = " ".join(re.sub(r"<[^<>]*>", " ", answer).split())
+    said = _OPENING.match(text)
+    return text[said.end() :][:1].upper() + text[said.end() + 1 :] if said else text
 
 
 def locate(caption: str, phrases: Sequence[str]) -> list[tuple[int, int] | None]:

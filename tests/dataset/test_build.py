@@ -129,7 +129,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photographs, built):
     slow = f"{NETWORK}(delay=2.0)"
     command = [*given, "--captioner", slow, "--grounder", slow, "--segmenter", slow]
     run = subprocess.Popen([sys.executable, "-m", "moa_jax.data", *command], cwd=ROOT)
-    for _ in range(600):
+    for _ in range(2400):
         if (folder / "build.log").exists() and b'["annotate"' in (
             folder / "build.log"
         ).read_bytes():
@@ -266,6 +266,10 @@ def test_a_folder_of_other_options_or_of_something_else_is_refused(source, tmp_p
     build(source, tmp_path / "data", [recorded()])
     with pytest.raises(InputError, match=r"another min_side 256 \(now 300\): give the same"):
         build(source, tmp_path / "data", [recorded()], Options(min_side=300))
+    network = Recorded()
+    network.about = "owner/network, commit 2 (MIT)"
+    with pytest.raises(InputError, match="another captioner answers written by hand"):
+        build(source, tmp_path / "data", [Models(network, Recorded(), Recorded())])
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     with pytest.raises(InputError, match="is not empty and has no build.json"):
@@ -297,4 +301,18 @@ def test_a_fault_of_a_network_names_the_picture(source, tmp_path):
     network = Broken()
     with pytest.raises(RuntimeError) as raised:
         build(source, tmp_path / "data", [Models(network, network, network)])
-    assert raised.value.__notes__ == ["while the picture astronaut.jpg was annotated"]
+    assert raised.value.__notes__ == ["while working on the picture astronaut.jpg"]
+
+
+def test_a_turned_photo_has_masks_as_it_is_shown(photographs, tmp_path):
+    """A camera held upright writes the pixels as they lie, and how to turn them."""
+    (tmp_path / "source").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    image = Image.open(photographs / "both.webp")
+    lying = image.transpose(Image.ROTATE_90)
+    lying.save(tmp_path / "source/both.jpg", quality=95, exif=exif)
+    report = build(tmp_path / "source", tmp_path / "data", [recorded()])
+    assert [each["word"] for each in report.rows[0]["subjects"]] == ["woman", "man"]
+    assert load_mask(tmp_path / "data/masks/both.jpg.0.png").shape == (512, 1024)
+    assert is_clean(tmp_path / "data")

@@ -6,7 +6,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from moa_jax.dataset.florence2 import CAPTION_TASKS, Florence2, locate
+from moa_jax.dataset.florence2 import CAPTION_TASKS, Florence2, locate, plain
 from moa_jax.dataset.models import Phrase
 from moa_jax.errors import InputError
 from tests.dataset.tiny import MEAN, SIDE, STD, write_florence2
@@ -68,6 +68,21 @@ def test_answers_written_by_hand_become_phrases_with_boxes(network, monkeypatch)
     assert found[0] == Phrase(0, 12, ((0.0, 20.0, 199.0, 199.0),))
     assert [len(each.boxes) for each in found] == [1, 2, 1, 1]
     assert found[3].start == 35 and found[3].boxes == ((320.0, 0.0, 399.0, 199.0),)
+
+
+@pytest.mark.parametrize(
+    ("answer", "caption"),
+    [
+        ("</s><s>The image shows a man in red.</s>", "A man in red."),
+        ("In this picture I can see a man.<loc_3>", "A man."),
+        ("In this image we can see two men and the sky.", "Two men and the sky."),
+        ("A man looks at the image.", "A man looks at the image."),
+        ("The image shows ", "The image shows"),
+        ("<pad>", ""),
+    ],
+)
+def test_captions_speak_of_what_is_seen(answer, caption):
+    assert plain(answer) == caption
 
 
 @pytest.mark.parametrize(

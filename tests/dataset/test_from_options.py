@@ -78,3 +78,25 @@ def test_a_network_that_the_hub_does_not_give_is_told():
     names = {"captioner": "florence2", "grounder": "florence2", "segmenter": "sam2"}
     with pytest.raises(InputError, match="Florence-2-large.*hub does not give it"):
         open_models(names, ["cpu"])
+
+
+class Nobody:
+    """Serve as a user's --faces: finds none."""
+
+    name, licence, source, same_person = "nobody", "CC0", "this test", 0.5
+
+    def find(self, image):
+        return []
+
+    def embed(self, image, faces):
+        raise AssertionError("there is no face")
+
+
+def test_a_recognizer_of_ones_own_is_opened_by_its_name(source, tmp_path, capsys):
+    pytest.importorskip("moa_jax.faces")
+    own = "tests.dataset.test_from_options:Nobody"
+    given = ["build", str(source), str(tmp_path / "data"), *OWN, "--pair"]
+    assert main([*given, "--faces", own]) == 2
+    assert "3 faces" in capsys.readouterr().err
+    assert main([*given, "--faces", "absent"]) == 2
+    assert "--faces='absent'" in capsys.readouterr().err
