@@ -183,7 +183,7 @@ def test_a_row_by_hand_wins(source, tmp_path):
     mask = np.zeros((512, 512), bool)
     mask[100:200, 100:200] = True
     Image.fromarray(mask).save(source / "mine.png")
-    subject = {"mask": "mine.png", "word": "pilot", "reference": [{"image": "astronaut.jpg"}]}
+    subject = {"mask": "mine.png", "word": "pilot", "reference": ["mine.png"]}
     row = {"file_name": "astronaut.jpg", "text": "my pilot", "subjects": [subject], "me": 1}
     (source / LISTING).write_text(json.dumps(row))
     options = Options(min_side=9999, min_area=1.0)  # judge it no more than they would
@@ -194,7 +194,7 @@ def test_a_row_by_hand_wins(source, tmp_path):
     assert found["text"] == "my pilot" and found["me"] == 1
     assert found["subjects"][0]["word"] == "pilot"
     assert (load_mask(tmp_path / "data" / found["subjects"][0]["mask"]) == mask).all()
-    assert (tmp_path / "data" / found["subjects"][0]["reference"][0]["image"]).exists()
+    assert (tmp_path / "data" / found["subjects"][0]["reference"][0]).exists()
     assert is_clean(tmp_path / "data")
 
 
