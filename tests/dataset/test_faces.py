@@ -8,6 +8,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from moa_jax.data.__main__ import main
 from moa_jax.dataset import Options, build
 from moa_jax.errors import InputError
 from tests.dataset.recorded import ASTRONAUT, WOMAN, Recorded, recorded
@@ -69,6 +70,7 @@ def test_the_same_person_is_paired_and_nobody_from_the_threshold_on(source, tmp_
     pictures = [[each["image"] for each in found] for found in references]
     assert pictures == [[f"images/{other}.png"] for other in (1, 0, 3, 2)]
     assert references[0] == [{"image": "images/1.png", "mask": "masks/1.png.0.png"}]
+    assert main(["check", str(data)]) == 0
     pairs = [json.loads(line) for line in (data / "pairs.jsonl").read_text().splitlines()]
     assert [pair["distance"] for pair in pairs] == [0.1743, 0.5176]  # 2 sin(5°), 2 sin(15°)
     card = (data / "README.md").read_text()
