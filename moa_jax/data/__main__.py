@@ -1,4 +1,4 @@
-"""Look after a data set: `python -m moa_jax.data check|pack|bench DIR`.
+"""Look after a data set: `python -m moa_jax.data build|check|pack|bench DIR`.
 
 The exit code is 0 if all is done and no fault found; 1 if `check` found faults (listed on standard
 output) or no subject at all; 2 if the arguments or the files must be changed; 130 after Ctrl-C.
@@ -22,8 +22,11 @@ from moa_jax.data.check import Report, check_records
 from moa_jax.data.ffhq import SPLITS
 from moa_jax.data.pack import pack
 from moa_jax.data.records import open_records
+from moa_jax.dataset.from_options import build_from_arguments
+from moa_jax.dataset.options import add_arguments
 
 EXAMPLES = {
+    "build": "python -m moa_jax.data build my_photographs my_pictures",
     "check": "python -m moa_jax.data check my_pictures --base runs/sd15",
     "pack": "python -m moa_jax.data pack my_pictures my_pictures_packed --workers 16",
     "bench": "python -m moa_jax.data bench my_pictures --step-seconds 0.8",
@@ -33,10 +36,18 @@ EXAMPLES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parse(arguments)
-    commands = {"check": _check, "pack": _pack, "bench": _bench}
-    again = {"pack": "stopped: the same command makes the shards that are missing"}
+    commands = {"build": _build, "check": _check, "pack": _pack, "bench": _bench}
+    again = {
+        "build": "stopped: the same command goes on",
+        "pack": "stopped: the same command makes the shards that are missing",
+    }
     command = options.command
     return run(lambda: commands[command](options), again.get(command, "stopped"))
+
+
+def _build(options: argparse.Namespace) -> int:
+    print("\n".join(build_from_arguments(options)))
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -93,7 +104,13 @@ class _Parser(argparse.ArgumentParser):
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     data = DataConfig()
     parser = _Parser(prog="python -m moa_jax.data")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="check|pack|bench")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="build|check|pack|bench"
+    )
+    purpose = "make a data set of a folder of photographs"
+    add_arguments(
+        commands.add_parser("build", help=purpose, epilog=f"example: {EXAMPLES['build']}")
+    )
     check = _add(commands, "check", "list every fault of a data set")
     check.add_argument("--max-subjects", type=_above_0(int), default=MethodConfig().max_subjects)
     pack = _add(commands, "pack", "write a data set as a few large files, which are read faster")

@@ -126,7 +126,7 @@ def test_progress_comes_once_a_record_and_threads_change_nothing(imagefolder):
             "--workers: '0' is not a whole number above 0",
         ),
         (["check"], "required: DIR"),
-        ([], "required: check"),
+        ([], "required: build"),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(arguments, part, imagefolder, capsys):
