@@ -27,7 +27,7 @@ ORDER = (
     {"errors"},
     {"extension", "section"},
     {"cli", "config", "figures", "runtime"},
-    {"backbone", "diffusion", "data", "configs"},
+    {"backbone", "diffusion", "data", "faces", "configs"},
     {"method"},
     {"sampling"},
     {"applications", "training"},
