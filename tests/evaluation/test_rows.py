@@ -6,8 +6,8 @@ import pytest
 
 from moa_jax.config import Config, MethodConfig, flatten, override
 from moa_jax.errors import InputError
-from moa_jax.evaluation.__main__ import main
 from moa_jax.evaluation.toy import rows
+from moa_jax.evaluation.toy.command import main
 from moa_jax.evaluation.toy.rows import is_trained, make_rows, select, train
 from moa_jax.method.weights import Identity, MoaCard, save_moa
 
@@ -67,5 +67,5 @@ def test_a_run_of_other_values_is_refused(run):
 
 
 def test_the_command_names_what_is_missing(tmp_path, capsys):
-    assert main(["toy", "--config", str(tmp_path / "no.py"), "--runs", str(tmp_path)]) == 2
+    assert main(["--config", str(tmp_path / "no.py"), "--runs", str(tmp_path)]) == 2
     assert "no.py' is neither a file nor" in capsys.readouterr().err
