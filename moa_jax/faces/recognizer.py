@@ -7,7 +7,7 @@ one recognizer to the next; who uses one reads both from it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -41,6 +41,7 @@ class Face:
     score: float
 
 
+@runtime_checkable  # for the test run, which checks arguments
 class Recognizer(Protocol):
     """What finds faces and tells people apart.
 
