@@ -11,8 +11,8 @@ from tests.faces.photos import astronaut, changed
 import cv2  # isort: skip
 
 
-def test_a_similarity_is_scikit_images(rng=np.random.default_rng(0)):
-    source, target = rng.normal(size=(2, 5, 2)) * 50
+def test_a_similarity_is_scikit_images():
+    source, target = np.random.default_rng(0).normal(size=(2, 5, 2)) * 50
     expected = skimage.transform.SimilarityTransform.from_estimate(source, target)
     assert np.allclose(similarity(source, target), expected.params[:2], atol=1e-9)
 
