@@ -2,7 +2,7 @@
 
 A picture's noise depends on the seed, its prompt and its number: not on whom it shows, so that
 people are compared on the same noise, nor on the batch, so that a run can be stopped and gone on
-with anywhere. A batch is split over all devices of this host.
+with anywhere. A batch is split over as many devices of this host as divide it.
 """
 
 import hashlib
@@ -87,9 +87,12 @@ def draw(
             picture cannot be written.
     """
     devices = jax.local_devices()
-    if len(devices) > 1:
-        pipeline.spread(devices)
     count = batch_size or A_DEVICE * len(devices)
+    if count < 1:
+        raise InputError(f"--batch-size {count}: must be 1 or more")
+    share = max(n for n in range(1, len(devices) + 1) if count % n == 0)
+    if share > 1:
+        pipeline.spread(devices[:share])
     shape = latent_shape(pipeline.base, *size, count)
     for batch in _batches(trials, count):
         # Repeated to one size, so that one program draws all batches.

@@ -20,7 +20,7 @@ from moa_jax.figures import picture_table
 FORMAT = 1
 HASHES = ("fingerprints", "files")  # of the run: for programs, not for people
 RESULTS, REPORT, SHEETS = "results.json", "report.md", ("people.png", "pairs.png")
-SHOWN = 8  # rows of a sheet at most
+SHOWN, CELL = 8, 160  # rows of a sheet at most; pixels of its cells
 
 Record = Mapping[str, Any]  # of one picture, see `picture_record`
 NOTES = """
@@ -158,7 +158,7 @@ def write_sheets(out: Path, trials: Sequence[Trial], file_of: Callable[[Trial], 
             rows[-1] += [_open(file_of(each)) for each in own]
             kinds = [f"{PAIRS} {e.prompt.number + 1}" if count == 2 else e.prompt.kind for e in own]
             heads = ["reference"] * count + kinds
-        picture_table(rows, heads).save(out / name)
+        picture_table(rows, heads, CELL).save(out / name)
 
 
 def _open(file: Path) -> Image.Image:
