@@ -81,6 +81,6 @@ MUTATIONS = [
         "moa_jax/sampling/compiled.py",
         'self.rows = PartitionSpec("rows")',
         "self.rows = PartitionSpec()",
-        f"{E}test_drawing.py::test_a_batch_is_shared_by_the_devices_and_changes_nothing",
+        "tests/sampling/test_spread.py::test_devices_draw_the_same[2-1]",
     ),
 ]

@@ -7,7 +7,7 @@ A base of Stable Diffusion has the text tower without the projection that CLIP c
 complete CLIP is asked for, such as openai/clip-vit-large-patch14.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -87,7 +87,7 @@ class ClipScore:
         return np.concatenate(found) if found else np.zeros(0, np.float32)
 
     @cached_property
-    def _cosines(self):
+    def _cosines(self) -> Callable[..., Float[Array, " B"]]:
         end = self._tokenizer.eos_token_id
 
         @jax.jit

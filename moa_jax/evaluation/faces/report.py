@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from moa_jax.data.images import load_image
 from moa_jax.errors import InputError
 from moa_jax.evaluation.faces.protocol import PAIRS, Trial
 from moa_jax.evaluation.faces.statistics import Estimate, Units, estimate
@@ -154,16 +153,11 @@ def write_sheets(out: Path, trials: Sequence[Trial], file_of: Callable[[Trial], 
         for unit in units:
             own = [each for each in chosen if each.unit == unit]
             people = own[0].people
-            rows.append([_open(person.pictures[0]) for person in people])
-            rows[-1] += [_open(file_of(each)) for each in own]
+            rows.append([load_image(person.pictures[0]) for person in people])
+            rows[-1] += [load_image(file_of(each)) for each in own]
             kinds = [f"{PAIRS} {e.prompt.number + 1}" if count == 2 else e.prompt.kind for e in own]
             heads = ["reference"] * count + kinds
         picture_table(rows, heads, CELL).save(out / name)
-
-
-def _open(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        return image.convert("RGB")
 
 
 def means(pictures: Iterable[Record], of: Callable[[Record], float | None]) -> Units:

@@ -7,6 +7,7 @@ import pytest
 
 from moa_jax.evaluation.__main__ import main
 from moa_jax.evaluation.faces import command, drawing
+from moa_jax.sampling.from_options import load_networks
 from moa_jax.toyworld import WEIGHTS
 from moa_jax.toyworld.pictures import portrait
 from tests.faces.photos import astronaut
@@ -18,9 +19,23 @@ PROMPTS = {
 FAKE = "tests.evaluation.faces.fake:Colours"
 
 
+@pytest.fixture(scope="module")
+def load():
+    """Load each pipeline once: its programs are traced once."""
+    loaded = {}
+
+    def load(options):
+        if options.moa not in loaded:
+            loaded[options.moa] = load_networks(options)
+        return loaded[options.moa]
+
+    return load
+
+
 @pytest.fixture
-def faces(tmp_path, monkeypatch):
+def faces(tmp_path, monkeypatch, load):
     """Call the command on three drawn people; options given again overrule."""
+    monkeypatch.setattr(command, "load_networks", load)
     one = jax.local_devices()[:1]
     monkeypatch.setattr(drawing.jax, "local_devices", lambda: one)
     (tmp_path / "people").mkdir()

@@ -1,6 +1,5 @@
 """Drawing: what is drawn again and what is not, and shares of a batch on several devices."""
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,6 +62,7 @@ def test_noise_is_that_of_the_prompt_and_not_of_the_person(plain, trials, tmp_pa
     assert np.abs(pixels(other, trials[0]) - ann).mean() > 1
 
 
+@pytest.mark.slow  # tests/sampling/test_spread.py draws less
 def test_a_batch_is_shared_by_the_devices_and_changes_nothing(
     tiny_folder, moa_folder, personal, trials, tmp_path
 ):
@@ -81,14 +81,6 @@ def test_a_batch_is_shared_by_the_devices_and_changes_nothing(
     assert shares == [{1}, {1}]  # 4 pictures on 4 of the 8 devices; then the pair, filled up
     for trial in trials:
         assert np.abs(pixels(one, trial) - pixels(several, trial)).max() <= 1
-
-
-def test_a_batch_that_the_devices_do_not_divide_is_drawn_whole(tiny_folder, plain):
-    pipeline = Pipeline.from_pretrained(tiny_folder)
-    pipeline.spread(jax.local_devices()[:2])
-    asked = {"num_images": 1, "num_inference_steps": 2, "guidance_scale": 1.0}
-    found, expected = (np.asarray(each("a man", **asked).images[0]) for each in (pipeline, plain))
-    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 def test_a_batch_of_none_is_refused(plain, trials, tmp_path):
