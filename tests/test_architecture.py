@@ -123,8 +123,8 @@ def banned(path: Path) -> set[str]:
     found = {"torch", "tests"}
     if path in PACKAGE:
         found |= {"train", "sample", "configs"}
-        scripts = ("__main__.py", "options.py", "from_options.py", "addons.py", "cli.py")
-        if path.name not in scripts and part(path) != "commands":
+        scripts = "__main__ command options from_options addons cli".split()
+        if path.stem not in scripts and part(path) != "commands":
             found |= {"argparse"}
         # `data`, and all that it may import:
         if part(path) in {"data", "errors", "config", "figures", "section"}:

@@ -72,6 +72,7 @@ NOT_RUN = [  # the page, and how the block begins
     ("docs/extending.md", "python train.py configs/toy.py 'method.mixture=examples.lora_exp"),
     ("docs/extending.md", "python train.py configs/toy.py method.mixture=prompts:BothSides "),
     ("docs/extending.md", "python train.py configs/toy.py 'method.extra_loss=examples.extra"),
+    ("docs/faces.md", "pip install 'moa_jax[faces]'"),
     ("docs/page.md", "pip install 'moa_jax[page]'"),
     ("docs/page.md", "python -m moa_jax.page --base stable-diffusion-v1-5/stable-diffu"),
     ("docs/start.md", "make demo"),

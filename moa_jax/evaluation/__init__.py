@@ -1,1 +1,1 @@
-"""Evaluation: what the paper claims, measured. `toy` does so on the toy world."""
+"""Evaluation: `toy` measures the paper's claims on the toy world, `faces` those on real people."""

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from PIL import Image
 
@@ -68,7 +68,10 @@ class Engine:
         model: the mixtures; None means plain Stable Diffusion.
         params: a tree with an entry for each network; a tree of the same shape may replace it.
         fetch: copies what was drawn to numpy; may be replaced where parameters lie on many hosts.
+        rows: how the pictures of a batch lie on the mesh that the weights are on; see `spread`.
     """
+
+    rows = PartitionSpec()
 
     def __init__(
         self,
@@ -115,6 +118,18 @@ class Engine:
     def downscale(self) -> int:
         """How many pixels a latent covers along each side."""
         return self.base.vae.module.config.downscale
+
+    def spread(self, devices: Sequence[jax.Device] | None = None) -> None:
+        """Draw a share of each batch on every device; all of them get the weights.
+
+        A batch that the number of devices does not divide is drawn on every device entirely.
+
+        Args:
+            devices: None means all of this host.
+        """
+        mesh = Mesh(np.asarray(devices or jax.local_devices()), ("rows",))
+        self.params = jax.device_put(self.params, NamedSharding(mesh, PartitionSpec()))
+        self.rows = PartitionSpec("rows")
 
     def draw(
         self,
@@ -196,8 +211,9 @@ class Engine:
     def _at_home(self, latents: Latents) -> Array:
         """Put latents where the weights are; anywhere else, the program would compile anew."""
         home = jax.tree.leaves(self.params["unet"])[0].sharding
-        if isinstance(home, NamedSharding):  # replicated: a weight may be split, latents are not
-            home = NamedSharding(home.mesh, PartitionSpec())
+        if isinstance(home, NamedSharding):  # a weight may be split otherwise
+            whole = len(latents) % home.mesh.size == 0
+            home = NamedSharding(home.mesh, self.rows if whole else PartitionSpec())
         if home.is_fully_addressable or not getattr(latents, "is_fully_addressable", True):
             return jax.device_put(latents, home)
         own = np.asarray(latents)  # every host has all of them

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from moa_jax.evaluation import __main__ as command
+from moa_jax.evaluation.toy import command
 from moa_jax.evaluation.toy.study import Study
 from tests.evaluation.made_up import PROTOCOL, TRIALS, numbers, renders
 
@@ -45,7 +45,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "Study", FakeStudy)
     monkeypatch.setattr(command, "train", lambda row, seed, *_: trained.append((row.name, seed)))
     paths = ["--config", str(config), "--runs", str(tmp_path), "--out", str(tmp_path / "out")]
-    return lambda *arguments: (command.main(["toy", *paths, *arguments]), trained)
+    return lambda *arguments: (command.main([*paths, *arguments]), trained)
 
 
 def test_chosen_rows_are_trained_and_reported(run, tmp_path, capsys):

@@ -9,8 +9,8 @@ import pytest
 from moa_jax.config import Config, MethodConfig, flatten, load_config, override
 from moa_jax.data.records import open_records
 from moa_jax.errors import InputError
-from moa_jax.evaluation.__main__ import main
 from moa_jax.evaluation.toy import rows
+from moa_jax.evaluation.toy.command import main
 from moa_jax.evaluation.toy.findings import COLUMNS
 from moa_jax.evaluation.toy.records import Records
 from moa_jax.evaluation.toy.rows import is_trained, make_rows, recipe, row_config, select, train
@@ -114,5 +114,5 @@ def test_a_run_of_other_values_is_refused(run):
 
 
 def test_the_command_names_what_is_missing(tmp_path, capsys):
-    assert main(["toy", "--config", str(tmp_path / "no.py"), "--runs", str(tmp_path)]) == 2
+    assert main(["--config", str(tmp_path / "no.py"), "--runs", str(tmp_path)]) == 2
     assert "no.py' is neither a file nor" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from moa_jax.backbone.lora import match_lora, read_lora
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import MeshConfig
 from moa_jax.diffusion.schedule import NoiseSchedule
-from moa_jax.evaluation.__main__ import MOA_WEIGHTS
+from moa_jax.evaluation.toy.command import MOA_WEIGHTS
 from moa_jax.sampling.control import Control
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.toyworld.pretraining import addons

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from moa_jax.applications import edit, morph, timelapse
-from moa_jax.evaluation.__main__ import MOA_WEIGHTS
+from moa_jax.evaluation.toy.command import MOA_WEIGHTS
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.sampling.settings import Strength
 from moa_jax.toyworld.readers.reading import Readers

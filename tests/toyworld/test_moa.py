@@ -15,7 +15,7 @@ from PIL import Image
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.config import load_config, override
 from moa_jax.diffusion.schedule import NoiseSchedule
-from moa_jax.evaluation.__main__ import MOA_WEIGHTS
+from moa_jax.evaluation.toy.command import MOA_WEIGHTS
 from moa_jax.evaluation.toy.protocol import Protocol
 from moa_jax.evaluation.toy.rows import is_trained
 from moa_jax.evaluation.toy.study import Study
