@@ -10,6 +10,7 @@ from moa_jax.diffusion.dpm_solver import dpm_solver_pp_2m
 from moa_jax.diffusion.euler import euler
 from moa_jax.diffusion.euler_ancestral import euler_ancestral
 from moa_jax.diffusion.lcm import lcm
+from moa_jax.diffusion.pndm import pndm
 from moa_jax.diffusion.sampling import Sampler
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.diffusion.unipc import unipc
@@ -24,6 +25,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "euler_a": euler_ancestral,
     "dpm++2m": dpm_solver_pp_2m,
     "unipc": unipc,
+    "pndm": pndm,
     "lcm": lcm,
 }
 
@@ -51,6 +53,7 @@ _CLASSES: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
         "lcm",
         {"original_inference_steps": (50, None), "timestep_scaling": (10.0, 10, None)},
     ),
+    "PNDMScheduler": ("pndm", {"skip_prk_steps": (True,)}),
     "UniPCMultistepScheduler": (
         "unipc",
         {"solver_order": (2,), "solver_type": ("bh2", "midpoint", "heun", "logrho")}
@@ -76,7 +79,6 @@ _NEAREST = {
     "KDPM2AncestralDiscreteScheduler": "euler_a",
     "KDPM2DiscreteScheduler": "dpm++2m",
     "LMSDiscreteScheduler": "dpm++2m",
-    "PNDMScheduler": "unipc",
     "SASolverScheduler": "unipc",
     "TCDScheduler": "ddim",
 }

@@ -62,6 +62,12 @@ class Sampler:
     init_noise_sigma: float = 1.0
     steps: Int[np.ndarray, " n"] | None = None
 
+    @property
+    def last_rows(self) -> Int[np.ndarray, " steps"]:
+        """The last row of each step, in the order in which the steps are taken."""
+        steps = np.arange(len(self.timesteps)) if self.steps is None else self.steps
+        return np.flatnonzero(np.diff(steps, append=-1))
+
     def noisy(
         self, clean: Float[Array, "B H W C"], noise: Float[Array, "B H W C"], row: int
     ) -> Float[Array, "B H W C"]:

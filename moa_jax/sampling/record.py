@@ -26,6 +26,7 @@ SAMPLER_LABELS = {
     "euler_a": "Euler a",
     "dpm++2m": "DPM++ 2M",
     "unipc": "UniPC",
+    "pndm": "PLMS",  # as others call it without Runge-Kutta steps
     "lcm": "LCM",
 }
 

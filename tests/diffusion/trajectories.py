@@ -37,9 +37,11 @@ DIFFUSERS = {
     "euler_a": "EulerAncestralDiscreteScheduler",
     "dpm++2m": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
+    "pndm": "PNDMScheduler",
     "lcm": "LCMScheduler",
 }
-ANY_COUNT = [name for name in DIFFUSERS if name != "lcm"]  # take any number of steps, and a spacing
+# They take any number of steps, and a spacing, and ask the network once a step.
+ANY_COUNT = [name for name in DIFFUSERS if name not in ("pndm", "lcm")]
 
 
 def network(latents, timestep, row=None):
@@ -89,7 +91,7 @@ def scheduler(name, schedule, config, steps, karras=False):
     if "Discrete" in DIFFUSERS[name] or "Multistep" in DIFFUSERS[name]:
         alphas[alphas == 0.0] = 2.0**-24
     theirs.alphas_cumprod = torch.tensor(alphas)
-    if name == "ddim":
+    if name in ("ddim", "pndm"):
         theirs.final_alpha_cumprod = torch.tensor(schedule.final_alpha_cumprod, dtype=torch.float64)
     theirs.set_timesteps(steps)
     if hasattr(theirs, "sigmas"):  # at sigma 4096, float32 is too coarse for Euler's differences

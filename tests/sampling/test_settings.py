@@ -77,5 +77,5 @@ def test_the_checkpoints_own_sampler():
     settings = Settings(sampler="checkpoint").resolved(named)
     assert (settings.sampler, settings.karras) == ("dpm++2m", True)
     assert Settings(sampler="ddim").resolved(named) == Settings(sampler="ddim")
-    with pytest.raises(InputError, match="PNDMScheduler is not supported; the nearest"):
-        Settings(sampler="checkpoint").resolved({"_class_name": "PNDMScheduler"})
+    with pytest.raises(InputError, match="HeunDiscreteScheduler is not supported; the nearest"):
+        Settings(sampler="checkpoint").resolved({"_class_name": "HeunDiscreteScheduler"})
