@@ -1,5 +1,6 @@
 """PNDM against diffusers' PNDMScheduler, and against the paper's formulas where that goes astray."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,7 +110,7 @@ def test_what_a_mask_keeps_has_the_level_after_each_step():
 
     schedule = NoiseSchedule.from_config(RELEASED)
     photo = Photo(np.zeros((16, 16, 3), np.uint8), np.ones((16, 16), np.float32))
-    clean, noise = np.zeros((1, 2, 2, 4), np.float32), np.ones((1, 2, 2, 4), np.float32)
+    clean, noise = jnp.zeros((1, 2, 2, 4)), jnp.ones((1, 2, 2, 4))
     for name in ("pndm", "ddim"):
         plan = make_sampler(name, schedule, 5)
         known = start_from_photo(clean, photo, plan, noise, 0).known
