@@ -18,7 +18,7 @@ from typing import Any
 import flax
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 
 Shapes = dict[str, Any]  # nested, with a jax.ShapeDtypeStruct at each end
 SOURCES = Path(__file__).parents[1]
@@ -106,13 +106,19 @@ def _versions() -> list[str]:
 
 
 def _to_json(shapes: Shapes) -> str:
-    flat = flatten_dict(shapes, sep="/")
-    return json.dumps({path: [leaf.shape, leaf.dtype.name] for path, leaf in flat.items()})
+    flat = flatten_dict(shapes, keep_empty_nodes=True, sep="/")
+    leaves = {path: leaf for path, leaf in flat.items() if leaf is not empty_node}
+    named = {path: [leaf.shape, leaf.dtype.name] for path, leaf in leaves.items()}
+    return json.dumps(dict.fromkeys(flat) | named)  # null is a dictionary without entries
 
 
 def _from_json(text: str) -> Shapes:
     flat = {
-        path: jax.ShapeDtypeStruct(tuple(shape), jax.numpy.dtype(name))
-        for path, (shape, name) in json.loads(text).items()
+        path: empty_node if leaf is None else _shape(*leaf)
+        for path, leaf in json.loads(text).items()
     }
     return unflatten_dict(flat, sep="/")
+
+
+def _shape(shape: list[int], dtype: str) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(shape), jax.numpy.dtype(dtype))

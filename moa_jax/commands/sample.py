@@ -51,11 +51,11 @@ class Steps(Bar):
     def __init__(self, total: int) -> None:
         """Start with the word "compiling", because the first step compiles."""
         super().__init__("compiling", total)
-        self._done = 0
+        self._done, self._total = 0, total
 
     def __call__(self, *_: Any) -> None:
         """Count a step."""
-        self._done += 1
+        self._done = min(self._done + 1, self._total)  # pndm takes its first step twice
         self.describe("drawing")
         self.show(self._done, note="" if self.speed is None else f"{self.speed:.2f} steps/s")
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from moa_jax.diffusion.ddim import steps_between
-from moa_jax.diffusion.levels import Levels, ddim_levels
+from moa_jax.diffusion.levels import ddim_levels
 from moa_jax.diffusion.sampling import Sampler
 from moa_jax.diffusion.schedule import NoiseSchedule
 

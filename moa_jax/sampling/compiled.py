@@ -34,6 +34,7 @@ from moa_jax.sampling.program import (
     encode,
     keep,
     predict,
+    without_subjects,
 )
 from moa_jax.sampling.request import Request
 from moa_jax.sampling.settings import Settings, Steering
@@ -47,7 +48,8 @@ class Result:
     Attributes:
         images: the pictures.
         routing: the personalized expert's weight in each mixture layer, by the layer's path:
-            [steps, B, h, w] in [0, 1]; empty without MoA.
+            [steps, B, h, w] in [0, 1]; empty without MoA. The sampler pndm asks the networks once
+            more than it has steps, and has as many rows here.
         timesteps: the noise schedule's timestep of each step, noisiest first.
         attention: how much the personalized expert attends to each subject's word, by the path of
             the cross-attention layer: [steps, B, h, w, K], mean over the heads; empty if not asked
@@ -158,7 +160,7 @@ class Engine:
         skip = start.skip if start else 0
         sampler = settings.make_sampler(self.schedule, skip)
         size = tuple(side * self.downscale for side in latents.shape[2:0:-1])  # width, height
-        count, steps = len(self._networks.controlnets), len(sampler.timesteps)
+        count, steps = len(self._networks.controlnets), len(sampler.last_rows)
         pictures, scales = lay_out(controls, count, size, steps)
         steering = self._steering(settings, skip)._replace(controls=scales)
         if start is None:
@@ -201,10 +203,14 @@ class Engine:
         conditions = self._condition(self.params, request, guided=steering.guided)
         # Put on the device once, not at every step.
         conditions = conditions._replace(controls=tuple(map(jnp.asarray, pictures)))
+        unseen = conditions
+        if steering.subjects is not None:
+            unseen = without_subjects(conditions)
 
         def denoise(latents: Array, timesteps: np.ndarray, step: int) -> tuple[Array, Seen]:
             steered, latents = steering.at(step), self._at_home(latents)
-            return self._predict(self.params, conditions, steered, latents, timesteps, watch=watch)
+            given = conditions if steering.sees_subjects(step) else unseen
+            return self._predict(self.params, given, steered, latents, timesteps, watch=watch)
 
         return denoise
 

@@ -50,6 +50,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         guidance_interval=tuple(arguments.guidance_interval),
         karras=arguments.karras,
         eta=arguments.eta,
+        delay=arguments.delay,
         moa_strength=[read_strength(each) for each in arguments.moa_strength] or 1.0,
     )
 

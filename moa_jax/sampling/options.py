@@ -197,9 +197,9 @@ OWN = {"draw": _add_draw, "morph": _add_morph, "timelapse": _add_timelapse, "edi
 
 
 def add_sampler(add: Add) -> None:
-    """Add the options of sampler and guidance."""
+    """Add the options of sampler, guidance and delay."""
     add("--steps", type=int, default=50, help="sampler steps (%(default)s)")
-    add("--sampler", default="unipc", help="unipc, dpm++2m, euler, euler_a, ddim, ddpm, lcm, "
+    add("--sampler", default="unipc", help="unipc, dpm++2m, euler, euler_a, ddim, ddpm, pndm, lcm, "
         "checkpoint for the checkpoint's own, or your module:function (%(default)s)")  # fmt: skip
     add("--karras", action="store_true", help="space the steps by Karras et al.")
     add("--eta", type=float, help="share of fresh noise in DDIM's steps, 0 to 1")
@@ -207,6 +207,8 @@ def add_sampler(add: Add) -> None:
     add("--guidance-rescale", type=float, default=0.0, help="0 to 1; 0.7 against overexposure")
     add("--guidance-interval", type=float, nargs=2, default=[0.0, 1.0], metavar=("FROM", "TO"),
         help="guide only this part of the steps (0 1)")  # fmt: skip
+    add("--delay", type=float, default=0.0, metavar="SHARE", help="share of the steps, at first, "
+        "that see the text without the subjects; FastComposer's: 0.2 (%(default)s)")  # fmt: skip
 
 
 def _add_settings(add: Add) -> None:

@@ -93,6 +93,12 @@ def condition(networks: Networks, params: Any, request: Request, *, guided: bool
     return Conditions(text, tokens, jnp.concatenate([jnp.zeros_like(features), features]))
 
 
+def without_subjects(conditions: Conditions) -> Conditions:
+    """Take the subjects out of a request; every word then keeps its own embedding."""
+    size = conditions.text.shape[1]  # at this position there is no word
+    return conditions._replace(tokens=jnp.full_like(conditions.tokens, size))
+
+
 def predict(
     networks: Networks,
     params: Any,

@@ -52,12 +52,15 @@ class Steering(NamedTuple):
         guidance_rescale: one for each step, see `classifier_free_guidance`; None means no guidance.
         dial: one for each step and transformer block, see `turn`; None means no mixtures.
         controls: the scales of each ControlNet.
+        subjects: 0 for each step that sees the prompt without its subjects, else 1; None means that
+            every step sees them.
     """
 
     guidance_scale: Float[np.ndarray, " n"] | None = None
     guidance_rescale: Float[np.ndarray, " n"] | None = None
     dial: Float[np.ndarray, "n blocks"] | None = None
     controls: tuple[Float[np.ndarray, " n"], ...] = ()
+    subjects: Float[np.ndarray, " n"] | None = None
 
     @property
     def guided(self) -> bool:
@@ -65,9 +68,13 @@ class Steering(NamedTuple):
         return self.guidance_scale is not None
 
     def at(self, step: int) -> "Steered":
-        """Return the values of one step; all tables over steps are read here."""
+        """Return the values of one step that the compiled program takes."""
         rows = (None if table is None else np.float32(table[step]) for table in self[:3])
         return Steered(*rows, tuple(np.float32(scales[step]) for scales in self.controls))
+
+    def sees_subjects(self, step: int) -> bool:
+        """Tell whether a step sees the subjects of the prompt."""
+        return self.subjects is None or bool(self.subjects[step])
 
 
 class Steered(NamedTuple):
@@ -115,6 +122,9 @@ class Settings:
         eta: share of fresh noise in each step of DDIM, 0 to 1; None means the sampler's own.
         moa_strength: where the dial stands: a number for all layers and steps, or several
             `Strength`; a later one overrules an earlier one.
+        delay: share of the steps, from the first one on, that see the prompt's text without its
+            subjects, in every expert; 0 is none of them and 1 all. Source: delayed subject
+            conditioning is FastComposer's (arXiv 2305.10431).
     """
 
     num_inference_steps: int = 50
@@ -125,6 +135,7 @@ class Settings:
     karras: bool = False
     eta: float | None = None
     moa_strength: SupportsFloat | Sequence[Strength] = 1.0
+    delay: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values that no sampler takes."""
@@ -135,6 +146,8 @@ class Settings:
         if not np.isfinite(self.guidance_scale):
             raise InputError(f"guidance_scale={self.guidance_scale}: must be a number, e.g. 5")
         check_range(*self.guidance_interval)
+        if not 0.0 <= self.delay <= 1.0:
+            raise InputError(f"delay={self.delay}: must lie between 0 (off) and 1, e.g. 0.2")
 
     def resolved(self, scheduler_config: Mapping[str, Any]) -> "Settings":
         """Replace CHECKPOINT by the sampler that a `scheduler_config.json` names.
@@ -173,7 +186,7 @@ class Settings:
         )
 
     def steering(self, blocks: Sequence[str], skip: int = 0) -> Steering:
-        """Lay guidance and the dial out over the steps that are taken.
+        """Lay guidance, the dial and the delay out over the steps that are taken.
 
         Args:
             blocks: paths of the U-Net's transformer blocks; empty without MoA.
@@ -183,12 +196,16 @@ class Settings:
             InputError: a `Strength` is for layers that do not exist, or a range holds no step.
         """
         n = self.num_inference_steps - skip
-        dial = dial_table(self.moa_strength, n, blocks)
+        steering = Steering(dial=dial_table(self.moa_strength, n, blocks))
+        if self.delay:
+            subjects = over_steps(0.0, n, 0.0, self.delay, outside=1.0)
+            steering = steering._replace(subjects=subjects)
         if not self.guided:
-            return Steering(dial=dial)
+            return steering
         # Outside of the interval, 1 is the positive prediction alone.
         scale = over_steps(self.guidance_scale, n, *self.guidance_interval, outside=1.0)
-        return Steering(scale, np.full(n, self.guidance_rescale), dial)
+        rescale = np.full(n, self.guidance_rescale)
+        return steering._replace(guidance_scale=scale, guidance_rescale=rescale)
 
 
 def dial_table(

@@ -116,6 +116,6 @@ def start_from_photo(
         return Start(sampler.noisy(clean, noise, 0), skip)
     start = sampler.noisy(clean, noise, 0) if skip else noise * sampler.init_noise_sigma
     factor = photo.mask.shape[0] // noise.shape[1]
-    levels = [sampler.noisy(clean, noise, row + 1) for row in sampler.last_rows[:-1]]
+    levels = [sampler.noisy(clean, noise, int(row) + 1) for row in sampler.last_rows[:-1]]
     # The last step ends at the photo itself.
     return Start(start, skip, Known(coarse_mask(photo.mask, factor), [*levels, clean]))

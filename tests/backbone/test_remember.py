@@ -20,6 +20,7 @@ from moa_jax.method.model import build
 SHAPES = {
     "conv_in": {"kernel": jax.ShapeDtypeStruct((3, 3, 4, 8), jnp.float32)},
     "blocks.0": {"to_q": {"kernel": jax.ShapeDtypeStruct((8, 8), jnp.bfloat16)}},
+    "adds_nothing": {},
 }
 
 
