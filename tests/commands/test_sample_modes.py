@@ -36,6 +36,8 @@ def test_pictures_with_a_look_inside_and_again_from_their_record(common, tmp_pat
         "0.5",
         "--negative-prompt",
         "(snow:1.5)",
+        "--delay",
+        "0.4",
     ]
     assert sample.main([*common[1], *command]) == 0
     assert "wrote 2 picture(s) of 64x64 pixels" in capsys.readouterr().out
@@ -46,7 +48,7 @@ def test_pictures_with_a_look_inside_and_again_from_their_record(common, tmp_pat
     inside = load_arrays(out / "00007.npz")
     assert len(inside.routing) == 8 and len(inside.attention) == 4
     record = read_record(out / "00007-01.png")
-    assert record["image_index"] == 1
+    assert record["image_index"] == 1 and record["delay"] == 0.4
     assert record["negative_prompt"] == "(snow:1.5)" and record["plain_prompt"] is False
 
     assert sample.main(["--from-json", str(out / "00007-01.png"), "--out", str(again)]) == 0

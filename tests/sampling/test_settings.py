@@ -64,8 +64,28 @@ def test_a_step_reads_its_own_row_of_every_table():
     assert Settings(guidance_scale=1.0).steering(()).at(7) == (None, None, None, ())
 
 
+def test_a_delay_is_the_first_share_of_the_steps_that_are_taken():
+    """FastComposer's 10 of 50 steps; and nothing changes where there is no delay."""
+    for guidance in (1.0, 5.0):
+        steering = Settings(50, delay=0.2, guidance_scale=guidance).steering(BLOCKS)
+        assert [steering.sees_subjects(step) for step in range(50)] == [False] * 10 + [True] * 40
+    half = Settings(10, delay=0.5).steering((), skip=4)
+    assert [half.sees_subjects(step) for step in range(6)] == [False] * 3 + [True] * 3
+    without = Settings(10).steering(BLOCKS)
+    assert without.subjects is None and without.sees_subjects(0)
+    assert half.at(0) == Settings(10).steering(()).at(0)
+    for delay in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InputError, match=f"delay={delay}: must lie between 0 .off. and 1"):
+            Settings(delay=delay)
+
+
 @pytest.mark.parametrize(
-    "options", [{"guidance_interval": (0.3, 0.4)}, {"moa_strength": [Strength(0.0, end=0.2)]}]
+    "options",
+    [
+        {"guidance_interval": (0.3, 0.4)},
+        {"moa_strength": [Strength(0.0, end=0.2)]},
+        {"delay": 0.2},
+    ],
 )
 def test_a_part_in_which_no_step_lies_is_said(options):
     with pytest.raises(InputError, match="holds none of the 4 steps"):

@@ -45,6 +45,35 @@ def test_strength_by_layer_and_step(personal):
         assert (maps[2:] == 0.0).all() == path.startswith("up"), path
 
 
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+def test_delayed_steps_see_the_text_alone_in_every_expert(guidance_scale, personal):
+    """The latents are those of the prompt without markers, until the delay is over."""
+
+    def latents(prompt, subjects, **settings):
+        ends = []
+        personal(
+            prompt,
+            subjects,
+            guidance_scale=guidance_scale,
+            on_step=lambda _, each: ends.append(np.asarray(each)),
+            **settings,
+            **DRAW,
+        )
+        return ends
+
+    alone = latents(MARKED.replace("<|image|>", ""), ())
+    whole = latents(MARKED, SUBJECTS)
+    late = latents(MARKED, SUBJECTS, delay=0.5)
+    for step in (0, 1):
+        np.testing.assert_allclose(late[step], alone[step], atol=1e-4)
+        assert np.abs(late[step] - whole[step]).max() > 1e-3
+    for step in (2, 3):
+        assert np.abs(late[step] - alone[step]).max() > 1e-3
+    # The prior is something else: the personalized expert takes part in the delayed steps too.
+    prior = latents(MARKED, SUBJECTS, moa_strength=0.0)
+    assert np.abs(late[0] - prior[0]).max() > 1e-3
+
+
 def test_only_guidance_itself_and_what_is_watched_compile_the_networks_anew(personal):
     pipe = Pipeline(personal.base, personal.model, personal.params, 2)
     mask = Image.new("L", (64, 64))
@@ -58,6 +87,7 @@ def test_only_guidance_itself_and_what_is_watched_compile_the_networks_anew(pers
         *({"num_inference_steps": 3, "sampler": name} for name in SAMPLERS),
         {"num_inference_steps": 3, "sampler": "euler", "karras": True},
         {"num_inference_steps": 3, "sampler": "ddim", "eta": 0.5, "moa_strength": 0.3},
+        {"num_inference_steps": 4, "delay": 0.5},
         {**photo, "strength": 0.6},
         {**photo, "mask": mask},
     ]
