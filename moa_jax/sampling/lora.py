@@ -141,8 +141,8 @@ def _same(one: LowRank, other: LowRank) -> bool:
 def _nothing(lora: Lora, experts: str, present: bool) -> str:
     if not present:
         return (
-            f"{lora.name!r} cannot change the {experts} experts alone: there are none, for no "
-            "MoA weights are loaded; leave experts at 'both'"
+            f"{lora.name!r} cannot change the {experts} experts alone: none has weights of its "
+            "own here, as without MoA weights; leave experts at 'both'"
         )
     return (
         f"{lora.name!r} changes no attention of the U-Net, which is all that the {experts} "

@@ -251,7 +251,7 @@ def test_what_cannot_be_is_refused(params, base, everything, tmp_path):
     assert "experts='all': choose one of both, prior, personalized" in refused(
         params, everything, 1.0, "all"
     )
-    assert "there are none, for no MoA weights are loaded" in refused(
+    assert "none has weights of its own here, as without MoA weights" in refused(
         base, everything, 1.0, "personalized"
     )
     shared = read_lora(write(tmp_path, kohya(draw(params, r".*(conv1|fc1|net\.2)"))))

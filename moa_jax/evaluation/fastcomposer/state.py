@@ -44,7 +44,7 @@ class Tensors:
 
     def get_tensor(self, name: str) -> np.ndarray:
         """Return a tensor as an array over the same memory."""
-        tensor = self._tensors[name]
+        tensor = self._tensors[name].detach()  # a parameter is no plain tensor
         if str(tensor.dtype) == "torch.bfloat16":  # numpy has no such type of its own
             torch = import_extra("torch", "a bfloat16 tensor", _EXTRA)
             return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
