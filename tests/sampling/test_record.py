@@ -104,7 +104,8 @@ def test_names_that_would_end_a_value_are_quoted():
 
 @pytest.mark.parametrize("name", SAMPLER_LABELS)
 def test_samplers_have_the_names_that_others_know(name):
-    known = {"DDIM", "DDPM", "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M Karras", "UniPC", "LCM"}
+    known = {"DDIM", "DDPM", "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M Karras", "UniPC", "PLMS"}
+    known |= {"LCM"}
     assert parse(parameters({**RECORD, "sampler": name}))[2]["Sampler"] in known
 
 
