@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 DRAWS = 10_000
 LEVEL = 0.95
@@ -69,6 +68,8 @@ def estimate(units: Units, seed: int = 0) -> Estimate:
 
 def paired(first: Units, second: Units) -> Paired:
     """Compare two runs on the same people or pairs."""
+    from scipy import stats  # only here: the import takes a second
+
     changes = {unit: second[unit] - first[unit] for unit in first}
     values = np.array([*changes.values()])
     better, worse = int((values > 0).sum()), int((values < 0).sum())
