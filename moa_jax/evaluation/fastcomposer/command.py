@@ -40,7 +40,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--image-encoder",
-        help="CLIP folder or hub id, of which the configuration is read; default: the base's own, or "
+        help="CLIP folder or hub id, whose configuration is read; default: the base's own, or "
         "where it has none, CLIP ViT-L/14's",
     )
     return parser.parse_args(arguments)
