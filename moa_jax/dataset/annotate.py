@@ -18,11 +18,12 @@ from moa_jax.data.examples import faults
 from moa_jax.data.record import Record, caption_faults, find_subjects
 from moa_jax.dataset.binding import Binding, Bound, bind, name_words, shorten
 from moa_jax.dataset.files import Folder
-from moa_jax.dataset.models import Mask, Models, Recognizer
+from moa_jax.dataset.models import Mask, Models
 from moa_jax.dataset.nouns import PEOPLE, is_one_of, parse_wanted
 from moa_jax.dataset.options import Options
 from moa_jax.dataset.quality import FACE_SIDE, cut_share, fill, fit_to_box, mask_overlap, sharpness
 from moa_jax.dataset.source import Photograph, files_of, load_photograph
+from moa_jax.faces.recognizer import Recognizer
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,11 +17,12 @@ from moa_jax.dataset.annotate import Annotator
 from moa_jax.dataset.files import Folder, writing
 from moa_jax.dataset.finish import Report, Run, finish
 from moa_jax.dataset.journal import Journal
-from moa_jax.dataset.models import Models, Recognizer
+from moa_jax.dataset.models import Models
 from moa_jax.dataset.options import Filter, Options
 from moa_jax.dataset.quality import find_duplicates, picture_hash, sharpness
 from moa_jax.dataset.source import Photograph, load_photograph, scan
 from moa_jax.errors import InputError
+from moa_jax.faces.recognizer import Recognizer
 
 FORMAT = 1
 

@@ -17,7 +17,6 @@ from moa_jax.extension import find, is_name
 
 Box = tuple[float, float, float, float]
 Mask = Bool[np.ndarray, "H W"]
-Recognizer = Any  # a moa_jax.faces.recognizer.Recognizer, whose import takes its libraries
 
 # The networks that have a short name, by what they serve as; the first of each is the default.
 BUILT_IN = {
