@@ -1,6 +1,7 @@
 """Run `build` as the command's arguments ask, and say in words what it did."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +39,25 @@ def build_from_arguments(given: argparse.Namespace) -> list[str]:
         refuse_name=given.filter,
         workers=given.workers,
     )
-    return tell(report, given.destination)
+    return tell(report, given.destination, given.pair)
 
 
-def tell(report: Report, destination: str) -> list[str]:
-    """Say in words what a run did, with a line for each kind of reason."""
+def tell(report: Report, destination: str, paired: bool) -> list[str]:
+    """Say in words what a run did, with a line for each kind of reason.
+
+    Args:
+        paired: whether the same people were looked for.
+    """
     counts = report.counts()
     subjects = sum(len(row["subjects"]) for row in report.rows)
     lines = [f"{kind}: {n} pictures dropped" for kind, n in counts["dropped"].most_common()]
     lines += [f"{kind}: {n} subjects left out" for kind, n in counts["left_out"].most_common()]
-    lines.append(
-        f"{destination}: {len(report.rows)} pictures with {subjects} subjects, {report.by_hand} of "
-        f"the rows by hand; {report.made} pictures done now; {report.pairs} pairs of one person"
-    )
-    lines.append(f"look at {destination}/sheet.png, and check it: python -m moa_jax.data check")
+    told = [f"{len(report.rows)} pictures with {subjects} subjects"]
+    told += [f"{report.by_hand} of the rows by hand"] if report.by_hand else []
+    told += [f"{report.pairs} pairs of one person"] if paired else []
+    lines.append(f"{destination}: {', '.join(told)}; {report.made} pictures done now")
+    check = shlex.join(["python", "-m", "moa_jax.data", "check", destination])
+    lines.append(f"look at {destination}/sheet.png, and check all of it: {check}")
     return lines
 
 

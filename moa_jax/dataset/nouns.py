@@ -89,8 +89,9 @@ _NOUNS_IN_ING = _words(
 # Words of English that other languages seldom have; a caption with none of them is no English.
 _ENGLISH = _words(
     """
-    the and with of his her their this that are by from near behind under wearing standing sitting
-    holding looking smiling playing walking men women people children kids
+    the and with of his her their its it this that these there are by from near behind under into
+    through wearing standing sitting holding looking smiling playing walking men women people
+    children kids
     """
 )
 
