@@ -24,7 +24,8 @@ def test_a_folder_of_photographs_becomes_weights_and_numbers(tmp_path):
     assert "no subject: 3 pictures dropped" in done.stdout
     assert "copy: 1 pictures dropped" in done.stdout
     assert "27 records, 44 subjects: 0 faults in 0 records" in done.stdout
-    rows = [json.loads(line) for line in (tmp_path / "data" / "metadata.jsonl").open()]
+    lines = (tmp_path / "data" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     assert {"woman", "man"} <= {each["word"] for row in rows for each in row["subjects"]}
     assert (tmp_path / "run" / WEIGHTS_NAME).is_file()
     with Image.open(tmp_path / "data" / "sheet.png") as sheet:

@@ -31,7 +31,8 @@ def test_the_command_builds_and_counts(source, tmp_path, capsys):
     assert main(["build", str(source), str(data), *given]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "filter: 4 pictures dropped"
-    assert lines[1].startswith(f"{data}: 2 pictures with 2 subjects, 0 of the rows by hand; 2 pic")
+    assert lines[1] == f"{data}: 2 pictures with 2 subjects; 2 pictures done now"
+    assert lines[2].endswith(f": python -m moa_jax.data check {data}")
     assert (
         "| filter | tests.dataset.test_from_options:refuse_half |"
         in (data / "README.md").read_text()
