@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
 from moa_jax.backbone.lora_file import Lora, LowRank, address, flatten, listed, read_lora
+from moa_jax.backbone.quantization import alike
 from moa_jax.backbone.supported import STABLE_DIFFUSION_OF_WIDTH
 from moa_jax.errors import InputError
 
@@ -82,7 +83,10 @@ def add_changes(
 
 
 def merge(kernel: Array, changes: Sequence[tuple[LowRank, float]]) -> Array:
-    """Add changes to a kernel, each times its weight: sum in float32, then round once."""
+    """Add changes to a kernel, each times its weight: sum in float32, then round once.
+
+    A kernel in int8 becomes one in int8 again, with scales of its own.
+    """
     terms = [(*factors, np.float32(weight * scale)) for (*factors, scale), weight in changes]
     return _merge(kernel, terms)
 
@@ -103,7 +107,7 @@ def merge_lora(params: Params, lora: Lora, weight: float = 1.0) -> dict[str, Any
 @jax.jit
 def _merge(kernel: Array, terms: Sequence[tuple[Array, Array, Array | None, Array]]) -> Array:
     change = sum(scale * _product(down, up, mid) for down, up, mid, scale in terms)
-    return (kernel.astype(jnp.float32) + change.reshape(kernel.shape)).astype(kernel.dtype)
+    return alike(kernel, kernel.astype(jnp.float32) + change.reshape(kernel.shape))
 
 
 def _product(down: Array, up: Array, mid: Array | None) -> Array:

@@ -121,11 +121,13 @@ def describe_stable_diffusion(
     attend: Attend = xla,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
+    place: Place | None = None,
 ) -> StableDiffusion:
     """Read a checkpoint without its weights, which in a folder need not be there.
 
     Args:
-        dtype: of the computation and the parameters.
+        dtype: of the computation, and of the parameters unless `place` is given.
+        place: as in `load_stable_diffusion`; it gets the parameter's shape, in float32.
 
     Returns:
         A checkpoint whose parameters are `jax.ShapeDtypeStruct`s and whose fingerprints are empty.
@@ -135,9 +137,12 @@ def describe_stable_diffusion(
     """
 
     def read(load: Load, name: str, module: nn.Module, config: dict[str, Any]) -> Component:
-        shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), parameter_shapes(module)
-        )
+        def to(path: Any, leaf: Any) -> Any:
+            if place is None:
+                return jax.ShapeDtypeStruct(leaf.shape, dtype)
+            return place(f"{name}.{jax.tree_util.keystr(path, simple=True, separator='.')}", leaf)
+
+        shapes = jax.tree_util.tree_map_with_path(to, parameter_shapes(module))
         return Component(module, shapes, config, "")
 
     found = find_checkpoint(name_or_path, None, False, tokenizer, prediction_type)

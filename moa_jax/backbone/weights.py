@@ -27,6 +27,7 @@ from moa_jax.backbone.folder import (
     weight_files,
     write_config,
 )
+from moa_jax.backbone.quantization import is_quantized
 from moa_jax.errors import InputError
 
 Place = Callable[[str, np.ndarray], Any]
@@ -137,10 +138,19 @@ def save_params(folder: Path, params: Mapping[str, Any], config: Mapping[str, An
         params: the tree; each array keeps its dtype. The host holds a copy while it is written.
         config: written as `config.json`. If it has a `_class_name`, files are named as diffusers
             names them, else as transformers does.
+
+    Raises:
+        InputError: weights are in int8, which no other program could read back.
     """
+    flat = flax.traverse_util.flatten_dict(params)
+    if any(map(is_quantized, flat.values())):
+        raise InputError(
+            f"{str(folder)!r} is not written: its weights are in int8; load them without "
+            "quantization, and save those"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
-    for path, leaf in flax.traverse_util.flatten_dict(params).items():
+    for path, leaf in flat.items():
         key, tensor = to_checkpoint(path, np.asarray(leaf))
         tensors[key] = np.ascontiguousarray(tensor)
     # transformers casts to the dtype that its configuration names.

@@ -196,6 +196,7 @@ def plan(arguments: argparse.Namespace) -> None:
         width=arguments.width,
         tokenizer=arguments.tokenizer,
         prediction_type=arguments.prediction_type or (config and config.model.prediction_type),
+        quantization=arguments.quantization,
     )
     console = Console()
     with console.status("compiling"):

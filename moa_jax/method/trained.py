@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import optax
 
+from moa_jax.backbone.quantization import is_quantized
 from moa_jax.config import MethodConfig
 from moa_jax.errors import InputError
 from moa_jax.method.variant import resolve
@@ -69,8 +70,12 @@ def learning_mask(params: Mapping[str, Any], method: MethodConfig) -> Any:
 
 
 def leaf_paths(tree: Any) -> dict[str, Any]:
-    """List a tree's leaves under their paths, joined by "." as the names on disk are."""
-    return {_join(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    """List a tree's leaves under their paths, joined by "." as the names on disk are.
+
+    A kernel in int8 is one leaf.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_quantized)
+    return {_join(path): leaf for path, leaf in leaves}
 
 
 def partition(params: Any, mask: Any) -> tuple[Any, Any]:
@@ -100,7 +105,9 @@ def combine(trained: Any, frozen: Any) -> Any:
 
 def map_paths(function: Callable[[str, Any], Any], tree: Any) -> Any:
     """Apply `function(path, leaf)` to every leaf; for paths see `leaf_paths`."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(_join(path), leaf), tree)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(_join(path), leaf), tree, is_leaf=is_quantized
+    )
 
 
 def _join(path: Any) -> str:

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from moa_jax.backbone.attention_kernels import choose_attend
+from moa_jax.backbone.quantization import choose_place
 from moa_jax.backbone.stable_diffusion import describe_stable_diffusion
 from moa_jax.config import Config, MethodConfig
 from moa_jax.diffusion import NoiseSchedule
 from moa_jax.method.model import build
-from moa_jax.method.trained import learning_mask
+from moa_jax.method.trained import learning_mask, map_paths
 from moa_jax.sampling.load import stored
 from moa_jax.sampling.program import Networks, condition, decode, predict
 from moa_jax.sampling.request import Request
@@ -95,6 +96,7 @@ class Drawing:
         width: likewise.
         tokenizer: see `load_stable_diffusion`.
         prediction_type: likewise.
+        quantization: see `load`.
     """
 
     base: str
@@ -108,6 +110,7 @@ class Drawing:
     width: int | None = None
     tokenizer: str | None = None
     prediction_type: str | None = None
+    quantization: str | None = None
 
 
 def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
@@ -129,7 +132,8 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
     attend = choose_attend(drawing.attention, mesh.devices.flat[0].platform)
     dtype = jnp.dtype(drawing.dtype)
     options = (drawing.image_encoder, attend, drawing.tokenizer, drawing.prediction_type)
-    base = describe_stable_diffusion(drawing.base, dtype, *options)
+    hold = choose_place(drawing.quantization, dtype)
+    base = describe_stable_diffusion(drawing.base, dtype, *options, hold)
     method, settings, num_images = drawing.method, drawing.settings, drawing.num_images
     if method is None:
         model, subjects, image_size = None, 1, 1
@@ -138,7 +142,7 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
     else:
         model, params = build(base, method, dtype=dtype, key=None)
         subjects, image_size = method.max_subjects, base.image_encoder.module.config.image_size
-        params = jax.tree_util.tree_map_with_path(partial(stored, dtype), params)
+        params = map_paths(partial(stored, dtype), params)
     length = base.text_encoder.module.config.max_position_embeddings
     latents = latent_shape(base, drawing.height, drawing.width, num_images)
     shape = jax.ShapeDtypeStruct

@@ -30,6 +30,7 @@ def load_networks(arguments: argparse.Namespace) -> Pipeline:
         allow_other_base=arguments.allow_other_base,
         tokenizer=arguments.tokenizer,
         prediction_type=arguments.prediction_type,
+        quantization=arguments.quantization,
     )
     for lora in arguments.lora:
         pipe.add_lora(*read_lora_option(lora))

@@ -11,12 +11,14 @@ import numpy as np
 
 from moa_jax.backbone.attention_kernels import choose_attend
 from moa_jax.backbone.controlnet import load_controlnet, require_fits
+from moa_jax.backbone.quantization import choose_place
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion, load_stable_diffusion
 from moa_jax.backbone.unet import UNetConfig
 from moa_jax.method.identity import Identity
 from moa_jax.method.mixture import is_router
 from moa_jax.method.model import MoA, build
 from moa_jax.method.source import find_moa
+from moa_jax.method.trained import map_paths
 from moa_jax.method.weights import load_moa, read_moa_card
 
 
@@ -42,6 +44,7 @@ def load(
     allow_other_base: bool = False,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
+    quantization: str | None = None,
 ) -> Loaded:
     """Load a checkpoint, and MoA weights trained on it.
 
@@ -63,6 +66,8 @@ def load(
             has none, that of its kind from the hub.
         prediction_type: "epsilon" or "v_prediction", what the U-Net predicts; None means as the
             MoA weights were trained with or, without them, as the checkpoint says.
+        quantization: "int8" keeps the kernels of the frozen U-Net and of the ControlNets in int8,
+            see `Quantized`; None keeps all weights in `dtype`.
 
     Raises:
         InputError: something is missing, damaged or unsupported, or two parts do not belong
@@ -70,8 +75,10 @@ def load(
     """
     dtype = choose_dtype(dtype)
     attend = choose_attend(attention, jax.default_backend())
-    read = partial(load_stable_diffusion, base, dtype, variant, attend=attend, tokenizer=tokenizer)
-    options = (dtype, variant, attend)
+    place = choose_place(quantization, dtype)
+    read = partial(load_stable_diffusion, base, dtype, variant, place=place, attend=attend)
+    read = partial(read, tokenizer=tokenizer)
+    options = (dtype, variant, attend, place)
     if moa is None:
         plain = read(image_encoder, prediction_type=prediction_type)
         return Loaded(plain, None, None, 0, _load_controlnets(controlnets, plain, *options))
@@ -83,7 +90,7 @@ def load(
     controls = _load_controlnets(controlnets, prior, *options)
     # No key: what MoA adds is not initialised, since `load_moa` reads all of it.
     model, params = build(prior, card.config.method, dtype=dtype, key=None)
-    params = jax.tree_util.tree_map_with_path(partial(stored, dtype), params)
+    params = map_paths(partial(stored, dtype), params)
     identity = Identity.of(prior, encoder and str(encoder))
     params = load_moa(moa, params, identity, allow_other_base)
     return Loaded(prior, model, params, card.config.method.max_subjects, controls)
@@ -96,7 +103,7 @@ def choose_dtype(dtype: Any = None) -> np.dtype:
     return jnp.dtype(dtype)
 
 
-def stored(dtype: Any, path: Any, leaf: Any) -> Any:
+def stored(dtype: Any, path: str, leaf: Any) -> Any:
     """Set the dtype that a weight is stored in for drawing.
 
     A floating-point weight that is given as a shape gets `dtype`, in which it is computed. Routers
@@ -105,7 +112,7 @@ def stored(dtype: Any, path: Any, leaf: Any) -> Any:
     """
     if not isinstance(leaf, jax.ShapeDtypeStruct):  # the prior's, read already
         return leaf
-    cast = jnp.issubdtype(leaf.dtype, jnp.floating) and not is_router(jax.tree_util.keystr(path))
+    cast = jnp.issubdtype(leaf.dtype, jnp.floating) and not is_router(path)
     return jax.ShapeDtypeStruct(leaf.shape, dtype if cast else leaf.dtype)
 
 
