@@ -14,13 +14,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
 from moa_jax.backbone.lora_file import Lora, LowRank, address, flatten, listed, read_lora
-from moa_jax.backbone.quantization import alike
+from moa_jax.backbone.quantization import Quantized, alike
 from moa_jax.backbone.supported import STABLE_DIFFUSION_OF_WIDTH
 from moa_jax.errors import InputError
 
 __all__ = ["Lora", "LowRank", "add_changes", "match_lora", "merge", "merge_lora", "read_lora"]
 
 Params = Mapping[str, Any]
+Kernel = Array | Quantized
 LeafPath = tuple[str, ...]  # from the root of the tree of all networks
 
 COMPONENTS = ("unet", "text_encoder")
@@ -82,7 +83,7 @@ def add_changes(
     return unflatten_dict(flat | merged)
 
 
-def merge(kernel: Array, changes: Sequence[tuple[LowRank, float]]) -> Array:
+def merge(kernel: Kernel, changes: Sequence[tuple[LowRank, float]]) -> Kernel:
     """Add changes to a kernel, each times its weight: sum in float32, then round once.
 
     A kernel in int8 becomes one in int8 again, with scales of its own.
@@ -105,7 +106,7 @@ def merge_lora(params: Params, lora: Lora, weight: float = 1.0) -> dict[str, Any
 
 
 @jax.jit
-def _merge(kernel: Array, terms: Sequence[tuple[Array, Array, Array | None, Array]]) -> Array:
+def _merge(kernel: Kernel, terms: Sequence[tuple[Array, Array, Array | None, Array]]) -> Kernel:
     change = sum(scale * _product(down, up, mid) for down, up, mid, scale in terms)
     return alike(kernel, kernel.astype(jnp.float32) + change.reshape(kernel.shape))
 

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array
 
-from moa_jax.backbone.lora import LeafPath, Lora, LowRank, add_changes, match_lora, merge
+from moa_jax.backbone.lora import Kernel, LeafPath, Lora, LowRank, add_changes, match_lora, merge
 from moa_jax.errors import InputError
 from moa_jax.method.mixture import counterpart
 from moa_jax.method.trained import is_added
@@ -26,8 +25,8 @@ Weighted = tuple[LowRank, float]
 class _Kernel(NamedTuple):
     """A kernel before any LoRA, the same with all LoRAs merged, and their changes."""
 
-    original: Array
-    merged: Array
+    original: Kernel
+    merged: Kernel
     changes: tuple[Weighted, ...]
 
 

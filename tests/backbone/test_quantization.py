@@ -31,6 +31,8 @@ def test_each_output_channel_is_rounded_to_steps_of_its_own(library):
     stands_for = jnp.asarray(kept)
     assert (stands_for.dtype, kept.dtype) == (jnp.bfloat16, jnp.bfloat16)
     assert stands_for.shape == kept.shape == KERNEL.shape and kept.ndim == 2
+    np.testing.assert_array_equal(jnp.add(kept, 1), stands_for + 1)
+    np.testing.assert_array_equal(jnp.ones(KERNEL.shape, jnp.bfloat16) + kept, stands_for + 1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
@@ -68,10 +70,8 @@ def test_only_the_blocks_of_the_unet_are_in_int8(tiny_folder):
     leaves = leaf_paths(sd.unet.params)
     kept = {path for path, leaf in leaves.items() if isinstance(leaf, Quantized)}
     floats = {path for path in leaves if path.endswith(".kernel")} - kept
-    assert {path for path in floats if "time_emb" not in path} == {
-        "conv_in.kernel",
-        "conv_out.kernel",
-    }
+    assert {"conv_in.kernel", "conv_out.kernel"} == {path for path in floats if "time" not in path}
+    assert any("time_emb_proj" in path for path in floats)
     for suffix in ("attn1.to_q", "attn2.to_out.0", "ff.net.2", "conv1", "conv_shortcut", "proj_in"):
         assert any(path.endswith(f".{suffix}.kernel") for path in kept), suffix
     assert {path.split(".")[0] for path in kept} == {"down_blocks", "mid_block", "up_blocks"}

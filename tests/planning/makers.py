@@ -6,14 +6,18 @@ import time
 from functools import partial
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from moa_jax.backbone.quantization import quantize
+from moa_jax.config import MeshConfig
 from moa_jax.errors import InputError
-from moa_jax.planning.programs import Program
+from moa_jax.planning.programs import Program, sampling_programs
 from moa_jax.planning.topology import topology_devices
+from moa_jax.training.mesh import make_mesh
 
 
 def product() -> Program:
@@ -51,6 +55,37 @@ def rows_of(x):
 doubled = partial(on_v5e, double, (4096, 8192))
 looped = partial(on_v5e, powers, (256, 512), (512, 512))
 too_large = partial(on_v5e, double, (2**16, 2**16))
+
+
+def layers(count: int, width: int, in_int8: bool) -> Program:
+    """Three turns of a loop through layers in bfloat16, whose kernels are held as told."""
+    place = jax.sharding.SingleDeviceSharding(topology_devices("v5e:1x1")[0])
+
+    def on(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    kernel = jax.ShapeDtypeStruct((width, width), jnp.bfloat16)
+    held = jax.eval_shape(lambda leaf: quantize(leaf, leaf.dtype), kernel) if in_int8 else kernel
+    kernels = jax.tree.map(on, [held] * count)
+    hidden = on(jax.ShapeDtypeStruct((64, width), jnp.bfloat16))
+    layer = nn.Dense(width, use_bias=False, dtype=jnp.bfloat16)
+
+    def once(hidden, kernels):
+        for kernel in kernels:
+            hidden = jnp.tanh(layer.apply({"params": {"kernel": kernel}}, hidden))
+        return hidden
+
+    def turns(hidden, kernels):
+        return jax.lax.fori_loop(0, 3, lambda _, hidden: once(hidden, kernels), hidden)
+
+    lower = partial(jax.jit(turns).lower, hidden, kernels)
+    return Program(lower, {"kernels": kernels, "hidden": hidden})
+
+
+def drawing_step(drawing) -> Program:
+    """The program that a drawing runs in every step, for one v5e."""
+    mesh = make_mesh(MeshConfig(), topology_devices("v5e:1x1"))
+    return sampling_programs(drawing, mesh)[1]
 
 
 def refused() -> Program:
