@@ -126,8 +126,7 @@ def sampling_programs(drawing: Drawing, mesh: Mesh) -> tuple[Program, ...]:
         Three programs: one encodes the request, one runs in every step, one decodes the latents.
 
     Raises:
-        InputError: a file is missing, the VAE cannot draw a side of that length, or there is no
-            such sampler.
+        InputError: a file is missing, or a side, the sampler or the quantization is not possible.
     """
     attend = choose_attend(drawing.attention, mesh.devices.flat[0].platform)
     dtype = jnp.dtype(drawing.dtype)

@@ -66,19 +66,17 @@ def load(
             has none, that of its kind from the hub.
         prediction_type: "epsilon" or "v_prediction", what the U-Net predicts; None means as the
             MoA weights were trained with or, without them, as the checkpoint says.
-        quantization: "int8" keeps the kernels of the frozen U-Net and of the ControlNets in int8,
-            see `Quantized`; None keeps all weights in `dtype`.
+        quantization: "int8" keeps frozen kernels of U-Net and ControlNets so; None is as `dtype`.
 
     Raises:
-        InputError: something is missing, damaged or unsupported, or two parts do not belong
-            together.
+        InputError: something is missing, damaged or unsupported, or parts do not fit each other.
     """
     dtype = choose_dtype(dtype)
     attend = choose_attend(attention, jax.default_backend())
     place = choose_place(quantization, dtype)
-    read = partial(load_stable_diffusion, base, dtype, variant, place=place, attend=attend)
-    read = partial(read, tokenizer=tokenizer)
     options = (dtype, variant, attend, place)
+    named = {"place": place, "attend": attend, "tokenizer": tokenizer}
+    read = partial(load_stable_diffusion, base, dtype, variant, **named)
     if moa is None:
         plain = read(image_encoder, prediction_type=prediction_type)
         return Loaded(plain, None, None, 0, _load_controlnets(controlnets, plain, *options))
