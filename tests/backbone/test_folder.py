@@ -104,7 +104,7 @@ def test_tensors_are_read_as_safetensors_reads_them(tmp_path):
     values = np.random.default_rng(0).standard_normal((3, 5))
     tensors = {kind: values.astype(kind) for kind in ("float32", "float16", ml_dtypes.bfloat16)}
     tensors = {f"of {array.dtype}": array for array in tensors.values()}
-    tensors |= {"counts": np.arange(7), "one": np.float32(2.5).reshape(()), "none": values[:0]}
+    tensors |= {"counts": np.arange(7), "one": np.array(2.5, np.float32), "none": values[:0]}
     file = tmp_path / "weights.safetensors"
     save_file(tensors, file, metadata={"format": "pt"})
     with open_tensors(file) as ours, safe_open(file, framework="numpy") as theirs:
