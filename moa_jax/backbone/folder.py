@@ -10,12 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from moa_jax.backbone.hub import download
 from moa_jax.errors import InputError
 
 DIFFUSERS_NAME, TRANSFORMERS_NAME = "diffusion_pytorch_model", "model"  # before the suffix
+
+# Of safetensors: bytes that hold the header's size, and the dtypes of weights.
+HEADER_SIZE = 8
+FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 # Suffixes of pickled weights. They are not read, because a pickle can run any code.
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -114,14 +120,60 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
     raise InputError(_no_weights(folder, variant))
 
 
-def open_tensors(file: Path) -> Any:
-    """Open a safetensors file: see safetensors' `safe_open`.
+class TensorFile:
+    """An open safetensors file, with the methods of safetensors' `safe_open`.
+
+    safetensors maps a file into memory. Pages that were read then count as this process's own until
+    it closes the file, so that a checkpoint takes its size twice. Here a tensor is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file, which safetensors checks: its header, its size, where its tensors lie."""
+        self._path, self._mapped = path, safe_open(path, framework="numpy")
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(HEADER_SIZE), "little")
+            self._header, self._start = json.loads(file.read(size)), HEADER_SIZE + size
+
+    def __enter__(self) -> "TensorFile":
+        """Give itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        self._mapped.__exit__(*error)
+
+    def keys(self) -> list[str]:
+        """List the names of the tensors."""
+        return list(self._mapped.keys())
+
+    def metadata(self) -> dict[str, str] | None:
+        """Give what the file says about itself."""
+        return self._mapped.metadata()
+
+    def get_slice(self, name: str) -> Any:
+        """Give what knows a tensor's shape, and reads parts of it."""
+        return self._mapped.get_slice(name)
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        """Read a tensor; several threads may do so."""
+        about = self._header[name]
+        if about["dtype"] not in FLOATS:  # no weight
+            return self._mapped.get_tensor(name)
+        dtype, (begin, end) = np.dtype(FLOATS[about["dtype"]]), about["data_offsets"]
+        # In numpy's own type of that size: it cannot read bfloat16 from files.
+        raw = np.dtype(f"u{dtype.itemsize}")
+        place = {"count": (end - begin) // dtype.itemsize, "offset": self._start + begin}
+        return np.fromfile(self._path, raw, **place).view(dtype).reshape(about["shape"])
+
+
+def open_tensors(file: Path) -> TensorFile:
+    """Open a safetensors file.
 
     Raises:
         InputError: the file is damaged.
     """
     try:
-        return safe_open(file, framework="numpy")
+        return TensorFile(file)
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{str(file)!r} is truncated or damaged, download or copy it again: {error}"

@@ -2,14 +2,16 @@
 
 A parameter's path in the Flax tree, joined by ".", is its key in diffusers or transformers, except
 for the last part. The order of the axes differs too. `to_checkpoint` and `from_checkpoint` bridge
-both differences, and there are no others. Loading is strict and streams: one tensor at a time goes
-from the file to the device. Nothing here depends on a network or on what the files are for.
+both differences, and there are no others. Loading is strict and streams: a few tensors at a time
+go from the file to the device. Nothing here depends on a network or on what the files are for.
 """
 
 import hashlib
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ _KERNEL_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}  # (in, out) to (out, in); HWIO to O
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_ATTENTION = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
 _BUFFER = re.compile(r"(^|\.)position_ids$")  # 0, 1, 2, …: older transformers saved them
+READERS = min(4, os.cpu_count() or 1)  # threads: each holds a tensor and its cast copy
 _FINGERPRINT_VALUES = 256  # of each tensor: enough to tell models apart, cheap to read
 
 
@@ -73,7 +76,7 @@ def load_params(
         dtype: of the arrays; not used when `place` is given.
         variant: "fp16" reads `*.fp16.safetensors`.
         place: puts a leaf where it belongs. It is called as `place("conv_in.kernel", array)`, with
-            an array of the file's dtype. None means the default device.
+            an array of the file's dtype, by several threads. None means the default device.
         ignore: prefixes of keys that belong to another network.
 
     Returns:
@@ -120,13 +123,20 @@ def read_params(
         raise InputError(f"the weights in {str(source)!r} do not fit {config}:\n  {lines}")
     if unused:
         warnings.warn(f"{str(source)!r} has more than is used: {_some(unused)}", stacklevel=4)
-    for key in sorted(sources):
+    keys = sorted(sources)
+
+    def read(key: str) -> tuple[bytes, Any]:
         file, name = sources[key]
         path, tensor = paths[key], file.get_tensor(name)
-        _update(digest, key, tensor)
         placed = place(".".join(path), from_checkpoint(path, tensor))
         # Wait, or the host would keep this tensor while it reads the next ones.
-        leaves[path] = jax.block_until_ready(placed)
+        return _excerpt(key, tensor), jax.block_until_ready(placed)
+
+    # Casting and transposing take several times as long as reading, and run on one core each.
+    with ThreadPoolExecutor(READERS) as pool:
+        for key, (excerpt, leaf) in zip(keys, pool.map(read, keys), strict=True):
+            digest.update(excerpt)
+            leaves[paths[key]] = leaf
     return flax.traverse_util.unflatten_dict(leaves), digest.hexdigest()
 
 
@@ -214,8 +224,8 @@ def _present_name(name: str, expected: Mapping[str, tuple]) -> str:
     return _OLD_ATTENTION.sub(lambda match: f"{match[1]}.{_OLD_NAMES[match[2]]}.", name)
 
 
-def _update(digest: Any, key: str, tensor: np.ndarray) -> None:
+def _excerpt(key: str, tensor: np.ndarray) -> bytes:
+    """Give what the fingerprint holds of a tensor."""
     with np.errstate(over="ignore"):  # beyond half precision's range both files say inf
         values = tensor.reshape(-1)[:_FINGERPRINT_VALUES].astype(np.float16)
-    digest.update(f"{key} {tensor.shape}".encode())
-    digest.update(values.tobytes())
+    return f"{key} {tensor.shape}".encode() + values.tobytes()

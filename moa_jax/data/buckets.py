@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import grain
 import numpy as np
 
 from moa_jax.errors import InputError
@@ -163,6 +162,8 @@ class BucketOrder:
         Raises:
             InputError: no record is in a bucket.
         """
+        import grain  # only here: it takes most of a second, and drawing needs none of it
+
         if not buckets.members:
             raise InputError(
                 f"no picture is in a bucket (data.max_crop={buckets.max_crop}): raise "

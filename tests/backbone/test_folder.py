@@ -4,10 +4,14 @@ import types
 from pathlib import Path
 
 import huggingface_hub
+import ml_dtypes
+import numpy as np
 import pytest
 from huggingface_hub.utils import filter_repo_objects
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from moa_jax.backbone.folder import packaged, read_config, resolve, weight_files
+from moa_jax.backbone.folder import open_tensors, packaged, read_config, resolve, weight_files
 from moa_jax.errors import InputError
 from moa_jax.toyworld import WEIGHTS
 
@@ -94,3 +98,19 @@ def test_a_download_that_fails_is_explained(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     text = message(resolve, "moa-jax-tests/there-is-no-such-model")
     assert "there-is-no-such-model" in text and "hub does not give it" in text
+
+
+def test_tensors_are_read_as_safetensors_reads_them(tmp_path):
+    values = np.random.default_rng(0).standard_normal((3, 5))
+    tensors = {kind: values.astype(kind) for kind in ("float32", "float16", ml_dtypes.bfloat16)}
+    tensors = {f"of {array.dtype}": array for array in tensors.values()}
+    tensors |= {"counts": np.arange(7), "one": np.array(2.5, np.float32), "none": values[:0]}
+    file = tmp_path / "weights.safetensors"
+    save_file(tensors, file, metadata={"format": "pt"})
+    with open_tensors(file) as ours, safe_open(file, framework="numpy") as theirs:
+        assert ours.keys() == list(theirs.keys()) and ours.metadata() == {"format": "pt"}
+        for name, tensor in tensors.items():
+            read, expected = ours.get_tensor(name), theirs.get_tensor(name)
+            assert (read.dtype, read.shape) == (expected.dtype, tensor.shape)
+            np.testing.assert_array_equal(read, expected)
+            assert ours.get_slice(name).get_shape() == list(tensor.shape)

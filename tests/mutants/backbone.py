@@ -155,4 +155,11 @@ MUTATIONS = [
         "if False:",
         PREDICTS,
     ),
+    (
+        "tensors are read from the beginning of the file",
+        "moa_jax/backbone/folder.py",
+        '"offset": self._start + begin',
+        '"offset": begin',
+        f"{T}folder.py::test_tensors_are_read_as_safetensors_reads_them",
+    ),
 ]

@@ -1,0 +1,47 @@
+"""The script for a GPU, on a CPU at the smallest size."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.compiling import on_one_device
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "gpu.sh"
+SMALL = {"SIZE": "toy", "PIXELS": "64", "BATCHES": "2", "STEPS": "2", "REPEATS": "1"}
+SMALL |= {"PYTHON": sys.executable}
+
+
+def measured(folder, **variables):
+    environment = on_one_device() | SMALL | variables
+    return subprocess.run(
+        [SCRIPT, folder], env=environment, capture_output=True, text=True, timeout=900
+    )
+
+
+def test_the_script_passes_shellcheck():
+    shellcheck = shutil.which("shellcheck") or Path(sys.executable).with_name("shellcheck")
+    run = subprocess.run([shellcheck, SCRIPT], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.slow
+def test_every_part_leaves_its_rows(tmp_path):
+    run = measured(tmp_path, SECONDS_IN_ALL="800")
+    assert run.returncode == 0, run.stdout + run.stderr
+    notes = (tmp_path / "notes.txt").read_text()
+    assert "missing of what all parts need: nothing" in notes and "all is done" in notes
+    for name in ("attention", "one", "batches"):
+        assert json.loads((tmp_path / f"{name}.json").read_text())["rows"], notes
+    assert "## attention" in (tmp_path / "table.md").read_text()
+
+
+def test_without_time_every_part_is_left_out_in_words(tmp_path):
+    run = measured(tmp_path, SECONDS_IN_ALL="0")
+    assert run.returncode == 0, run.stdout + run.stderr
+    notes = (tmp_path / "notes.txt").read_text()
+    assert notes.count("left out: no time is left") == 3
