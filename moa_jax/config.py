@@ -96,6 +96,7 @@ class DataConfig(Section):
     max_crop: Probability = 0.1  # [ours] share of a picture that its bucket may crop; more: a fault
     augment: bool = True  # [FC]
     encoded: str | None = None  # folder for what frozen encoders make of unaugmented pictures
+    latents: str | None = None  # folder for the VAE's latents of all pictures, with both flips
     resident: bool = False  # keep data.encoded in the devices' memory, on one host
     condition_dropout: Probability = 0.1  # [FC]
     subject_dropout: Probability = 0.1  # [FC]

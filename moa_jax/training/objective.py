@@ -170,13 +170,16 @@ def encode_batch(
     """Give mean and standard deviation of the latents, and the subjects' image features.
 
     Args:
-        batch: has image and subject_images, or latents and features that were encoded before.
+        batch: has image or its latents, and subject_images or their features, which may have been
+            encoded before.
     """
     if "latents" in batch:
         mean, deviation = jnp.split(batch["latents"].astype(jnp.float32), 2, axis=-1)
+    else:
+        mean, deviation = encode(model, params, batch["image"])
+    if "features" in batch:
         return mean, deviation, batch["features"].astype(jnp.float32)
-    features = model.encode_subjects(params, batch["subject_images"])
-    return *encode(model, params, batch["image"]), features
+    return mean, deviation, model.encode_subjects(params, batch["subject_images"])
 
 
 def encode(
