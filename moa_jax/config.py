@@ -26,6 +26,7 @@ from moa_jax.section import (
     Range,
     Section,
     Seed,
+    Share,
     Weight,
     Whole,
     checked,
@@ -58,6 +59,9 @@ class ModelConfig(Section):
     moa: str | None = None
     dtype: Literal["float32", "bfloat16"] | None = None  # None: bfloat16, or float32 on a CPU
     remat: bool = False  # recompute each block in the backward pass: less memory, ~1/3 more work
+    # Share of the slots for subjects that a step encodes at once; the others follow only where a
+    # device has more subjects than that. The result is the same; see training/packing.py
+    subject_share: Share = 1.0
     # How attention is computed, see backbone/attention_kernels.py
     attention: Literal["auto", "xla", "blocked", "splash", "cudnn"] = "auto"
 
@@ -96,6 +100,7 @@ class DataConfig(Section):
     max_crop: Probability = 0.1  # [ours] share of a picture that its bucket may crop; more: a fault
     augment: bool = True  # [FC]
     encoded: str | None = None  # folder for what frozen encoders make of unaugmented pictures
+    latents: str | None = None  # folder for the VAE's latents of all pictures, with both flips
     resident: bool = False  # keep data.encoded in the devices' memory, on one host
     condition_dropout: Probability = 0.1  # [FC]
     subject_dropout: Probability = 0.1  # [FC]

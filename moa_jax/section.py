@@ -30,6 +30,7 @@ Seed = Annotated[int, Range("from 0 to 2**32 - 1", lambda number: 0 <= number < 
 Weight = Annotated[float, Range("at least 0", lambda number: number >= 0)]
 Positive = Annotated[float, Range("above 0", lambda number: number > 0)]
 Probability = Annotated[float, Range("from 0 to 1", lambda number: 0 <= number <= 1)]
+Share = Annotated[float, Range("above 0 and up to 1", lambda number: 0 < number <= 1)]
 Inside = Annotated[float, Range("above 0 and below 1", lambda number: 0 < number < 1)]
 Decay = Annotated[float, Range("at least 0 and below 1", lambda number: 0 <= number < 1)]
 

@@ -67,6 +67,7 @@ def test_a_wrong_override_is_refused_with_the_remedy(assignment, message):
 
 # Of every key that holds a number: what is just inside its range, and just outside.
 RANGES = {
+    "model.subject_share": ((1e-9, 1.0), (0.0, 1.001)),
     "method.max_subjects": ((1,), (0, -1)),
     "method.initial_personalized_weight": ((1e-9, 0.999), (0.0, 1.0)),
     "method.sigma_t": ((1e-9,), (0.0,)),

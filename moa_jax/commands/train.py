@@ -75,7 +75,8 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--encode",
         action="store_true",
-        help="encode the pictures into data.encoded and stop; many hosts then find it there",
+        help="encode the pictures into data.encoded or data.latents and stop; many hosts then find "
+        "it there",
     )
     add(
         "--no-cache",

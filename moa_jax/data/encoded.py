@@ -10,7 +10,6 @@ Encoded pictures can no longer be augmented.
 
 import json
 import math
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from moa_jax.config import DataConfig
 from moa_jax.data.buckets import Size
 from moa_jax.data.captions import Tokenizer
 from moa_jax.data.examples import Example, teach
+from moa_jax.data.files import appearing
 from moa_jax.data.references import draw_reference
 from moa_jax.errors import InputError
 
@@ -155,43 +155,42 @@ def write_encoded(
         features: width of a subject's features.
         references: largest possible number of references.
     """
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     width, height = size
     latents = (height // downscale, width // downscale, channels)
     bits = (width * height + 7) // 8  # bytes of a mask's row
     subjects = max(1, rows[1])  # no empty file can be mapped
     shapes = ((rows[0], *latents), (subjects, bits), (subjects, features))
     kinds = (np.float16, np.uint8, np.float16)
-    arrays = [
-        np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", kind, shape)
-        for name, kind, shape in zip(ARRAYS, kinds, shapes, strict=True)
-    ]
-    if references:
-        shape = (references, features)
-        arrays.append(np.lib.format.open_memmap(unfinished / REFERENCES, "w+", np.float16, shape))
-    listed, sizes, row, reference_row = [], [], 0, 0
-    for place, record in enumerate(records):
-        arrays[0][place].reshape(-1)[: record.latents.size] = record.latents.reshape(-1)
-        sizes.append(record.size)
-        ends = [subject.end for subject in record.subjects]
-        listed.append([record.caption, record.sample_subjects, row, ends])
+    with appearing(folder) as unfinished:
+        arrays = [
+            np.lib.format.open_memmap(unfinished / f"{name}.npy", "w+", kind, shape)
+            for name, kind, shape in zip(ARRAYS, kinds, shapes, strict=True)
+        ]
         if references:
-            listed[-1] += [reference_row, [len(each.references) for each in record.subjects]]
-        arrays[2][row : row + len(ends)] = record.features
-        for subject in record.subjects:
-            packed = np.packbits(subject.mask)
-            arrays[1][row, : len(packed)] = packed
-            row += 1
-            for reference in subject.references:
-                arrays[3][reference_row] = reference
-                reference_row += 1
-    for array in arrays:
-        array.flush()
-    index = {"source": source, "records": listed, "sizes": sizes, "downscale": downscale}
-    (unfinished / INDEX).write_text(json.dumps(index))
-    unfinished.rename(folder)  # last, so that a run cut short leaves no such folder
+            shape = (references, features)
+            arrays.append(
+                np.lib.format.open_memmap(unfinished / REFERENCES, "w+", np.float16, shape)
+            )
+        listed, sizes, row, reference_row = [], [], 0, 0
+        for place, record in enumerate(records):
+            arrays[0][place].reshape(-1)[: record.latents.size] = record.latents.reshape(-1)
+            sizes.append(record.size)
+            ends = [subject.end for subject in record.subjects]
+            listed.append([record.caption, record.sample_subjects, row, ends])
+            if references:
+                listed[-1] += [reference_row, [len(each.references) for each in record.subjects]]
+            arrays[2][row : row + len(ends)] = record.features
+            for subject in record.subjects:
+                packed = np.packbits(subject.mask)
+                arrays[1][row, : len(packed)] = packed
+                row += 1
+                for reference in subject.references:
+                    arrays[3][reference_row] = reference
+                    reference_row += 1
+        for array in arrays:
+            array.flush()
+        index = {"source": source, "records": listed, "sizes": sizes, "downscale": downscale}
+        (unfinished / INDEX).write_text(json.dumps(index))
 
 
 def make_encoded_example(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from moa_jax.config import DataConfig
@@ -113,6 +113,7 @@ def make_example(
     max_subjects: int,
     subject_resolution: int,
     size: Size | None = None,
+    latents: Float[np.ndarray, "2 h w C2"] | None = None,
 ) -> Example:
     """Make a training example.
 
@@ -124,10 +125,11 @@ def make_example(
         config: its resolution, augment, condition_dropout and subject_dropout are used.
         subject_resolution: side of a subject's picture, in pixels.
         size: width and height in pixels; None means a square of config.resolution.
+        latents: of the picture cropped to this size, as it is and flipped, to give in its place.
 
     Returns:
-        One row of a batch: image, masks, subject_images, subject_tokens, subject_present,
-        input_ids.
+        One row of a batch: image or latents, masks, subject_images, subject_tokens,
+        subject_present, input_ids.
     """
     flip = config.augment and random.random() < 0.5
     masks = [subject.mask for subject in record.subjects]
@@ -141,8 +143,11 @@ def make_example(
     ]
     small = (max_subjects, subject_resolution, subject_resolution, 3)
     subject_images = _fill(small, np.uint8, 0, pictures)
-    # A flipped picture is a view with a negative stride.
-    return {"image": np.ascontiguousarray(image), "subject_images": subject_images, **taught}
+    # A flipped picture is a view with a negative stride, and latents are a view of a file.
+    target = {"image": np.ascontiguousarray(image)}
+    if latents is not None:
+        target = {"latents": np.array(latents[int(flip)])}
+    return {**target, "subject_images": subject_images, **taught}
 
 
 def teach(

@@ -1,8 +1,13 @@
 """The files that are read: on disk, in a bucket (gs://, s3://), or bytes in memory with a name.
 
+And the folders that are written, which appear whole or not at all.
+
 etils.epath reads buckets, as it does in orbax and grain. Nothing here depends on what files hold.
 """
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -65,6 +70,19 @@ def find_folder(path: str | Location) -> Location:
             "layout datasets)"
         )
     return folder
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write into, which takes the name of `folder` once all is written.
+
+    A run that is cut short leaves no such folder; the next one begins anew.
+    """
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    unfinished.rename(folder)
 
 
 def unreachable(path: str | Location, error: Exception) -> str:

@@ -21,6 +21,7 @@ from moa_jax.data.buckets import SIDE_UNIT, BucketOrder, Buckets, Fit, Size, buc
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.encoded import EncodedRecords, make_encoded_example
 from moa_jax.data.examples import Example, LoadedRecord, make_example, read_record
+from moa_jax.data.latents import Latents
 from moa_jax.data.ledger import Ledger
 from moa_jax.data.records import Records, open_records
 from moa_jax.data.references import draw_references
@@ -137,10 +138,8 @@ def make_loader(
     rows = _checked(rows, batch_size, seed)
     encoded = EncodedRecords(config.encoded) if config.encoded else None
     records = open_records(*config.source()) if encoded is None else encoded
-    # The loader has its own copy: a caller that pads changes the tokenizer while the threads use
-    # it. Only ids are read from the copy: its decode() is wrong in transformers 5 (5.0 to 5.23).
-    tokenizer = copy.deepcopy(tokenizer)
-    encode_caption(tokenizer, "")
+    latents = _open_latents(config, len(records))
+    tokenizer = _own(tokenizer)
     if config.buckets and buckets is None:
         buckets = _find_buckets(config, records)
     ledger = Ledger(config.path, len(records), config.max_bad_fraction)
@@ -151,9 +150,10 @@ def make_loader(
         record = draw_references(records[index], random, config.reference_probability)
         fit = Fit((size,), config.max_crop) if buckets else None  # the file may have changed since
         loaded, faults = read_record(record, max_subjects, tokenizer, fit)
+        faults = faults or (latents.faults(index, size) if latents else [])
         if faults:
             ledger.add(record.name, faults)
-        return loaded
+        return None if faults else loaded
 
     def example(candidates: Iterable[tuple[int, Size]], random: np.random.Generator) -> Example:
         for index, size in candidates:
@@ -161,7 +161,8 @@ def make_loader(
                 return make_encoded_example(encoded[index], random, config, tokenizer, max_subjects)
             if loaded := read(index, size, random):
                 sides = {"max_subjects": max_subjects, "subject_resolution": subject_resolution}
-                return make_example(loaded, random, config, tokenizer, size=size, **sides)
+                target = {"size": size, "latents": latents.read(index, size) if latents else None}
+                return make_example(loaded, random, config, tokenizer, **target, **sides)
         raise InputError(f"every record of {config.path} is bad")
 
     # Two seeds, so that the order does not depend on what the examples draw.
@@ -183,6 +184,33 @@ def _checked(rows: Sequence[int] | None, batch_size: int, seed: int) -> Sequence
     if seed < 0:
         raise InputError(f"seed={seed} may not be negative")
     return rows
+
+
+def _own(tokenizer: Tokenizer) -> Tokenizer:
+    """Copy a tokenizer, because a caller that pads changes it while the threads use it.
+
+    Only ids are read from the copy: its decode() is wrong in transformers 5 (5.0 to 5.23).
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    encode_caption(tokenizer, "")  # sets its padding
+    return tokenizer
+
+
+def _open_latents(config: DataConfig, records: int) -> Latents | None:
+    """Open `data.latents`, if it is named.
+
+    Raises:
+        InputError: it cannot be read, or is of another data set.
+    """
+    if config.latents is None:
+        return None
+    latents = Latents(config.latents)
+    if len(latents) != records:
+        raise InputError(
+            f"data.latents={config.latents!r} is of {len(latents)} records, and {config.path} has "
+            f"{records}: delete it, or name another folder"
+        )
+    return latents
 
 
 def _find_buckets(config: DataConfig, records: Records | EncodedRecords) -> Buckets:

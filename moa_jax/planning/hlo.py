@@ -102,7 +102,10 @@ class Module:
 
     @cached_property
     def turns(self) -> dict[str, int]:
-        """How often each computation runs, including those inside fusions."""
+        """How often each computation runs, including those inside fusions.
+
+        Of what depends on a condition, that is what is done if the condition does not hold.
+        """
         found: dict[str, int] = {}
         for name, turns, _ in self._walk(self.entry, 1):
             found[name] = found.get(name, 0) + turns
@@ -130,15 +133,12 @@ class Module:
                 trips = self._trips(op) or 1  # unknown turns: see `endless`
                 for each in op.called("body", "condition"):
                     yield from self._walk(each, turns * trips, fused)
-            elif op.kind in ("fusion", "call", "conditional") or op.kind.startswith("async-"):
-                inside = op.called(
-                    "calls",
-                    "to_apply",
-                    "true_computation",
-                    "false_computation",
-                    "branch_computations",
-                )
-                for each in inside:
+            elif op.kind == "conditional":
+                # Our conditions are exceptions. As branches, what they guard is listed second.
+                for each in op.called("false_computation", "branch_computations")[:1]:
+                    yield from self._walk(each, turns, fused)
+            elif op.kind in ("fusion", "call") or op.kind.startswith("async-"):
+                for each in op.called("calls", "to_apply"):
                     yield from self._walk(each, turns, fused or op.kind == "fusion")
 
     def _trips(self, loop: Operation) -> int | None:

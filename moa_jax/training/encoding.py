@@ -4,7 +4,7 @@ As long as neither a picture nor the encoders change, the picture's encoding sta
 encoding it at every step is a waste. The noise behind a subject is drawn only once too.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -23,56 +23,16 @@ from moa_jax.data.buckets import Buckets, Fit, Size
 from moa_jax.data.captions import Tokenizer, encode_caption
 from moa_jax.data.encoded import EncodedRecord, EncodedRecords, EncodedSubject, write_encoded
 from moa_jax.data.examples import LoadedRecord, read_record
-from moa_jax.data.fingerprint import listing_digest, record_digests
 from moa_jax.data.ledger import Ledger
 from moa_jax.data.records import Records, open_records
 from moa_jax.data.references import count_references
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import MoA
-from moa_jax.training.mesh import place_batch
+from moa_jax.training.kept import PART, describe_source, encode_in_parts, is_kept
 from moa_jax.training.objective import encode
 
-PART = 32  # pictures that a device encodes at once
 ENCODERS = ("vae", "image_encoder")
-LISTING, FILES = "listing", "files"  # keys of the digests that tell whether the source changed
-
-
-def check_encoded(config: Config, encode: bool = False) -> None:
-    """Refuse `data.encoded` where the encodings would not stay valid.
-
-    Args:
-        encode: whether the command only encodes (`--encode`).
-
-    Raises:
-        InputError: a value does not go with encoded data, or no folder is named.
-    """
-    if config.data.encoded is None:
-        if config.data.resident:
-            raise InputError(
-                "data.resident=True keeps encoded data on the devices: name a folder for it by "
-                "data.encoded=FOLDER"
-            )
-        if encode:
-            raise InputError(
-                "--encode writes encoded pictures: name a folder by data.encoded=FOLDER"
-            )
-        return
-    if config.data.resident and config.data.buckets:
-        raise InputError(
-            "data.resident=True keeps all pictures in arrays of one shape, and data.buckets=True "
-            "gives them several: set one of the two to false"
-        )
-    if config.data.resident and jax.process_count() > 1:
-        raise InputError("data.resident=True makes the batches on one host: set it to false")
-    given = f"data.encoded={config.data.encoded!r} keeps what frozen encoders give, but"
-    if config.data.augment:
-        raise InputError(f"{given} data.augment=True changes the pictures: set it to false")
-    if config.method.image_encoder_layers:
-        raise InputError(
-            f"{given} method.image_encoder_layers={config.method.image_encoder_layers} trains "
-            "them: set it to 0"
-        )
 
 
 def ensure_encoded(
@@ -96,17 +56,12 @@ def ensure_encoded(
     """
     data, folder = config.data, Path(config.data.encoded)
     records = open_records(*data.source())
-    source = describe_source(config, records, identity)
+    source = describe_source(config, records, identity, ENCODERS)
+    source["max_subjects"] = config.method.max_subjects
     if model.variant.replaces("look"):
         source["look"] = config.method.mixture
-    if folder.exists():
-        _require_made_of(folder, source, records)
+    if is_kept("data.encoded", folder, source, records, EncodedRecords):
         return
-    if jax.process_count() > 1:
-        raise InputError(
-            f"data.encoded={str(folder)!r} is not there: make it on one host first, with "
-            "train.py --encode"
-        )
     square = (data.resolution, data.resolution)
     tower = model.image_encoder.config
     frozen = {name: params[name] for name in ENCODERS}
@@ -127,54 +82,6 @@ def ensure_encoded(
         )
     except OSError as error:
         raise InputError(f"data.encoded={str(folder)!r} cannot be written: {error}") from error
-
-
-def describe_source(config: Config, records: Records, identity: Identity) -> dict[str, Any]:
-    """Describe all that decides what the encodings are, as JSON can hold it.
-
-    Args:
-        identity: see `ensure_encoded`.
-    """
-    return {
-        "data": [*config.data.source(), len(records)],
-        "resolution": config.data.resolution,
-        "max_crop": config.data.max_crop if config.data.buckets else None,
-        "max_subjects": config.method.max_subjects,
-        "encoders": {name: identity.fingerprints[name] for name in ENCODERS},
-        LISTING: listing_digest(records),
-        FILES: record_digests(records, config.data.workers),
-    }
-
-
-def _require_made_of(folder: Path, source: dict[str, Any], records: Records) -> None:
-    """Refuse encodings of other pictures, or by other networks."""
-    found = EncodedRecords(folder).source
-    remedy = "delete it, or name another folder"
-    changed = [
-        f"{key} {found.get(key)}"
-        for key in source
-        if key not in (LISTING, FILES) and found.get(key) != source[key]
-    ]
-    if changed:
-        raise InputError(
-            f"data.encoded={str(folder)!r} was made with another {'; '.join(changed)}: {remedy}"
-        )
-    if LISTING not in found:
-        raise InputError(
-            f"data.encoded={str(folder)!r} is of an earlier version, which did not note the files "
-            f"that it read: {remedy}"
-        )
-    since = [f"{records.listing} changed"] if found[LISTING] != source[LISTING] else []
-    pairs = enumerate(zip(found[FILES], source[FILES], strict=False))
-    if places := [place for place, (then, now) in pairs if then != now]:
-        since.append(
-            f"{len(places)} of {len(records)} records or files of theirs changed, "
-            f"{records[places[0]].name!r} among them"
-        )
-    if since:
-        raise InputError(
-            f"since data.encoded={str(folder)!r} was made, {'; '.join(since)}: {remedy}"
-        )
 
 
 class _Cropped(NamedTuple):
@@ -243,17 +150,7 @@ def _encoded(
     encode_images = jax.jit(partial(encode, model))
     encode_subjects = jax.jit(model.encode_subjects)
 
-    def in_parts(function: Callable[..., Any], images: list[np.ndarray]) -> np.ndarray:
-        """Encode any number of pictures, `size` at a time."""
-        parts = []
-        for start in range(0, len(images), size):
-            part = np.stack(images[start : start + size])
-            padded = np.zeros((size, *part.shape[1:]), np.uint8)  # a bucket is compiled once
-            padded[: len(part)] = part
-            found = function(params, place_batch(mesh, {"images": padded})["images"])
-            parts.append(np.concatenate(jax.device_get(found), axis=-1)[: len(part)])
-        return np.concatenate(parts).astype(np.float16)
-
+    in_parts = partial(encode_in_parts, params=params, mesh=mesh, size=size)
     for chunk in chunks:
         if not chunk:
             continue

@@ -121,21 +121,20 @@ def batch_shapes(
     """
     subjects, (width, height) = config.method.max_subjects, size
     tower = base.image_encoder.module.config
-    if config.data.encoded:
+    target = {"image": ((height, width, 3), np.uint8)}
+    if config.data.encoded or config.data.latents:
         vae = base.vae.module.config
         sides = (height // vae.downscale, width // vae.downscale)
-        pictures = {
-            # Means and standard deviations: see `moa_jax.data.encoded`.
-            "latents": ((*sides, 2 * vae.latent_channels), np.float16),
-            "features": ((subjects, tower.projection_dim), np.float16),
-        }
+        # Means and standard deviations: see `moa_jax.data.encoded`.
+        target = {"latents": ((*sides, 2 * vae.latent_channels), np.float16)}
+    if config.data.encoded:
+        shown = {"features": ((subjects, tower.projection_dim), np.float16)}
     else:
-        pictures = {
-            "image": ((height, width, 3), np.uint8),
-            "subject_images": ((subjects, tower.image_size, tower.image_size, 3), np.uint8),
-        }
+        small = (tower.image_size, tower.image_size, 3)
+        shown = {"subject_images": ((subjects, *small), np.uint8)}
     shapes = {
-        **pictures,
+        **target,
+        **shown,
         "masks": ((subjects, height, width), np.uint8),
         "subject_tokens": ((subjects,), np.int32),
         "subject_present": ((subjects,), np.bool_),

@@ -5,6 +5,7 @@ computes what goes into them. Nothing here depends on the optimizer or the devic
 """
 
 from collections.abc import Mapping, Set
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,8 +28,10 @@ from moa_jax.method.mixture import PRIOR
 from moa_jax.method.model import MoA, Observations
 from moa_jax.method.trained import combine
 from moa_jax.method.variant import Forward
+from moa_jax.training.packing import Packing
 from moa_jax.training.step import Batch, Numbers, Objective
 
+EVERY_SLOT = Packing()
 OWN_KEY = 1  # folded into a picture's key, for what a variant draws at random
 
 
@@ -63,11 +66,13 @@ def draw(
     return jax.vmap(one)(keys)
 
 
-def make_objective(model: MoA, schedule: NoiseSchedule, method: MethodConfig) -> Objective:
+def make_objective(
+    model: MoA, schedule: NoiseSchedule, method: MethodConfig, packing: Packing = EVERY_SLOT
+) -> Objective:
     """Give `loss` as a training step calls it: with trained and frozen parameters apart."""
 
     def objective(trained: Any, frozen: Any, batch: Batch, keys: Array) -> tuple[Array, Numbers]:
-        return loss(model, schedule, method, combine(trained, frozen), batch, keys)
+        return loss(model, schedule, method, combine(trained, frozen), batch, keys, packing)
 
     return objective
 
@@ -79,6 +84,7 @@ def loss(
     params: Any,
     batch: Batch,
     keys: Key[Array, " B"],
+    packing: Packing = EVERY_SLOT,
 ) -> tuple[Float[Array, ""], Numbers]:
     """Compute the training loss and the numbers to log.
 
@@ -87,11 +93,12 @@ def loss(
     Args:
         batch: as `moa_jax.data` gives it.
         keys: one for each picture.
+        packing: of the subjects to encode; it changes no number.
 
     Returns:
         The loss, and numbers that are means over the pictures.
     """
-    mean, deviation, features = encode_batch(model, params, batch)
+    mean, deviation, features = encode_batch(model, params, batch, packing)
     draws = draw(keys, mean.shape[1:], schedule.num_train_timesteps, method.mask_probability)
     latents = mean + deviation * draws.encoding  # drawn anew in every step
     prediction, seen = model.denoise(
@@ -165,18 +172,24 @@ def summarize(numbers: Numbers) -> Numbers:
 
 
 def encode_batch(
-    model: MoA, params: Any, batch: Batch
+    model: MoA, params: Any, batch: Batch, packing: Packing = EVERY_SLOT
 ) -> tuple[Float[Array, "B h w C"], Float[Array, "B h w C"], Float[Array, "B K F"]]:
     """Give mean and standard deviation of the latents, and the subjects' image features.
 
     Args:
-        batch: has image and subject_images, or latents and features that were encoded before.
+        batch: has image or its latents, and subject_images or their features, which may have been
+            encoded before.
+        packing: of the subjects to encode.
     """
     if "latents" in batch:
         mean, deviation = jnp.split(batch["latents"].astype(jnp.float32), 2, axis=-1)
+    else:
+        mean, deviation = encode(model, params, batch["image"])
+    if "features" in batch:
         return mean, deviation, batch["features"].astype(jnp.float32)
-    features = model.encode_subjects(params, batch["subject_images"])
-    return *encode(model, params, batch["image"]), features
+    look = partial(model.encode_subjects, params)
+    features = packing.encode(look, batch["subject_images"], batch["subject_present"])
+    return mean, deviation, features
 
 
 def encode(

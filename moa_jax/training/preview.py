@@ -47,6 +47,7 @@ def open_preview(
     plain = {
         "augment": False,
         "encoded": None,
+        "latents": None,
         "resident": False,
         "condition_dropout": 0.0,
         "subject_dropout": 0.0,

@@ -16,23 +16,27 @@ from moa_jax.backbone.attention_kernels import Attend, choose_attend
 from moa_jax.backbone.stable_diffusion import StableDiffusion, load_stable_diffusion
 from moa_jax.cli import make_folder
 from moa_jax.config import Config
+from moa_jax.data.buckets import Buckets
+from moa_jax.data.captions import Tokenizer
 from moa_jax.data.records import open_records
 from moa_jax.diffusion.schedule import NoiseSchedule
 from moa_jax.method.identity import Identity
-from moa_jax.method.model import build
+from moa_jax.method.model import MoA, build
 from moa_jax.method.source import find_moa
 from moa_jax.method.trained import fixed_additions, learning_mask
 from moa_jax.method.weights import MoaCard, load_moa, read_carried, save_moa
 from moa_jax.sampling.load import choose_dtype
 from moa_jax.training import hosts
 from moa_jax.training.checkpoint import Checkpoints
-from moa_jax.training.encoding import check_encoded, ensure_encoded
+from moa_jax.training.encoding import ensure_encoded
 from moa_jax.training.feed import (
     check_resolution,
     open_batches,
     open_buckets,
     upcoming_shapes,
 )
+from moa_jax.training.kept import check_kept
+from moa_jax.training.latents import ensure_latents
 from moa_jax.training.loop import check_run, fit
 from moa_jax.training.mesh import check_batch, make_mesh, place_weight
 from moa_jax.training.preview import open_preview
@@ -47,7 +51,7 @@ def train(
     """Build, fit, export: from the newest checkpoint in `train.output`, if there is one.
 
     Args:
-        only_encode: write `data.encoded`, and stop before training.
+        only_encode: write `data.encoded` or `data.latents`, and stop before training.
         devices: to train on; None means all that there are.
 
     Raises:
@@ -57,7 +61,7 @@ def train(
     """
     # What can be checked without the networks comes first: loading them takes long.
     check_run(config)
-    check_encoded(config, only_encode)
+    check_kept(config, only_encode)
     output = make_folder("train.output", config.train.output)
     mesh = make_mesh(config.mesh, devices)
     check_batch(config.train.batch_size, config.optimizer.accumulation, mesh)
@@ -80,8 +84,7 @@ def train(
         running_on = identity.carrying(carried, str(config.model.moa))
     check_resolution(config.data.resolution, base)
     buckets = open_buckets(config, base, say)
-    if config.data.encoded:
-        ensure_encoded(config, model, params, running_on, base.tokenizer, mesh, buckets)
+    encode_ahead(config, model, params, running_on, base.tokenizer, mesh, buckets)
     if only_encode:
         return
     batches = open_batches(config, base, mesh, buckets, say)
@@ -101,6 +104,22 @@ def train(
     if hosts.first():
         save_moa(output, averaged, MoaCard(config, identity, int(state.step)), carried)
     print(f"wrote {output / 'moa.safetensors'} after step {int(state.step)}")
+
+
+def encode_ahead(
+    config: Config,
+    model: MoA,
+    params: Any,
+    identity: Identity,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    buckets: Buckets | None,
+) -> None:
+    """Write the folder that keeps encodings, if one is named and is not there yet."""
+    if config.data.encoded:
+        ensure_encoded(config, model, params, identity, tokenizer, mesh, buckets)
+    if config.data.latents:
+        ensure_latents(config, model, params, identity, mesh, buckets)
 
 
 def load_base(config: Config, dtype: Any, mesh: Mesh, attend: Attend) -> StableDiffusion:

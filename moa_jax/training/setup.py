@@ -19,6 +19,7 @@ from moa_jax.method.trained import partition
 from moa_jax.training.mesh import gather_weights, jit_step, place_shapes, place_weights
 from moa_jax.training.objective import make_objective, summarize
 from moa_jax.training.optimizer import make_optimizer
+from moa_jax.training.packing import Packing
 from moa_jax.training.step import (
     Numbers,
     Objective,
@@ -84,5 +85,7 @@ def set_up_moa(
     optimizer: optax.GradientTransformation | None = None,
 ) -> Setup:
     """Put MoA's training together; see `set_up`."""
-    objective = gather_weights(make_objective(model, schedule, config.method), mesh)
+    packing = Packing(config.model.subject_share, mesh.shape["data"] * mesh.shape["fsdp"])
+    objective = make_objective(model, schedule, config.method, packing)
+    objective = gather_weights(objective, mesh)
     return set_up(objective, params, mask, config, mesh, summarize, optimizer)

@@ -120,3 +120,16 @@ def test_the_text_of_a_program_compiled_here_is_understood():
     assert max(module.turns.values()) >= 15
     with pytest.raises(ValueError, match="no ENTRY"):
         parse("HloModule nothing")
+
+
+def test_of_a_condition_counts_what_is_done_if_it_does_not_hold():
+    square = jnp.ones((8, 8))
+
+    def step(over, square):
+        return jax.lax.cond(over, lambda a: a @ a @ a, lambda a: a @ a, square).sum()
+
+    for function in (step, jax.grad(step, argnums=1)):
+        module = parse(jax.jit(function).lower(True, square).compile().as_text())
+        kinds = [op.kind for name in module.turns for op in module.computations[name].values()]
+        products = 1 if function is step else 2  # the gradients of both factors
+        assert "conditional" in kinds and kinds.count("dot") == products

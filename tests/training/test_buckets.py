@@ -15,9 +15,10 @@ from moa_jax.data.images import load_image
 from moa_jax.data.loader import make_loader
 from moa_jax.errors import InputError
 from moa_jax.training import run as training
-from moa_jax.training.encoding import check_encoded, ensure_encoded
+from moa_jax.training.encoding import ensure_encoded
 from moa_jax.training.feed import batch_shapes, batch_sizes, open_buckets, side_unit
 from moa_jax.training.hosts import divided
+from moa_jax.training.kept import check_kept
 from moa_jax.training.mesh import (
     jit_step,
     make_mesh,
@@ -148,7 +149,7 @@ def test_squares_and_buckets_do_not_take_each_others_encodings(tiny, bucketed, t
 def test_the_devices_memory_holds_one_shape_only(bucketed):
     data = dataclasses.replace(bucketed.data, encoded="somewhere", resident=True)
     with pytest.raises(InputError, match="data.buckets=True gives them several: set one of the"):
-        check_encoded(dataclasses.replace(bucketed, data=data))
+        check_kept(dataclasses.replace(bucketed, data=data))
 
 
 def step_of(traced, mesh):

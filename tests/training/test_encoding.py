@@ -21,7 +21,8 @@ from moa_jax.data.loader import make_loader
 from moa_jax.data.pack import pack
 from moa_jax.data.records import open_records
 from moa_jax.errors import InputError
-from moa_jax.training.encoding import check_encoded, describe_source, ensure_encoded
+from moa_jax.training.encoding import ENCODERS, ensure_encoded
+from moa_jax.training.kept import check_kept, describe_source
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.objective import encode, encode_batch, loss
 from tests.training.tiny import random_batch
@@ -119,11 +120,11 @@ def test_many_hosts_do_not_encode_but_say_how(tiny, run, tmp_path, monkeypatch):
 
 def test_many_hosts_keep_no_data_on_their_devices(run, monkeypatch):
     resident = dataclasses.replace(run, data=dataclasses.replace(run.data, resident=True))
-    check_encoded(resident)
+    check_kept(resident)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    check_encoded(run)
+    check_kept(run)
     with pytest.raises(InputError, match="data.resident=True makes the batches on one host"):
-        check_encoded(resident)
+        check_kept(resident)
 
 
 @pytest.fixture
@@ -132,7 +133,8 @@ def noted(tiny, imagefolder, tmp_path):
     folder = shutil.copytree(imagefolder, tmp_path / "pictures")
     data = DataConfig(path=str(folder), resolution=64, augment=False, encoded=f"{folder}-encoded")
     config = Config(data=data, method=METHOD)
-    source = describe_source(config, open_records(*data.source()), tiny.identity)
+    source = describe_source(config, open_records(*data.source()), tiny.identity, ENCODERS)
+    source["max_subjects"] = 2
     shapes = {"rows": (1, 1), "size": (8, 8), "downscale": 8, "channels": 1, "features": 1}
     write_encoded(Path(data.encoded), [], source, **shapes)
     encode_data(tiny, config)
@@ -199,7 +201,7 @@ def test_what_changes_the_encodings_is_refused(run, data, method, message):
         method=dataclasses.replace(run.method, **method),
     )
     with pytest.raises(InputError, match=message):
-        check_encoded(changed)
+        check_kept(changed)
 
 
 @pytest.mark.parametrize("index", ["{", '{"records": []}'])

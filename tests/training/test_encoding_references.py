@@ -17,7 +17,8 @@ from moa_jax.data.encoded import EncodedRecords, write_encoded
 from moa_jax.data.examples import read_record
 from moa_jax.data.records import open_records
 from moa_jax.errors import InputError
-from moa_jax.training.encoding import describe_source
+from moa_jax.training.encoding import ENCODERS
+from moa_jax.training.kept import describe_source
 from tests.data.paired import write_pictures
 from tests.training.test_encoding import METHOD, encode_data, take
 
@@ -90,7 +91,8 @@ def test_encodings_of_references_that_changed_since_are_refused(tiny, paired, tm
     paths = {"path": str(folder), "encoded": str(folder / "encoded")}
     config = dataclasses.replace(paired[0], data=dataclasses.replace(paired[0].data, **paths))
     shutil.rmtree(folder / "encoded")
-    source = describe_source(config, open_records(*config.data.source()), tiny.identity)
+    source = describe_source(config, open_records(*config.data.source()), tiny.identity, ENCODERS)
+    source["max_subjects"] = 2
     shapes = {"size": (8, 8), "downscale": 8, "channels": 1, "features": 1}
     write_encoded(folder / "encoded", [], source, rows=(1, 1), **shapes)
     encode_data(tiny, config)

@@ -11,7 +11,7 @@ from moa_jax.config import Config, DataConfig, MeshConfig
 from moa_jax.data.encoded import EncodedRecord, EncodedRecords, EncodedSubject, write_encoded
 from moa_jax.data.loader import make_loader
 from moa_jax.errors import InputError
-from moa_jax.training.encoding import check_encoded
+from moa_jax.training.kept import check_kept
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.resident import ResidentLoader, drop, show
 
@@ -256,4 +256,4 @@ def test_less_than_a_batch_is_refused(data, tokenizer):
 
 def test_without_encoded_data_there_is_nothing_to_keep():
     with pytest.raises(InputError, match="data.resident=True .*name a folder for it by data.enc"):
-        check_encoded(Config(data=DataConfig(resident=True)))
+        check_kept(Config(data=DataConfig(resident=True)))

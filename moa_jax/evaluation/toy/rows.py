@@ -48,7 +48,8 @@ class Row:
 def make_rows(config: Config) -> list[Row]:
     """List the rows; the sweep leaves out the configuration's own lambda_r, which MoA's row has."""
     own = config.method.router_loss_weight
-    folders = {"data.path": config.data.path, "data.encoded": config.data.encoded}
+    kept = ("path", "encoded", "latents")
+    folders = {f"data.{name}": getattr(config.data, name) for name in kept}
     paired = tuple(f"{key}={folder}_paired" for key, folder in folders.items() if folder)
     return [
         Row(PRIOR, "prior, no subject", seeds=0),
