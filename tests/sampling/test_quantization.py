@@ -67,7 +67,7 @@ def test_the_toy_worlds_pictures_are_nearly_the_same(optimized):
     prompt = f"a man {IMAGE_MARKER} and a woman {IMAGE_MARKER} waving on the beach"
     subjects = [draw_subject(9), draw_subject(10)]
     steered, noise = (
-        Steered(guidance_scale=2.5),
+        Steered(2.5, 0.0),
         np.random.default_rng(0).normal(size=(2, 8, 8, 16)),
     )
     asked = (noise.astype(np.float32), np.array([900.0, 300.0], np.float32))
