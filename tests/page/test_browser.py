@@ -12,6 +12,7 @@ import pytest
 
 from moa_jax.page.people import MAX_BYTES
 from tests.page.server import SECRET, chromium, photo, serving
+from tests.page.slowly import LONG
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +24,7 @@ SECONDS = 60_000  # milliseconds: the first drawing compiles
 def server(tmp_path_factory):
     scratch = tmp_path_factory.mktemp("scratch")
     command = ["-m", "moa_jax.page", "--port", "PORT", "--steps", "3"]
+    command += ["--plugin", "tests.page.slowly"]
     with serving(scratch, command) as running:
         yield running
 
@@ -213,10 +215,11 @@ def test_the_routing_is_looked_at_by_layer_and_step(visit, shoot):
 
 
 def test_two_visitors_share_the_device_one_sees_the_place_the_other_stops(visit):
-    link = LINK + "&seed=4&steps={}"
-    long = visit(link.format(100))
+    # The second page is open before the first drawing begins: opening one may take long.
+    short = visit()
+    long = visit(f"{LINK}&seed=4&steps={LONG}")
     long.get_by_role("progressbar").wait_for()
-    short = visit(link.format(2))
+    short.get_by_role("button", name="Draw", exact=True).click()
     short.get_by_text("You are number 2 in the line: one drawing is first.").wait_for()
     # Whoever waits, sees previews come, and stops, keeps a page that works.
     long.get_by_role("img", name="A preview").wait_for()
