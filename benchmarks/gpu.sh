@@ -1,25 +1,26 @@
 #!/usr/bin/env bash
 # Measure what one GPU does, within eight minutes: attention's kernels; U-Net, VAE and whole call
-# against diffusers, eager and torch.compile; MoA's overhead; memory.
+# against diffusers, eager and torch.compile; MoA's overhead; a training step against the measured
+# matrix peak; memory.
 #
 #   benchmarks/gpu.sh OUT
 #
 # Installs nothing and reaches for nothing. Needs Python with jax for CUDA and the packages that
-# notes.txt would name as missing. Without torch and diffusers there is no
+# notes.txt would name as missing; training needs grain too. Without torch and diffusers there is no
 # peer, and the rest is measured. Leaves in OUT a table (table.md), each part's JSON and notes.txt,
 # written anew after each part. A part that takes longer than its share ends with the rows it has.
 # Not run on a GPU yet: on a CPU at small size, by tests/benchmarks/test_gpu.py.
 # Variables, with their defaults:
 #   PYTHON=python3
 #   SIZE=sd15 PIXELS=512 BATCHES="8 32"   SIZE as for benchmarks.sampling; batch 1 comes first
-#   STEPS=20 REPEATS=10
+#   STEPS=20 REPEATS=10 MATRIX=8192 TRAIN=16
 #   SECONDS_IN_ALL=470
 set -euo pipefail
 
 OUT=$(realpath -m "${1:?"a folder for the results"}")
 PYTHON=${PYTHON:-python3}
 SIZE=${SIZE:-sd15} PIXELS=${PIXELS:-512} BATCHES=${BATCHES:-8 32}
-STEPS=${STEPS:-20} REPEATS=${REPEATS:-10}
+STEPS=${STEPS:-20} REPEATS=${REPEATS:-10} MATRIX=${MATRIX:-8192} TRAIN=${TRAIN:-16}
 SECONDS_IN_ALL=${SECONDS_IN_ALL:-470}
 read -ra batches <<<"$BATCHES"
 cd "$(dirname "$0")/.."
@@ -61,6 +62,7 @@ def absent(names):
 
 print("missing of what all parts need:", absent("jax flax optax transformers safetensors jaxtyping "
       "huggingface_hub scipy rich PIL matplotlib"))
+print("missing of what training needs too:", absent("grain array_record"))
 print("missing of the peers:", absent("torch diffusers"))
 END
 )"
@@ -75,7 +77,8 @@ if [ "$SIZE" = sd15 ] || [ "$SIZE" = tiny ]; then
 fi
 of=(--size "$MODEL" --pixels "$PIXELS")
 part attention 60 attention --pixels "$PIXELS"
-part one 220 sampling "${of[@]}" --batch 1 --steps "$STEPS"
+part one 170 sampling "${of[@]}" --batch 1 --steps "$STEPS"
+part training 110 training "${of[@]}" --batch "$TRAIN" --matrix "$MATRIX" --remat
 part batches "$SECONDS_IN_ALL" sampling "${of[@]}" --batch "${batches[@]}" --steps "$STEPS" \
     --jobs unet call
 note "all is done"

@@ -1,10 +1,11 @@
 """Each benchmark as a user runs it, on the toy world or at tiny size."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import attention, loading, sampling
+from benchmarks import attention, loading, sampling, training
 
 KEYS = {"job", "needs", "does", "times", "ratios"}
 QUICK = ["--repeats", "1"]
@@ -63,6 +64,19 @@ def test_drawing_compares_with_diffusers_and_moa_with_plain(tmp_path):
     assert all("diffusers" in row["times"] for job, row in found.items() if "MoA" not in job)
     assert set(found["MoA unet, 64 px, batch 1"]["ratios"]) == {"ours"}
     assert not notes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("grain") is None, reason="training reads with grain")
+def test_training_gives_a_rate_and_a_share_of_the_measured_peak(tmp_path):
+    arguments = ["--size", "toy", "--pixels", "64", "--batch", "2", "--matrix", "256"]
+    assert training.main([*QUICK, *arguments, "--out", str(tmp_path)]) == 0
+    found, _ = rows(tmp_path, "training")
+    row = found["step, 64 px, batch 2"]
+    seconds = row["times"]["ours"]["median"]
+    assert row["images_per_second"] == pytest.approx(2 / seconds)
+    assert row["mfu"] == pytest.approx(row["needs"]["flops"] / seconds / row["peak_flops"])
+    assert row["does"]["flops"] >= 0.9 * row["needs"]["flops"]
 
 
 def test_a_size_that_is_none_is_refused_in_words(capsys):

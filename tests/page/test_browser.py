@@ -107,9 +107,8 @@ def test_somebody_is_dropped_bound_by_clicks_and_drawn(visit, server, shoot):
     box = page.get_by_role("textbox", name="Prompt", exact=True)
     box.fill("a man and a woman in the snow")
     word(page, "woman").get_by_text("woman").wait_for()
-    assert (
-        word(page, "man").get_attribute("aria-label") == "man: subject 1"
-    )  # from the first prompt
+    # From the first prompt.
+    assert word(page, "man").get_attribute("aria-label") == "man: subject 1"
     word(page, "woman").focus()
     for expected in ("subject 1", "subject 2", "nobody", "subject 1", "subject 2"):
         page.keyboard.press("Enter")  # the keyboard alone: the button keeps the focus
