@@ -5,7 +5,6 @@ encoding it at every step is a waste. The noise behind a subject is drawn only o
 """
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, UInt8
 
-from moa_jax.cli import Bar
 from moa_jax.config import Config
 from moa_jax.data.augment import crop_target, cut_out, prepare_subject
 from moa_jax.data.buckets import Buckets, Fit, Size
@@ -29,7 +27,13 @@ from moa_jax.data.references import count_references
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import MoA
-from moa_jax.training.kept import PART, describe_source, encode_in_parts, is_kept
+from moa_jax.training.kept import (
+    PART,
+    describe_source,
+    encode_in_parts,
+    is_kept,
+    read_in_chunks,
+)
 from moa_jax.training.objective import encode
 
 ENCODERS = ("vae", "image_encoder")
@@ -125,18 +129,8 @@ def _cropped(
         prepared = ([prepare_subject(each, small) for each in part] for part in (cuts, others))
         return _Cropped(loaded, image, masks, *prepared)
 
-    bar = Bar(
-        f"encoding {config.data.path}",
-        sum(map(len, buckets.members.values())),
-        stdout=True,
-        keep=True,
-    )
-    with bar, ThreadPoolExecutor(max(1, config.data.workers)) as pool:
-        for size, members in buckets.members.items():
-            for start in range(0, len(members), chunk):
-                part = members[start : start + chunk].tolist()
-                yield [cropped for cropped in pool.map(partial(load, size), part) if cropped]
-                bar.advance(len(part))
+    for _, part in read_in_chunks(config.data, buckets, chunk, load):
+        yield part
 
 
 def _encoded(

@@ -4,20 +4,26 @@
 only as long as neither the pictures nor the networks change, which this module tells.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from moa_jax.config import Config
+from moa_jax.cli import Bar
+from moa_jax.config import Config, DataConfig
+from moa_jax.data.buckets import Buckets, Size
 from moa_jax.data.fingerprint import listing_digest, record_digests
 from moa_jax.data.records import Records
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
 from moa_jax.training.mesh import place_batch
+
+T = TypeVar("T")
 
 PART = 32  # pictures that a device encodes at once
 LISTING, FILES = "listing", "files"  # keys of the digests that tell whether the source changed
@@ -144,6 +150,28 @@ def _require_made_of(
         )
     if since:
         raise InputError(f"since {named} was made, {'; '.join(since)}: {remedy}")
+
+
+def read_in_chunks(
+    data: DataConfig, buckets: Buckets, chunk: int, load: Callable[[Size, int], T | None]
+) -> Iterator[tuple[Size, list[T]]]:
+    """Read the good records of each bucket in order, a chunk at a time, in threads.
+
+    Args:
+        chunk: number of records, bad ones among them.
+        load: reads the record of a number for a size; gives None if it is bad.
+
+    Yields:
+        The size of a bucket, and what was read of a chunk of its records.
+    """
+    total = sum(map(len, buckets.members.values()))
+    bar = Bar(f"encoding {data.path}", total, stdout=True, keep=True)
+    with bar, ThreadPoolExecutor(max(1, data.workers)) as pool:
+        for size, members in buckets.members.items():
+            for start in range(0, len(members), chunk):
+                part = members[start : start + chunk].tolist()
+                yield size, [each for each in pool.map(partial(load, size), part) if each]
+                bar.advance(len(part))
 
 
 def encode_in_parts(

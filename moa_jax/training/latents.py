@@ -5,7 +5,6 @@ shown stays in the training step, where it is augmented and where the image enco
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float16, UInt8
 
-from moa_jax.cli import Bar
 from moa_jax.config import Config, DataConfig
 from moa_jax.data.augment import crop_target
 from moa_jax.data.buckets import Buckets, Fit, Size
@@ -27,7 +25,13 @@ from moa_jax.data.records import Records, open_records
 from moa_jax.errors import InputError
 from moa_jax.method.identity import Identity
 from moa_jax.method.model import MoA
-from moa_jax.training.kept import PART, describe_source, encode_in_parts, is_kept
+from moa_jax.training.kept import (
+    PART,
+    describe_source,
+    encode_in_parts,
+    is_kept,
+    read_in_chunks,
+)
 from moa_jax.training.objective import encode
 
 
@@ -94,14 +98,7 @@ def _targets(
             return None
         return _Target(index, crop_target(loaded.image, [], size, flip=False)[0])
 
-    total = sum(map(len, buckets.members.values()))
-    bar = Bar(f"encoding {data.path}", total, stdout=True, keep=True)
-    with bar, ThreadPoolExecutor(max(1, data.workers)) as pool:
-        for size, members in buckets.members.items():
-            for start in range(0, len(members), chunk):
-                part = members[start : start + chunk].tolist()
-                yield size, [target for target in pool.map(partial(load, size), part) if target]
-                bar.advance(len(part))
+    return read_in_chunks(data, buckets, chunk, load)
 
 
 def _encoded(
