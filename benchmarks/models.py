@@ -19,6 +19,7 @@ import numpy as np
 
 from moa_jax.backbone.clip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from moa_jax.backbone.shapes import parameter_shapes
+from moa_jax.backbone.stable_diffusion import pipeline_index
 from moa_jax.backbone.tokenizer import END, START, write_tokenizer
 from moa_jax.backbone.unet import UNet, UNetConfig
 from moa_jax.backbone.vae import VAE, VAEConfig
@@ -40,18 +41,6 @@ _SCHEDULER = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
     "timestep_spacing": "leading",
-}
-_INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "safety_checker": [None, None],
-    "requires_safety_checker": False,
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "image_encoder": [None, None],
 }
 
 
@@ -153,7 +142,7 @@ def opened(size: str, dtype: str = "float16", image_encoder: bool = True) -> Ite
 
 def write_folder(folder: Path, size: str, dtype: str, image_encoder: bool = True) -> Path:
     """Write a checkpoint of random weights as diffusers writes one."""
-    index = dict(_INDEX)
+    index = pipeline_index("DDIMScheduler", image_encoder)
     given = configs(size)
     write_tokenizer(folder / "tokenizer")
     words = json.loads((folder / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
@@ -163,10 +152,8 @@ def write_folder(folder: Path, size: str, dtype: str, image_encoder: bool = True
         "pad_token_id": words[END],
     }
     for name, module in modules(size).items():
-        if name == "image_encoder":
-            if not image_encoder:
-                continue
-            index[name] = ["transformers", "CLIPVisionModelWithProjection"]
+        if name == "image_encoder" and not image_encoder:
+            continue
         save_params(folder / name, _random(parameter_shapes(module), dtype), given[name])
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(_SCHEDULER))

@@ -153,10 +153,31 @@ def describe_stable_diffusion(
 def save_stable_diffusion(folder: str | Path, sd: StableDiffusion) -> None:
     """Write a folder that diffusers' StableDiffusionPipeline.from_pretrained loads."""
     folder = Path(folder)
-    # It names the class that loads each folder; [None, None] marks what the pipeline lacks.
-    index = {
+    scheduler = sd.scheduler_config.get("_class_name", "DDIMScheduler")
+    index = pipeline_index(scheduler, sd.image_encoder is not None)
+    index["_diffusers_version"] = version("diffusers")
+    for name in NETWORKS:
+        component = getattr(sd, name)
+        save_params(folder / name, component.params, component.config)
+    if sd.image_encoder is not None:
+        save_params(folder / "image_encoder", sd.image_encoder.params, sd.image_encoder.config)
+    sd.tokenizer.save_pretrained(folder / "tokenizer")
+    write_config(folder / "scheduler", sd.scheduler_config, SCHEDULER_FILE)
+    write_config(folder, index, "model_index.json")
+
+
+def pipeline_index(scheduler: str, image_encoder: bool) -> dict[str, Any]:
+    """Give `model_index.json` of a StableDiffusionPipeline, without the version of diffusers.
+
+    It names the class that loads each folder; [None, None] marks what the pipeline lacks.
+
+    Args:
+        scheduler: the scheduler's class.
+        image_encoder: whether there is one.
+    """
+    tower = ["transformers", "CLIPVisionModelWithProjection"]
+    return {
         "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": version("diffusers"),
         "feature_extractor": [None, None],
         "safety_checker": [None, None],
         "requires_safety_checker": False,
@@ -164,18 +185,9 @@ def save_stable_diffusion(folder: str | Path, sd: StableDiffusion) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
-        "scheduler": ["diffusers", sd.scheduler_config.get("_class_name", "DDIMScheduler")],
-        "image_encoder": [None, None],
+        "scheduler": ["diffusers", scheduler],
+        "image_encoder": tower if image_encoder else [None, None],
     }
-    for name in NETWORKS:
-        component = getattr(sd, name)
-        save_params(folder / name, component.params, component.config)
-    if sd.image_encoder is not None:
-        index["image_encoder"] = ["transformers", "CLIPVisionModelWithProjection"]
-        save_params(folder / "image_encoder", sd.image_encoder.params, sd.image_encoder.config)
-    sd.tokenizer.save_pretrained(folder / "tokenizer")
-    write_config(folder / "scheduler", sd.scheduler_config, SCHEDULER_FILE)
-    write_config(folder, index, "model_index.json")
 
 
 # Makes a network: (what reads its weights, its name, its module, its config).
