@@ -16,8 +16,8 @@ from moa_jax.backbone.attention_kernels import xla
 from moa_jax.backbone.unet import UNet
 from moa_jax.backbone.vae import VAE
 from moa_jax.config import MethodConfig
-from moa_jax.method.mixture import is_router
 from moa_jax.method.model import build
+from moa_jax.method.router import is_router
 from moa_jax.method.trained import is_added, map_paths
 from moa_jax.sampling.load import Loaded, choose_dtype, load
 from moa_jax.sampling.pipeline import Pipeline

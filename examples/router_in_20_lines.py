@@ -14,7 +14,7 @@ from functools import partial
 
 import jax.numpy as jnp
 
-from moa_jax.method.mixture import LinearRouter
+from moa_jax.method.router import LinearRouter
 from moa_jax.method.variant import Variant
 
 

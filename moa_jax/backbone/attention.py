@@ -81,20 +81,22 @@ class Attention(nn.Module):
         hidden: Float[Array, "B H W D"],
         context: Any,
         watch: Int[Array, "B K"] | None,
+        pixels: Float[Array, "B L D"] | None = None,
     ) -> Float[Array, "B H W D"]:
         """Attend with the given projections.
 
         Args:
             project: called in place of `self.project`, with the same arguments.
             hidden: as in `__call__`; so are `context` and `watch`.
+            pixels: what self-attention attends to; None means `hidden`.
         """
         batch, rows, columns, width = hidden.shape
-        pixels = hidden.reshape(batch, rows * columns, width)
-        source = context if self.cross else pixels
+        queries = hidden.reshape(batch, rows * columns, width)
+        source = context if self.cross else queries if pixels is None else pixels
         inner = self.heads * self.head_dim
         query, key, value = (
             project(tokens, name, inner).reshape(*tokens.shape[:2], self.heads, self.head_dim)
-            for tokens, name in ((pixels, "to_q"), (source, "to_k"), (source, "to_v"))
+            for tokens, name in ((queries, "to_q"), (source, "to_k"), (source, "to_v"))
         )
         if watch is not None:
             weights = attention_weights(query, key, watch)

@@ -5,20 +5,18 @@ its own parameters under its own names; the added experts are copies of it that 
 gives each expert what it attends to; this file does not know what the context is made of.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from moa_jax.backbone.attention import Attention
+from moa_jax.method.router import ROUTER, LinearRouter
+from moa_jax.method.sparse import Sparse, compute, unbound
 
 PRIOR = 0  # the first of the experts
-ROUTER = "router"  # a router's name in the tree; see `is_router`
-EXACT = jax.lax.Precision.HIGHEST  # a TPU's default multiplies float32 in bfloat16
 
 
 @runtime_checkable
@@ -27,6 +25,7 @@ class ExpertContext(Protocol):
 
     tokens: Int[Array, "B K"]
     dial: Float[Array, " blocks"] | None  # see `turn`, for each transformer block
+    sparse: Sparse | None  # None computes every expert everywhere
 
     def for_experts(self, block: int, experts: Sequence[str]) -> Sequence[Float[Array, "B S D"]]:
         """Return what the prior, and then each of the named experts, attends to in a block."""
@@ -97,96 +96,6 @@ def counterpart(path: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     return path[layer + 1], path[: layer + 1] + path[layer + 2 :]
 
 
-def is_router(path: str) -> bool:
-    """Tell whether a weight is a router's; these stay float32 and replicated, and may learn late.
-
-    Args:
-        path: the weight's place in the tree; anything that is not a letter may join its names.
-    """
-    return re.search(rf"\b{ROUTER}\b", path) is not None
-
-
-def initial_logits(experts: int, personalized_weight: float) -> Float[Array, " E"]:
-    """Compute logits whose softmax gives the added experts together `personalized_weight`."""
-    added = personalized_weight / (experts - 1)
-    return jnp.log(jnp.array([1 - personalized_weight] + [added] * (experts - 1), jnp.float32))
-
-
-class LinearRouter(nn.Module):
-    """Route with one linear layer on the layer's normalised input, in float32.
-
-    Source: the router is MoA's; that it is linear, and its start, are our choice.
-
-    Attributes:
-        experts: number of experts, with the prior.
-        block: the transformer block that it serves, counted from the U-Net's input.
-        initial_personalized_weight: weight that the added experts share at the start, in (0, 1).
-    """
-
-    experts: int
-    block: int = 0
-    initial_personalized_weight: float = 0.1
-
-    @nn.compact
-    def __call__(self, hidden: Float[Array, "B H W D"], context: Any) -> Float[Array, "B H W E"]:
-        """Weigh the experts at every pixel."""
-        return jax.nn.softmax(self._logits(hidden.astype(jnp.float32)), axis=-1)
-
-    def _logits(self, hidden: Float[Array, "B H W D"]) -> Float[Array, "B H W E"]:
-        return nn.Dense(
-            self.experts,
-            kernel_init=nn.initializers.zeros,  # every pixel starts with the same weights
-            bias_init=lambda *_: initial_logits(self.experts, self.initial_personalized_weight),
-            precision=EXACT,
-            name="logits",
-        )(hidden)
-
-
-class MLPRouter(LinearRouter):
-    """Route with one hidden layer that is as wide as the input; an alternative of our own."""
-
-    def _logits(self, hidden: Float[Array, "B H W D"]) -> Float[Array, "B H W E"]:
-        hidden = nn.Dense(hidden.shape[-1], precision=EXACT, name="hidden")(hidden)
-        return super()._logits(nn.gelu(hidden, approximate=False))
-
-
-class FixedRouter(nn.Module):
-    """Give every pixel the same weights: `(1, 0)` holds the network at the prior.
-
-    Attributes:
-        weights: one for each expert.
-    """
-
-    experts: int
-    block: int = 0
-    weights: tuple[float, ...] = (1.0, 0.0)
-
-    def __call__(self, hidden: Float[Array, "B H W D"], context: Any) -> Float[Array, "B H W E"]:
-        """Repeat the weights at every pixel."""
-        weights = jnp.array(self.weights, jnp.float32)
-        return jnp.broadcast_to(weights, (*hidden.shape[:3], self.experts))
-
-
-class PersonalizedRouter(FixedRouter):
-    """Hold the network at the personalized expert: a single tuned branch, without prior or router.
-
-    MoA is compared with this. It is FastComposer's way, in which all attention is tuned.
-
-    Attributes:
-        initial_personalized_weight: not read; it is here because every router of ROUTERS takes it.
-    """
-
-    weights: tuple[float, ...] = (0.0, 1.0)
-    initial_personalized_weight: float = 1.0
-
-
-ROUTERS: dict[str, type[nn.Module]] = {
-    "linear": LinearRouter,
-    "mlp": MLPRouter,
-    "personalized": PersonalizedRouter,
-}
-
-
 class Expert(Attention):
     """An expert beside the prior: an attention layer of its own, with four projections.
 
@@ -198,6 +107,23 @@ class Expert(Attention):
     """
 
     prior: Callable[[Array, str], Array] | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        hidden: Float[Array, "B H W D"],
+        context: Any,
+        watch: Int[Array, "B K"] | None = None,
+        pixels: Float[Array, "B L D"] | None = None,
+    ) -> Float[Array, "B H W D"]:
+        """Attend from every pixel of `hidden`.
+
+        Args:
+            hidden: the feature map or, when routing is sparse, some of its pixels as "B 1 P D".
+            context: as in `Attention`; so is `watch`.
+            pixels: the feature map that self-attention attends to; None means `hidden`.
+        """
+        return self.attended(self.project, hidden, context, watch, pixels)
 
 
 def one_expert(block: int) -> Mapping[str, Callable[..., nn.Module]]:
@@ -240,17 +166,26 @@ class MixtureOfAttention(Attention):
             raise ValueError(
                 f"the context serves {len(attended)} experts; the mixture has {1 + len(made)}"
             )
-        layers: dict[str, nn.Dense] = {}  # the prior's, which experts may apply as well
+        router = self.router(experts=1 + len(made), block=self.block, name=ROUTER)
+        routing = router(hidden, context)
+        if context.dial is not None:
+            routing = turn(routing, context.dial[self.block])
+        sparse, chosen = context.sparse, [None] * len(made)
+        if sparse is not None:
+            routing, chosen = sparse.keep(routing)
+        layers: dict[str, Callable[[Array], Array]] = {}  # the prior's, experts may apply them too
 
         def project(source: Array, name: str, width: int, bias: bool = False) -> Array:
-            layers[name] = self.projection(name, width, bias)
-            return layers[name](source)
+            layer = self.projection(name, width, bias)
+            projected = layer(source)
+            layers[name] = layer if sparse is None else unbound(layer)
+            return projected
 
         def prior(source: Array, name: str) -> Array:
             return layers[name](source)
 
         outputs = [self.attended(project, hidden, attended[PRIOR], watch)]
-        for (name, make), tokens in zip(made.items(), attended[1:], strict=True):
+        for number, (name, make) in enumerate(made.items(), start=1):
             expert = make(
                 heads=self.heads,
                 head_dim=self.head_dim,
@@ -261,24 +196,22 @@ class MixtureOfAttention(Attention):
                 prior=prior,
                 name=name,
             )
+            tokens, pixels = attended[number], chosen[number - 1]
+            if sparse is not None:
+                outputs.append(compute(expert, hidden, tokens, routing[..., number], pixels))
+                continue
             # In self-attention there are no words to watch.
             outputs.append(expert(hidden, tokens, context.tokens if self.cross else None))
-        router = self.router(experts=len(outputs), block=self.block, name=ROUTER)
-        return self.finish(outputs, router(hidden, context), context)
+        return self.finish(outputs, routing)
 
     def finish(
-        self,
-        outputs: Sequence[Float[Array, "B H W D"]],
-        routing: Float[Array, "B H W E"],
-        context: ExpertContext,
+        self, outputs: Sequence[Float[Array, "B H W D"]], routing: Float[Array, "B H W E"]
     ) -> Float[Array, "B H W D"]:
-        """Turn the dial, sow the routing, and mix.
+        """Sow the routing, and mix.
 
         Args:
             outputs: one for each expert, the prior's first.
-            routing: from the router.
+            routing: the weights to mix with.
         """
-        if context.dial is not None:
-            routing = turn(routing, context.dial[self.block])
         self.sow("intermediates", "routing", routing)
         return mix(outputs, routing)

@@ -19,6 +19,7 @@ from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.backbone.unet import Residuals, UNet, UNetConfig, transformer_blocks
 from moa_jax.config import MethodConfig
 from moa_jax.errors import InputError
+from moa_jax.method.sparse import Sparse
 from moa_jax.method.trained import is_added
 from moa_jax.method.variant import Flat, Moment, Observations, Variant, resolve
 
@@ -73,6 +74,7 @@ class MoA:
         tokens: Int[Array, "B K"],
         residuals: Residuals | None = None,
         dial: Float[Array, " blocks"] | None = None,
+        sparse: Sparse | None = None,
         keys: Key[Array, " B"] | None = None,
         progress: Float[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B H W C"], Observations]:
@@ -84,6 +86,7 @@ class MoA:
             tokens: position of each subject's word in the text; S means no subject.
             residuals: what ControlNets add; both experts see their effect.
             dial: where the dial stands in each block, see `turn`; None means as the router chose.
+            sparse: how much of the experts is computed; None means all of it.
             keys: random keys, for a variant that draws at random in training.
             progress: share of the training that is over, for a variant that changes with it.
 
@@ -105,7 +108,9 @@ class MoA:
             return prediction, _observe(state["intermediates"])
 
         shared = params.get("variant")
-        context = prompt._replace(dial=dial, keys=keys, progress=progress, shared=shared)
+        context = prompt._replace(
+            dial=dial, sparse=sparse, keys=keys, progress=progress, shared=shared
+        )
         return self.variant.predict(run, context)
 
     def router_loss_layers(self, skip: int) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from moa_jax.backbone.blocks import LayerNorm
+from moa_jax.method.sparse import Sparse
 
 
 class Prompt(NamedTuple):
@@ -27,6 +28,7 @@ class Prompt(NamedTuple):
         timesteps: "B", for routers that want the time.
         dial: "blocks", how strongly the added experts take part, see `turn`; None means as the
             router chose.
+        sparse: how much of the experts is computed; None means all of it.
         keys: "B" random keys, one for each picture; None outside of training.
         progress: "B", share of the training that is over; None outside of training.
         shared: the variant's arrays that belong to no single layer, by name.
@@ -37,6 +39,7 @@ class Prompt(NamedTuple):
     tokens: Array
     timesteps: Array
     dial: Array | None = None
+    sparse: Sparse | None = None
     keys: Array | None = None
     progress: Array | None = None
     shared: Any = None

@@ -28,8 +28,9 @@ from moa_jax.backbone.transformer import FeedForward
 from moa_jax.config import MethodConfig
 from moa_jax.errors import InputError
 from moa_jax.extension import FORM, find, is_name
-from moa_jax.method.mixture import ROUTERS, Expert, MixtureOfAttention, counterpart
+from moa_jax.method.mixture import Expert, MixtureOfAttention, counterpart
 from moa_jax.method.prompt import SubjectPrompt, SubjectResidual, TimeLayerConditioning
+from moa_jax.method.router import ROUTERS
 
 Params = Mapping[str, Any]
 Flat = dict[tuple[str, ...], Any]  # leaves by their path

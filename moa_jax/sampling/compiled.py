@@ -3,8 +3,8 @@
 `Pipeline` prepares the arrays from prompts and pictures. The networks are compiled once for all
 calls that draw equally many pictures of the same size: sampler, number of steps, guidance scale,
 dial, ranges, photo and words are arguments of the program. Only switching guidance, ControlNets,
-`watch` or weights of words on or off makes another program, and another number of the prompt's
-windows.
+`watch`, sparse routing or weights of words on or off makes another program, and another capacity or
+number of the prompt's windows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,7 @@ from PIL import Image
 
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion
 from moa_jax.diffusion import Denoiser, NoiseSchedule, OnStep, ddim_inversion, sample
+from moa_jax.errors import InputError
 from moa_jax.method.model import MoA
 from moa_jax.sampling.batches import in_batches
 from moa_jax.sampling.control import Control, lay_out
@@ -157,6 +158,11 @@ class Engine:
         `Pipeline.__call__` explains the other arguments.
         """
         settings = (settings or Settings()).resolved(self.base.scheduler_config)
+        if watch and settings.sparse:
+            raise InputError(
+                "watch (--look) shows the attention of every pixel, which sparse routing does not "
+                "compute: draw with capacity=1 and skip_below=0"
+            )
         skip = start.skip if start else 0
         sampler = settings.make_sampler(self.schedule, skip)
         size = tuple(side * self.downscale for side in latents.shape[2:0:-1])  # width, height

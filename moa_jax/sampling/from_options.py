@@ -52,6 +52,8 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         karras=arguments.karras,
         eta=arguments.eta,
         delay=arguments.delay,
+        capacity=arguments.capacity,
+        skip_below=arguments.skip_below,
         moa_strength=[read_strength(each) for each in arguments.moa_strength] or 1.0,
     )
 

@@ -15,8 +15,8 @@ from moa_jax.backbone.quantization import choose_place
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion, load_stable_diffusion
 from moa_jax.backbone.unet import UNetConfig
 from moa_jax.method.identity import Identity
-from moa_jax.method.mixture import is_router
 from moa_jax.method.model import MoA, build
+from moa_jax.method.router import is_router
 from moa_jax.method.source import find_moa
 from moa_jax.method.trained import map_paths
 from moa_jax.method.weights import load_moa, read_moa_card

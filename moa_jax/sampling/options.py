@@ -197,7 +197,7 @@ OWN = {"draw": _add_draw, "morph": _add_morph, "timelapse": _add_timelapse, "edi
 
 
 def add_sampler(add: Add) -> None:
-    """Add the options of sampler, guidance and delay."""
+    """Add the options of sampler, guidance, delay and sparse routing."""
     add("--steps", type=int, default=50, help="sampler steps (%(default)s)")
     add("--sampler", default="unipc", help="unipc, dpm++2m, euler, euler_a, ddim, ddpm, pndm, lcm, "
         "checkpoint for the checkpoint's own, or your module:function (%(default)s)")  # fmt: skip
@@ -209,6 +209,10 @@ def add_sampler(add: Add) -> None:
         help="guide only this part of the steps (0 1)")  # fmt: skip
     add("--delay", type=float, default=0.0, metavar="SHARE", help="share of the steps, at first, "
         "that see the text without the subjects; FastComposer's: 0.2 (%(default)s)")  # fmt: skip
+    add("--capacity", type=float, default=1.0, metavar="SHARE", help="share of the pixels that the "
+        "personalized expert draws, where it weighs most; 1: exact (%(default)s)")  # fmt: skip
+    add("--skip-below", type=float, default=0.0, metavar="WEIGHT", help="leave this expert out of "
+        "a layer in which its mean weight is below; 0: off (%(default)s)")  # fmt: skip
 
 
 def _add_settings(add: Add) -> None:

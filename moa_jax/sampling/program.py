@@ -153,6 +153,7 @@ def _predict(
         conditions.features,
         conditions.tokens,
         dial=steered.dial,
+        sparse=steered.sparse,
         residuals=residuals,
     )
     return prediction, _seen(observed, watch)

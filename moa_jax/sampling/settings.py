@@ -1,8 +1,8 @@
 """How to draw, whatever is drawn: sampler, guidance, and how strongly the subjects take part.
 
 This module turns what a person writes into tables over steps and layers. A row of each table is an
-argument of the compiled program, so no setting compiles it anew, except switching guidance on or
-off. No network is run here.
+argument of the compiled program, so no setting compiles it anew, except the capacity, and switching
+guidance or sparse routing on or off. No network is run here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from moa_jax.diffusion import NoiseSchedule, Sampler, make_sampler, over_steps, sampler_of
 from moa_jax.diffusion.guidance import check_range
 from moa_jax.errors import InputError
+from moa_jax.method.sparse import Sparse
 
 CHECKPOINT = "checkpoint"  # stands for the sampler in the checkpoint's scheduler_config.json
 
@@ -52,6 +53,7 @@ class Steering(NamedTuple):
         guidance_rescale: one for each step, see `classifier_free_guidance`; None means no guidance.
         dial: one for each step and transformer block, see `turn`; None means no mixtures.
         controls: the scales of each ControlNet.
+        sparse: the same in every step; None computes every expert everywhere.
         subjects: 0 for each step that sees the prompt without its subjects, else 1; None means that
             every step sees them.
     """
@@ -60,6 +62,7 @@ class Steering(NamedTuple):
     guidance_rescale: Float[np.ndarray, " n"] | None = None
     dial: Float[np.ndarray, "n blocks"] | None = None
     controls: tuple[Float[np.ndarray, " n"], ...] = ()
+    sparse: Sparse | None = None
     subjects: Float[np.ndarray, " n"] | None = None
 
     @property
@@ -70,7 +73,8 @@ class Steering(NamedTuple):
     def at(self, step: int) -> "Steered":
         """Return the values of one step that the compiled program takes."""
         rows = (None if table is None else np.float32(table[step]) for table in self[:3])
-        return Steered(*rows, tuple(np.float32(scales[step]) for scales in self.controls))
+        controls = tuple(np.float32(scales[step]) for scales in self.controls)
+        return Steered(*rows, controls, self.sparse)
 
     def sees_subjects(self, step: int) -> bool:
         """Tell whether a step sees the subjects of the prompt."""
@@ -85,12 +89,14 @@ class Steered(NamedTuple):
         guidance_rescale: a number.
         dial: "blocks", a number for each transformer block.
         controls: a number for each ControlNet.
+        sparse: its capacity is no argument, but decides which program runs.
     """
 
     guidance_scale: Any = None
     guidance_rescale: Any = None
     dial: Any = None
     controls: tuple[Any, ...] = ()
+    sparse: Sparse | None = None
 
 
 class Known(NamedTuple):
@@ -125,6 +131,10 @@ class Settings:
         delay: share of the steps, from the first one on, that see the prompt's text without its
             subjects, in every expert; 0 is none of them and 1 all. Source: delayed subject
             conditioning is FastComposer's (arXiv 2305.10431).
+        capacity: share of the pixels, in (0, 1], that the personalized expert is computed for in
+            every mixture layer: those at which it weighs most. Below 1, it is faster and not exact.
+        skip_below: leave the expert out of a layer, at a step, where its mean weight over the
+            picture is at most this; 0 to 1, and 0 is off.
     """
 
     num_inference_steps: int = 50
@@ -136,6 +146,8 @@ class Settings:
     eta: float | None = None
     moa_strength: SupportsFloat | Sequence[Strength] = 1.0
     delay: float = 0.0
+    capacity: float = 1.0
+    skip_below: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values that no sampler takes."""
@@ -148,6 +160,13 @@ class Settings:
         check_range(*self.guidance_interval)
         if not 0.0 <= self.delay <= 1.0:
             raise InputError(f"delay={self.delay}: must lie between 0 (off) and 1, e.g. 0.2")
+        if not 0.0 < self.capacity <= 1.0:
+            raise InputError(
+                f"capacity={self.capacity}: must lie between 0 and 1 (exact), e.g. 0.5; "
+                "moa_strength=0 is the prior alone"
+            )
+        if not 0.0 <= self.skip_below <= 1.0:
+            raise InputError(f"skip_below={self.skip_below}: must lie between 0 (off) and 1")
 
     def resolved(self, scheduler_config: Mapping[str, Any]) -> "Settings":
         """Replace CHECKPOINT by the sampler that a `scheduler_config.json` names.
@@ -165,6 +184,13 @@ class Settings:
     def guided(self) -> bool:
         """Whether there is guidance at all."""
         return self.guidance_scale > 1.0
+
+    @property
+    def sparse(self) -> Sparse | None:
+        """How much of the personalized expert is computed; None means all of it."""
+        if self.capacity == 1.0 and self.skip_below == 0.0:
+            return None
+        return Sparse(self.skip_below, self.capacity)
 
     def make_sampler(self, schedule: NoiseSchedule, skip: int = 0) -> Sampler:
         """Lay out the steps.
@@ -196,7 +222,8 @@ class Settings:
             InputError: a `Strength` is for layers that do not exist, or a range holds no step.
         """
         n = self.num_inference_steps - skip
-        steering = Steering(dial=dial_table(self.moa_strength, n, blocks))
+        dial = dial_table(self.moa_strength, n, blocks)
+        steering = Steering(dial=dial, sparse=self.sparse if blocks else None)
         if self.delay:
             subjects = over_steps(0.0, n, 0.0, self.delay, outside=1.0)
             steering = steering._replace(subjects=subjects)

@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moa_jax.config import MeshConfig
 from moa_jax.errors import InputError
-from moa_jax.method.mixture import ROUTER
+from moa_jax.method.router import ROUTER
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))

@@ -10,7 +10,7 @@ import optax.contrib
 
 from moa_jax.config import OptimizerConfig
 from moa_jax.errors import InputError
-from moa_jax.method.mixture import is_router
+from moa_jax.method.router import is_router
 from moa_jax.method.trained import map_paths
 
 

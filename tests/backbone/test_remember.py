@@ -14,8 +14,9 @@ from moa_jax.backbone.remember import describe, remember
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.backbone.unet import UNet, UNetConfig
 from moa_jax.config import MethodConfig
-from moa_jax.method.mixture import LinearRouter, MixtureOfAttention
+from moa_jax.method.mixture import MixtureOfAttention
 from moa_jax.method.model import build
+from moa_jax.method.router import LinearRouter
 
 SHAPES = {
     "conv_in": {"kernel": jax.ShapeDtypeStruct((3, 3, 4, 8), jnp.float32)},

@@ -12,19 +12,16 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from moa_jax.backbone.attention import Attention
 from moa_jax.backbone.unet import UNet
 from moa_jax.config import MethodConfig
-from moa_jax.method.mixture import (
+from moa_jax.method.mixture import Expert, MixtureOfAttention, mix, turn
+from moa_jax.method.model import build
+from moa_jax.method.router import (
     ROUTERS,
-    Expert,
     FixedRouter,
     LinearRouter,
-    MixtureOfAttention,
     MLPRouter,
     PersonalizedRouter,
     initial_logits,
-    mix,
-    turn,
 )
-from moa_jax.method.model import build
 from moa_jax.testing import small_stable_diffusion
 
 
@@ -105,7 +102,7 @@ def test_each_expert_alone_gives_its_own_answer(said):
     """Three experts, a context and a name for each; the prior's weights have no name."""
 
     class ThreeContexts:
-        tokens, dial = said.tokens, None
+        tokens, dial, sparse = said.tokens, None, None
 
         def for_experts(self, block, experts):
             return (*said.prompt.for_experts(block, experts[:1]), 2 * said.text)
@@ -170,7 +167,7 @@ def test_every_expert_attends_by_the_function_that_is_handed_in(said):
 
 def test_a_context_for_another_number_of_experts_is_refused(said):
     class OneContext:
-        tokens, dial = said.tokens, None
+        tokens, dial, sparse = said.tokens, None, None
 
         def for_experts(self, block, experts):
             return [said.text]

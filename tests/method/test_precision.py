@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from moa_jax.method.losses import mean_routing, object_loss, union_mask
-from moa_jax.method.mixture import LinearRouter, MLPRouter
 from moa_jax.method.prompt import fourier_features
+from moa_jax.method.router import LinearRouter, MLPRouter
 
 MASKS = jax.ShapeDtypeStruct((2, 3, 8, 6), jnp.float32)
 

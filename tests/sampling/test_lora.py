@@ -14,7 +14,8 @@ from flax.traverse_util import flatten_dict
 from moa_jax.backbone.lora import Lora, LowRank, merge_lora, read_lora
 from moa_jax.backbone.unet import UNet
 from moa_jax.errors import InputError
-from moa_jax.method.mixture import FixedRouter, MixtureOfAttention, PersonalizedRouter
+from moa_jax.method.mixture import MixtureOfAttention
+from moa_jax.method.router import FixedRouter, PersonalizedRouter
 from moa_jax.sampling.lora import Styles, apply_lora
 from tests.backbone.loras import ATTENTION, draw, kohya, write
 

@@ -62,11 +62,12 @@ def test_short_forms_that_are_none_are_quoted():
 def test_every_option_of_the_settings_arrives():
     options = "--steps 9 --sampler euler --karras --guidance-scale 3 --guidance-rescale 0.7"
     options += " --guidance-interval 0.2 0.8 --moa-strength 0.5 --moa-strength up=2 --delay 0.3"
+    options += " --capacity 0.25 --skip-below 0.05"
     read = read_settings(parse_arguments([*BASIC, *options.split()]))
     expected = Settings(9, "euler", 3.0, 0.7, (0.2, 0.8), True, None)
-    assert read == Settings(
-        **{**vars(expected), "moa_strength": [Strength(0.5), Strength(2.0, "up")], "delay": 0.3}
-    )
+    changed = {"moa_strength": [Strength(0.5), Strength(2.0, "up")], "delay": 0.3}
+    changed |= {"capacity": 0.25, "skip_below": 0.05}
+    assert read == Settings(**{**vars(expected), **changed})
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -61,7 +61,7 @@ def test_a_step_reads_its_own_row_of_every_table():
     np.testing.assert_array_equal(first.dial, [1.0] * 4)
     np.testing.assert_array_equal(last.dial, [0.25] * 4)
     assert (first.controls, last.controls) == ((np.float32(0.1),), (np.float32(0.4),))
-    assert Settings(guidance_scale=1.0).steering(()).at(7) == (None, None, None, ())
+    assert Settings(guidance_scale=1.0).steering(()).at(7) == (None, None, None, (), None)
 
 
 def test_a_delay_is_the_first_share_of_the_steps_that_are_taken():

@@ -101,6 +101,9 @@ def test_only_guidance_itself_and_what_is_watched_compile_the_networks_anew(pers
     assert [program._cache_size() for program in programs] == [2, 2, 1]
     pipe(MARKED, SUBJECTS, num_inference_steps=2, watch=True)
     assert pipe._predict._cache_size() == 3
+    for below in (0.1, 0.2):
+        pipe(MARKED, SUBJECTS, num_inference_steps=2, capacity=0.5, skip_below=below)
+    assert pipe._predict._cache_size() == 4
 
 
 def test_without_guidance_the_negative_prompt_is_not_looked_at(plain):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moa_jax.method.mixture import FixedRouter, MixtureOfAttention
+from moa_jax.method.mixture import MixtureOfAttention
+from moa_jax.method.router import FixedRouter
 from moa_jax.training.optimizer import make_optimizer
 from moa_jax.training.probe import make_probe, swap, swap_effect
 from moa_jax.training.step import initial_state

@@ -51,7 +51,7 @@ VERSUS = "versus.md"
 # Options that decide what a picture looks like, besides weights, words and references.
 DECIDING = ("seed", "steps", "sampler", "karras", "eta", "guidance_scale", "guidance_rescale")
 DECIDING += ("guidance_interval", "moa_strength", "delay", "height", "width", "prediction_type")
-DECIDING += ("quantization",)
+DECIDING += ("quantization", "capacity", "skip_below")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

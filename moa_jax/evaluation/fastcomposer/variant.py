@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from moa_jax.config import MethodConfig
-from moa_jax.method.mixture import Expert, PersonalizedRouter
+from moa_jax.method.mixture import Expert
 from moa_jax.method.prompt import SubjectPrompt, SubjectResidual
+from moa_jax.method.router import PersonalizedRouter
 from moa_jax.method.variant import Variant
 
 
