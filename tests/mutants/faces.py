@@ -57,10 +57,10 @@ MUTATIONS = [
     ),
     (
         "a pair is drawn as often as one of its people",
-        f"{ROOM}statistics.py",
+        "moa_jax/evaluation/statistics.py",
         "np.prod(drawn, axis=0)",
         "np.max(drawn, axis=0)",
-        f"{E}test_statistics.py::test_pairs_are_drawn_by_their_people",
+        "tests/evaluation/test_statistics.py::test_pairs_are_drawn_by_their_people",
     ),
     (
         "a text's feature is read from its padding",

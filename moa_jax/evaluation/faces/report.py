@@ -12,7 +12,7 @@ from typing import Any
 from moa_jax.data.images import load_image
 from moa_jax.errors import InputError
 from moa_jax.evaluation.faces.protocol import PAIRS, Trial
-from moa_jax.evaluation.faces.statistics import Estimate, Units, estimate
+from moa_jax.evaluation.statistics import Estimate, Units, estimate
 from moa_jax.faces.recognizer import Recognizer
 from moa_jax.figures import picture_table
 

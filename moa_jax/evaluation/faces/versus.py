@@ -7,7 +7,7 @@ from typing import Any
 
 from moa_jax.errors import InputError
 from moa_jax.evaluation.faces.report import FORMAT, MEASURES, RESULTS, Record, means
-from moa_jax.evaluation.faces.statistics import paired
+from moa_jax.evaluation.statistics import paired
 
 COMPARED = ("identity", "centred", "distance", "no_face", "prompt")
 HEADS = ("measure", "A", "B", "B - A (95 %)", "B higher/lower", "sign p", "Wilcoxon p")

@@ -5,6 +5,7 @@ The prior draws each noise once, because it cannot see which person is asked for
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from PIL import Image
 
 from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.evaluation.toy.protocol import Protocol, Trial, references
-from moa_jax.sampling.pipeline import Pipeline
+from moa_jax.sampling.pipeline import Pipeline, Result
 from moa_jax.sampling.program import decode, encode
 from moa_jax.sampling.request import Request, make_request, stack
 from moa_jax.sampling.settings import Settings
@@ -31,20 +32,21 @@ def draw(
     trials: list[Trial],
     protocol: Protocol,
     on_batch: Callable[[int, int], None] | None = None,
+    **settings: Any,
 ) -> Pictures:
     """Draw a picture of each trial.
 
     Args:
         on_batch: called with the number of pictures drawn so far and the number of all.
+        **settings: how to draw, beside what the protocol says; see `Settings`.
     """
     if pipeline.model is None:
         # Reversed, so that the first trial of each noise stays.
         first = {trial.noise: trial for trial in reversed(trials)}
-        drawn = dict(
-            zip(first, _draw(pipeline, [*first.values()], protocol, on_batch), strict=True)
-        )
+        alone = _draw(pipeline, [*first.values()], protocol, on_batch, **settings)
+        drawn = dict(zip(first, alone, strict=True))
         return np.stack([drawn[trial.noise] for trial in trials])
-    return _draw(pipeline, trials, protocol, on_batch)
+    return _draw(pipeline, trials, protocol, on_batch, **settings)
 
 
 def _draw(
@@ -52,26 +54,33 @@ def _draw(
     trials: list[Trial],
     protocol: Protocol,
     on_batch: Callable[[int, int], None] | None,
+    **settings: Any,
 ) -> Pictures:
-    side = pipeline.base.unet.config["sample_size"]
-    shape = (side, side, pipeline.base.vae.module.config.latent_channels)
-    start = jax.random.key(protocol.seed)
-    settings = Settings(protocol.steps, SAMPLER, protocol.guidance_scale)
     pictures = []
     for first in range(0, len(trials), BATCH):
         batch = trials[first : first + BATCH]
         padded = batch + batch[-1:] * (BATCH - len(batch))
-        rows = [_request(pipeline, trial) for trial in padded]
-        request = stack(rows)
-        noises = jnp.array([trial.noise for trial in padded])
-        # A trial's noise depends on its number, not on its row or batch.
-        keys = jax.vmap(partial(jax.random.fold_in, start))(noises)
-        latents = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        result = pipeline.draw(request, latents, keys, settings)
+        result = draw_batch(pipeline, padded, protocol, **settings)
         pictures += [np.asarray(image) for image in result.images[: len(batch)]]
         if on_batch:
             on_batch(len(pictures), len(trials))
     return np.stack(pictures)
+
+
+def draw_batch(
+    pipeline: Pipeline, trials: list[Trial], protocol: Protocol, **settings: Any
+) -> Result:
+    """Draw BATCH trials at once; see `draw`."""
+    side = pipeline.base.unet.config["sample_size"]
+    shape = (side, side, pipeline.base.vae.module.config.latent_channels)
+    start = jax.random.key(protocol.seed)
+    request = stack([_request(pipeline, trial) for trial in trials])
+    noises = jnp.array([trial.noise for trial in trials])
+    # A trial's noise depends on its number, not on its row or batch.
+    keys = jax.vmap(partial(jax.random.fold_in, start))(noises)
+    latents = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    chosen = Settings(protocol.steps, SAMPLER, protocol.guidance_scale, **settings)
+    return pipeline.draw(request, latents, keys, chosen)
 
 
 def _request(pipeline: Pipeline, trial: Trial) -> Request:

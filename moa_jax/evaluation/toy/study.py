@@ -58,18 +58,20 @@ def study_key(
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def run_key(key: str, weights: Path | None) -> str:
+def run_key(key: str, weights: Path | None, settings: Mapping[str, float] | None = None) -> str:
     """Hash what the numbers in `evaluation.json` were measured of.
 
     Args:
         key: of the study, from `study_key`.
         weights: the folder of `moa.safetensors`; None means the prior.
+        settings: how it is drawn, beside what the protocol says.
     """
     parts = [weights / WEIGHTS_NAME, weights / CARD_NAME] if weights else []
     # If a file is missing, loading the weights names it.
     # The content counts, not the folder: weights that were trained anew are measured anew.
     content = b"".join(part.read_bytes() for part in parts if part.is_file())
-    return hashlib.sha256(key.encode() + content).hexdigest()
+    how = json.dumps(settings, sort_keys=True) if settings else ""
+    return hashlib.sha256(key.encode() + content + how.encode()).hexdigest()
 
 
 class Study:
@@ -142,33 +144,39 @@ class Study:
         """Measure the prior."""
         return self._measured(self._runs / "prior", None, on_batch)
 
-    def row(self, weights: Path, cache: Path, on_batch: Progress | None = None) -> Numbers:
+    def row(
+        self, weights: Path, cache: Path, on_batch: Progress | None = None, **settings: float
+    ) -> Numbers:
         """Measure trained MoA weights.
 
         Args:
             weights: the folder of `moa.safetensors`.
             cache: where pictures and numbers are kept; may be the same folder.
+            **settings: how to draw, beside what the protocol says; see `Settings`.
         """
-        return self._measured(cache, weights, on_batch)
+        return self._measured(cache, weights, on_batch, **settings)
 
     def pictures(self, cache: Path) -> Pictures | None:
         """Give a run's pictures, if they have been drawn."""
         file = cache / PICTURES
         return np.load(file)["pictures"] if file.is_file() else None
 
-    def _measured(self, cache: Path, weights: Path | None, on_batch: Progress | None) -> Numbers:
-        run = run_key(self.key, weights)
+    def _measured(
+        self, cache: Path, weights: Path | None, on_batch: Progress | None, **settings: float
+    ) -> Numbers:
+        run = run_key(self.key, weights, settings)
         result = read_json(cache / RESULT)
         if result.get("run") == run:
             return result["numbers"]
         cache.mkdir(parents=True, exist_ok=True)
-        pictures = draw(self._pipeline(weights), self.trials, self.protocol, on_batch)
+        pipeline = self.pipeline(weights)
+        pictures = draw(pipeline, self.trials, self.protocol, on_batch, **settings)
         np.savez_compressed(cache / PICTURES, pictures=pictures)
         numbers = self.measure(pictures, is_prior=weights is None)
         write_json(cache / RESULT, {"run": run, "numbers": numbers})
         return numbers
 
-    def _pipeline(self, weights: Path | None) -> Pipeline:
+    def pipeline(self, weights: Path | None) -> Pipeline:
         """Load a row into an earlier pipeline of the same method, which is compiled already."""
         if weights is None:
             return Pipeline(self.base)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from moa_jax.evaluation.faces.statistics import estimate, paired
+from moa_jax.evaluation.statistics import estimate, paired
 
 VALUES = np.random.default_rng(3).normal(0.5, 0.1, 12)
 PEOPLE = {(f"p{i:02d}",): float(value) for i, value in enumerate(VALUES)}
