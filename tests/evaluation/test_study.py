@@ -48,7 +48,7 @@ def test_pictures_of_a_batch_do_not_depend_on_their_place(made, numbers):
 
 
 def test_what_is_measured_is_not_drawn_again(made, numbers, monkeypatch):
-    monkeypatch.setattr(module, "draw", lambda *_: pytest.fail("drew again"))
+    monkeypatch.setattr(module, "draw", lambda *_, **__: pytest.fail("drew again"))
     moa = made.runs / "moa-0"
     fresh = Study(made.base, made.runs, PROTOCOL, made.readers)
     assert fresh.row(moa, moa) == numbers["moa"]
@@ -58,13 +58,20 @@ def test_what_is_measured_is_not_drawn_again(made, numbers, monkeypatch):
 
 
 def test_other_weights_are_drawn_anew(made, numbers, monkeypatch):
-    monkeypatch.setattr(module, "draw", lambda *_: pytest.fail("drew again"))
+    monkeypatch.setattr(module, "draw", lambda *_, **__: pytest.fail("drew again"))
     moa = made.runs / "moa-0"
     card, arrays = read_moa_card(moa), load_file(moa / "moa.safetensors")
     save_moa(moa, arrays, dataclasses.replace(card, step=2))
     with pytest.raises(pytest.fail.Exception, match="drew again"):
         Study(made.base, made.runs, PROTOCOL, made.readers).row(moa, moa)
     save_moa(moa, arrays, card)
+
+
+def test_other_settings_are_drawn_anew(made, numbers, monkeypatch):
+    monkeypatch.setattr(module, "draw", lambda *_, **settings: pytest.fail(f"drew {settings}"))
+    moa = made.runs / "moa-0"
+    with pytest.raises(pytest.fail.Exception, match="drew {'capacity': 0.5}"):
+        Study(made.base, made.runs, PROTOCOL, made.readers).row(moa, moa, capacity=0.5)
 
 
 def test_weights_that_are_not_there_are_named(made, numbers, tmp_path):

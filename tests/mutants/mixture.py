@@ -1,6 +1,7 @@
 """Faults in the mixture, its routers, and the attention weights that are watched."""
 
 MIXTURE, ATTENTION = "moa_jax/method/mixture.py", "moa_jax/backbone/attention.py"
+ROUTER = "moa_jax/method/router.py"
 MODEL = "moa_jax/method/model.py"
 T, A = "tests/method/test_mixture.py::test_", "tests/backbone/test_attention.py::test_"
 MIX, TURN = f"{T}mix_weighs_pixel_by_pixel", f"{T}turning_multiplies"
@@ -59,54 +60,54 @@ MUTATIONS = [
     ("the dial turns the prior", MIXTURE, "routing[..., 1:]", "routing[..., :-1]", TURN),
     (
         "the added experts share less than the initial weight",
-        MIXTURE,
+        ROUTER,
         "personalized_weight / (experts - 1)",
         "personalized_weight / experts",
         SHARE,
     ),
     (
         "the initial weight is the prior's",
-        MIXTURE,
+        ROUTER,
         "[1 - personalized_weight] + [added] * (experts - 1)",
         "[added] * (experts - 1) + [1 - personalized_weight]",
         SHARE,
     ),
     (
         "routing is a softmax over rows",
-        MIXTURE,
+        ROUTER,
         "hidden.astype(jnp.float32)), axis=-1)",
         "hidden.astype(jnp.float32)), axis=1)",
         ROUTERS,
     ),
     (
         "the router does not start at its bias",
-        MIXTURE,
+        ROUTER,
         "kernel_init=nn.initializers.zeros",
         "kernel_init=nn.initializers.lecun_normal()",
         ROUTERS,
     ),
     (
         "the MLP router has no GELU",
-        MIXTURE,
+        ROUTER,
         "_logits(nn.gelu(hidden, approximate=False))",
         "_logits(hidden)",
         MLP,
     ),
     (
         "a fixed router holds the personalized expert",
-        MIXTURE,
+        ROUTER,
         "weights: tuple[float, ...] = (1.0, 0.0)",
         "weights: tuple[float, ...] = (0.0, 1.0)",
         FIXED,
     ),
     (
         "a single branch keeps half of the prior",
-        MIXTURE,
+        ROUTER,
         "weights: tuple[float, ...] = (0.0, 1.0)",
         "weights: tuple[float, ...] = (0.5, 0.5)",
         FIXED,
     ),
-    ("router=mlp builds a linear one", MIXTURE, '"mlp": MLPRouter', '"mlp": LinearRouter', FIXED),
+    ("router=mlp builds a linear one", ROUTER, '"mlp": MLPRouter', '"mlp": LinearRouter', FIXED),
     (
         "the prior sees the subjects",
         MIXTURE,
@@ -114,7 +115,7 @@ MUTATIONS = [
         "hidden, attended[1], watch",
         ALONE,
     ),
-    ("experts see the plain text", MIXTURE, "attended[1:]", "attended[:-1]", ALONE),
+    ("experts see the plain text", MIXTURE, "= attended[number],", "= attended[0],", ALONE),
     (
         "the expert's attention is not shown",
         MIXTURE,
@@ -130,10 +131,10 @@ MUTATIONS = [
         HANDED,
     ),
     (
-        "the router sees what the prior gives",
+        "the router sees other features",
         MIXTURE,
         "router(hidden, context)",
-        "router(outputs[PRIOR], context)",
+        "router(2 * hidden, context)",
         TOLD,
     ),
     (
@@ -153,12 +154,8 @@ MUTATIONS = [
     (
         "the routing that is shown is not the dial's",
         MIXTURE,
-        "        if context.dial is not None:\n"
-        "            routing = turn(routing, context.dial[self.block])\n"
-        '        self.sow("intermediates", "routing", routing)\n',
-        '        self.sow("intermediates", "routing", routing)\n'
-        "        if context.dial is not None:\n"
-        "            routing = turn(routing, context.dial[self.block])\n",
+        "return self.finish(outputs, routing)",
+        "return self.finish(outputs, router(hidden, context))",
         DIAL,
     ),
     ("self-attention has no experts", MIXTURE, '("attn1", "attn2")', '("attn2",)', COPY),
