@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -108,9 +109,38 @@ def mutated(mutation: Mutation, root: Path) -> str:
             "there once"
         )
     changed = source.replace(mutation.old, mutation.new)
-    if ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source)):
+    if meaning(changed) == meaning(source):
         raise ValueError(f"{mutation}: it changes nothing in {mutation.file}")
     return changed
+
+
+@lru_cache(maxsize=8)  # many rows stand in one file
+def meaning(source: str) -> str:
+    """Give the program without its layout."""
+    return ast.dump(ast.parse(source))
+
+
+def require_tests(mutation: Mutation, root: Path) -> None:
+    """Look for the files and the functions of the tests; which parameters they have is not read.
+
+    Raises:
+        ValueError: the row names no test, or one that is not there.
+    """
+    if not mutation.tests.split():
+        raise ValueError(f"{mutation}: it names no test: name those that should fail")
+    for test in mutation.tests.split():
+        file, _, function = test.partition("[")[0].partition("::")
+        if not (root / file).is_file():
+            raise ValueError(f"{mutation}: there is no file {file}: name the tests where they are")
+        if function and function not in functions(root / file):
+            raise ValueError(f"{mutation}: {file} has no {function}: name a test that it has")
+
+
+@lru_cache
+def functions(file: Path) -> set[str]:
+    """Name the tests at the top level of a file."""
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    return {each.name for each in body if isinstance(each, ast.FunctionDef)}
 
 
 def stale(mutations: Iterable[Mutation], root: Path) -> list[str]:
@@ -119,6 +149,7 @@ def stale(mutations: Iterable[Mutation], root: Path) -> list[str]:
     for mutation in mutations:
         try:
             mutated(mutation, root)
+            require_tests(mutation, root)
         except (ValueError, SyntaxError, OSError) as error:
             wrong.append(str(error) if isinstance(error, ValueError) else f"{mutation}: {error}")
     return wrong

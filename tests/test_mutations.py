@@ -45,12 +45,23 @@ def test_rows_that_do_not_fit_the_source_are_named(tree):
         KILLED._replace(fault="the same", new="(a + b)"),
         KILLED._replace(fault="no Python", new="a +"),
         KILLED._replace(fault="no file", file="none.py"),
+        KILLED._replace(fault="no test", tests=" "),
+        KILLED._replace(fault="no file of tests", tests="test_sums.py test_differences.py"),
+        KILLED._replace(fault="no function", tests="test_sums.py::test_subtract[1-2]"),
+        KILLED._replace(fault="not its own", tests="test_sums.py::add"),
         KILLED,
+        KILLED._replace(tests="test_sums.py::test_add[1-2] test_sums.py"),
     ]
     wrong = stale(rows, tree)
-    assert len(wrong) == 5
+    assert len(wrong) == 9
     for row, message in zip(rows, wrong, strict=False):
         assert f"sums: {row.fault}: " in message
+
+
+def test_every_row_of_every_area_fits_the_source():
+    """A row whose code or whose test moved tries nothing: nobody may have to start it to see so."""
+    wrong = stale(mutations.read(mutations.AREAS), mutations.ROOT)
+    assert not wrong, "\n".join(wrong)
 
 
 def test_only_what_went_unnoticed_without_a_reason_is_wrong():

@@ -2,7 +2,7 @@
 
 EXAMPLES, AUGMENT = "moa_jax/data/examples.py", "moa_jax/data/augment.py"
 LOADER, HUB = "moa_jax/data/loader.py", "moa_jax/data/hub_datasets.py"
-IMAGES = "moa_jax/data/images.py"
+IMAGES, LEDGER = "moa_jax/data/images.py", "moa_jax/data/ledger.py"
 E, A = "tests/data/test_examples.py::test_", "tests/data/test_augment.py::test_"
 L = "tests/data/test_loader.py::test_"
 RATES, STILL = f"{E}dropout_rates", f"{E}without_augmentation_only_the_noise_is_drawn"
@@ -160,14 +160,14 @@ MUTATIONS = [
     (
         "a landscape picture is cropped at its left",
         AUGMENT,
-        "left, top = (image.width - side) // 2,",
+        "left, top = (image.width - wide) // 2,",
         "left, top = 0,",
         CENTRE,
     ),
     (
         "a portrait picture is cropped at its top",
         AUGMENT,
-        "(image.height - side) // 2\n    box",
+        "(image.height - high) // 2\n    box",
         "0\n    box",
         CENTRE,
     ),
@@ -181,8 +181,8 @@ MUTATIONS = [
     (
         "masks are not cropped with their picture",
         AUGMENT,
-        "resize((size, size), NEAREST, box=box)",
-        "resize((size, size), NEAREST)",
+        "resize(size, NEAREST, box=box)",
+        "resize(size, NEAREST)",
         CROP,
     ),
     (
@@ -245,19 +245,19 @@ MUTATIONS = [
         "        self._examples",
         RESUME,
     ),
-    ("every seed has one order", LOADER, ".shuffle(order)", ".shuffle(0)", SEED),
+    ("every seed has one order", LOADER, ".shuffle(seed)", ".shuffle(0)", SEED),
     ("every epoch has one order", LOADER, ".repeat()", ".repeat(reseed_each_epoch=False)", EPOCHS),
     ("every seed has one augmentation", LOADER, "seed=draws", "seed=0", DRAWS),
     (
         "a bad record is tried again and again",
         LOADER,
-        "read((index + skipped) % len(records), random)",
-        "read(index % len(records), random)",
+        "((first + skipped) % count, square)",
+        "(first % count, square)",
         BAD,
     ),
     (
         "one bad record too many is refused",
-        LOADER,
+        LEDGER,
         "bad > self._max * self._records",
         "bad >= self._max * self._records",
         HALF_BAD,
@@ -286,8 +286,8 @@ MUTATIONS = [
     (
         "a null mask is left out without a word",
         HUB,
-        "for count, mask in enumerate(masks, start=1))",
-        "for count, mask in enumerate(filter(None, masks), start=1))",
+        "for count, mask in enumerate(masks, start=1)]",
+        "for count, mask in enumerate(filter(None, masks), start=1)]",
         BAD_ROWS,
     ),
 ]

@@ -219,7 +219,7 @@ MUTATIONS = [
     (
         "changes of the configuration are not told",
         CHECKPOINT,
-        "if saved.get(key) != value",
+        "if before[key] != value",
         "if key not in saved",
         HARMLESS,
     ),
