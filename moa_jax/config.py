@@ -63,7 +63,7 @@ class ModelConfig(Section):
     # device has more subjects than that. The result is the same; see training/packing.py
     subject_share: Share = 1.0
     # How attention is computed, see backbone/attention_kernels.py
-    attention: Literal["auto", "xla", "blocked", "splash", "cudnn"] = "auto"
+    attention: Literal["auto", "xla", "blocked", "looped", "splash", "cudnn"] = "auto"
 
 
 @dataclass(frozen=True)

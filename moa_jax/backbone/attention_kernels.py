@@ -1,8 +1,8 @@
-"""Scaled dot-product attention: one function, four implementations.
+"""Scaled dot-product attention: one function, five implementations.
 
 All are exact; they differ in memory and speed. `xla` holds every score. `blocked` holds the scores
-of some queries at a time. `splash` (TPU) and `cudnn` (NVIDIA GPU) are kernels that hold no scores.
-`choose_attend` returns the one function that all layers of a network call. It takes any shape: it
+of some queries at a time. `looped` (CPU) holds those of some queries of one head. `splash` (TPU)
+and `cudnn` (NVIDIA GPU) are kernels that hold no scores. `choose_attend` returns the one function that all layers of a network call. It takes any shape: it
 chooses the implementation for a layer from the layer's shape, while the layer is traced.
 """
 
@@ -17,9 +17,10 @@ from jaxtyping import Array, Float
 
 from moa_jax.errors import InputError
 
-Name = Literal["auto", "xla", "blocked", "splash", "cudnn"]
-Kernel = Literal["splash", "cudnn"]
+Name = Literal["auto", "xla", "blocked", "looped", "splash", "cudnn"]
+Kernel = Literal["looped", "splash", "cudnn"]
 NEEDS = {
+    "looped": "a CPU",
     "splash": "a TPU and jax 0.8 or newer",
     "cudnn": "an NVIDIA GPU of compute capability 8.0 or newer",
 }
@@ -30,6 +31,11 @@ Attend = Callable[[Array, Array, Array], Array]
 # CPU cores: 1024 x 1024 took 575 ms and 131 MiB by xla, 455 ms and 77 MiB blocked; 4096 x 4096 took
 # 10.1 s and 2,053 MiB by xla, 8.1 s and 84 MiB blocked; 256 x 256 and 1024 x 77 gained nothing.
 SCORES = 2**19
+# How many queries `looped` takes at a time, and from how many scores of a head on it pays.
+# Processor time in ms by torch, xla and looped (2 cores, float32, batch 2, 8 heads): 4096 x 4096 of
+# width 40 takes 715, 4,080 and 736; 1024 x 1024 of 80 75, 259 and 72; 256 x 256 of 160 15.5, 17 and
+# 11; 4096 x 77 of 40 31, 69 and 23. Forward + backward gain from 1024 x 1024 on; below, it is even.
+LOOPED_QUERIES, LOOPED_SCORES = 512, 2**16
 # Below this many tokens on either side splash saves little. MiB moved a picture by xla and by
 # splash, as the compiler counts for a v5e (forward + backward, bfloat16, 8 heads, 8 pictures):
 # 4096 x 4096 3,943 and 206; 1024 x 1024 278 and 53; 256 x 256 32 and 22; 4096 x 77 103 and 146.
@@ -68,6 +74,53 @@ def blocked(
     return mixed.swapaxes(0, 1).reshape(padded.shape)[:, :length]
 
 
+def looped(
+    query: Float[Array, "B L N d"],
+    key: Float[Array, "B S N d"],
+    value: Float[Array, "B S N d"],
+    *,
+    mesh: Mesh | None = None,
+) -> Float[Array, "B L N d"]:
+    """Attend head by head, some queries at a time; the backward pass computes the scores again.
+
+    A CPU multiplies two matrices much faster than it does many at once, and softmax is fast where
+    the scores fit its cache. All of it is computed in float32.
+
+    Args:
+        mesh: see `splash`.
+    """
+    return _on_mesh(mesh, _looped, query, key, value)
+
+
+def _looped(
+    query: Float[Array, "B L N d"], key: Float[Array, "B S N d"], value: Float[Array, "B S N d"]
+) -> Float[Array, "B L N d"]:
+    """Attend on one device."""
+    (batch, length, heads, width), dtype = query.shape, query.dtype
+    query, key, value = (
+        array.astype(jnp.float32).swapaxes(1, 2).reshape(batch * heads, -1, width)
+        for array in (query * width**-0.5, key, value)
+    )
+    count = -(-length // LOOPED_QUERIES)
+    padded = jnp.pad(query, ((0, 0), (0, -length % count), (0, 0)))
+    blocks = padded.reshape(batch * heads, count, -1, width)
+
+    @jax.checkpoint
+    def attend(block: Array, key: Array, value: Array) -> Array:
+        scores = block @ key
+        # Dividing after the product divides fewer numbers.
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+        return (weights @ value) / weights.sum(axis=-1, keepdims=True)
+
+    def head(given: tuple[Array, Array, Array]) -> Array:
+        blocks, key, value = given
+        return jax.lax.map(lambda block: attend(block, key, value), blocks)
+
+    mixed = jax.lax.map(head, (blocks, key.swapaxes(1, 2), value))
+    mixed = mixed.reshape(batch, heads, -1, width)[:, :, :length]
+    return mixed.swapaxes(1, 2).astype(dtype)
+
+
 def splash(
     query: Float[Array, "B L N d"],
     key: Float[Array, "B S N d"],
@@ -83,10 +136,14 @@ def splash(
             means one device.
         interpret: emulate the kernel on any platform, slowly.
     """
-    attend = partial(_splash, interpret=interpret)
+    return _on_mesh(mesh, partial(_splash, interpret=interpret), query, key, value)
+
+
+def _on_mesh(mesh: Mesh | None, attend: Attend, query: Array, key: Array, value: Array) -> Array:
+    """Attend with the batch and the heads split over a mesh."""
     if mesh is not None:
         place = _split(mesh, query.shape[0], query.shape[2])
-        # Unchecked, because the kernel does not declare over which axes its result varies.
+        # Unchecked, because the kernels do not declare over which axes their results vary.
         attend = jax.shard_map(
             attend, mesh=mesh, in_specs=(place,) * 3, out_specs=place, check_vma=False
         )
@@ -181,6 +238,7 @@ def select(
     serves = {
         "xla": True,
         "blocked": True,
+        "looped": name == "looped" or length * context >= LOOPED_SCORES,
         "splash": width <= SPLASH_WIDTH and (name == "splash" or shortest >= SPLASH_TOKENS),
         "cudnn": half and width <= CUDNN_WIDTH and divides and shortest >= CUDNN_TOKENS,
     }
@@ -210,6 +268,7 @@ def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:
     functions = {
         "xla": xla,
         "blocked": blocked,
+        "looped": partial(looped, mesh=mesh),
         "splash": partial(splash, mesh=mesh),
         "cudnn": cudnn,
     }
@@ -224,6 +283,8 @@ def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:
 
 def kernel_of(platform: str) -> Kernel | None:
     """Name the attention kernel that runs on a platform, if there is one."""
+    if platform == "cpu":
+        return "looped"
     if platform == "tpu" and jax.__version_info__ >= (0, 8):
         return "splash"  # on Colab's jax 0.7.2 with libtpu 0.0.21.1 no Pallas kernel compiles
     if platform == "gpu":

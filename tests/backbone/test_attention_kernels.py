@@ -21,8 +21,9 @@ AXES = ("data", "fsdp", "tensor")
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Let `blocked` hold few enough scores that tests of small shapes have many blocks."""
+    """Let `blocked` and `looped` hold so few scores that small shapes have many blocks."""
     monkeypatch.setattr(attend, "SCORES", 1500)
+    monkeypatch.setattr(attend, "LOOPED_QUERIES", 50)
 
 
 def drawn(batch, length, context, heads, width, dtype=jnp.float32):
@@ -59,7 +60,7 @@ def reference(query, key, value, gradient):
     )
 
 
-@pytest.mark.parametrize("function", [attend.xla, attend.blocked, INTERPRETED])
+@pytest.mark.parametrize("function", [attend.xla, attend.blocked, attend.looped, INTERPRETED])
 @pytest.mark.parametrize(
     "shape",
     [(2, 131, 131, 2, 40), (1, 100, 77, 1, 80), (1, 9, 140, 1, 160)],
@@ -72,7 +73,7 @@ def test_output_and_gradients_are_those_of_float64(function, shape, small_blocks
         np.testing.assert_allclose(ours, exact, atol=3e-6)
 
 
-@pytest.mark.parametrize("function", [attend.xla, attend.blocked, INTERPRETED])
+@pytest.mark.parametrize("function", [attend.xla, attend.blocked, attend.looped, INTERPRETED])
 def test_half_precision_rounds_its_inputs_and_outputs_only(function, small_blocks):
     """bfloat16 has 8 bits; blocks whose gradients were summed in it would lose more."""
     arrays = drawn(1, 131, 131, 1, 40, jnp.bfloat16)
@@ -86,12 +87,13 @@ def test_half_precision_rounds_its_inputs_and_outputs_only(function, small_block
 @pytest.mark.parametrize("length", [1, 20, 1000])
 def test_blocks_of_any_length_put_every_query_in_its_place(length, small_blocks):
     arrays = drawn(2, length, 77, 1, 8)
-    found = jax.jit(attend.blocked)(*arrays[:3])
-    np.testing.assert_allclose(found, reference(*arrays)[0], atol=3e-6)
+    for function in (attend.blocked, attend.looped):
+        found = jax.jit(function)(*arrays[:3])
+        np.testing.assert_allclose(found, reference(*arrays)[0], atol=3e-6)
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_blocked_never_holds_the_scores(backward):
+def test_blocks_never_hold_the_scores(backward):
     """By the compiler's own count: less than a quarter of the scores of 4096 x 4096."""
     length, heads = 4096, 2
     arrays = [jax.ShapeDtypeStruct((1, length, heads, 40), jnp.float32)] * 4
@@ -103,15 +105,17 @@ def test_blocked_never_holds_the_scores(backward):
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert held(attend.blocked) < scores / 4
+    assert held(attend.looped) < scores / 4
     assert held(attend.xla) >= scores
 
 
 @pytest.mark.parametrize(("batch", "heads"), [(4, 2), (1, 3)], ids=["split", "whole"])
-def test_splash_on_a_mesh_is_splash(batch, heads):
+@pytest.mark.parametrize("function", [INTERPRETED, attend.looped])
+def test_a_kernel_on_a_mesh_is_the_same(function, batch, heads):
     """Batch and heads split over 8 devices; both whole where the axes do not divide them."""
     mesh = Mesh(np.array(jax.devices()[:8]).reshape(2, 2, 2), AXES)
     arrays = drawn(batch, 40, 40, heads, 40)
-    found = jax.jit(partial(forward_backward, partial(INTERPRETED, mesh=mesh)))(*arrays)
+    found = jax.jit(partial(forward_backward, partial(function, mesh=mesh)))(*arrays)
     split = PartitionSpec(("data", "fsdp"), None, "tensor")
     assert found[0].sharding.spec == (split if batch == 4 else PartitionSpec())
     for ours, exact in zip(found, reference(*arrays), strict=True):
@@ -137,6 +141,10 @@ def test_blocked_on_a_mesh_moves_nothing(small_blocks):
         ("auto", None, 1024, 1024, 80, "float32", "blocked"),
         ("auto", None, 256, 256, 160, "float32", "xla"),
         ("auto", None, 4096, 77, 40, "float32", "xla"),
+        ("auto", "looped", 4096, 4096, 40, "float32", "looped"),
+        ("auto", "looped", 256, 256, 160, "bfloat16", "looped"),
+        ("auto", "looped", 256, 77, 160, "float32", "xla"),
+        ("looped", "looped", 64, 64, 160, "float32", "looped"),
         ("auto", "splash", 4096, 4096, 40, "bfloat16", "splash"),
         ("auto", "splash", 1024, 1024, 80, "bfloat16", "splash"),
         ("auto", "splash", 256, 256, 160, "bfloat16", "xla"),
@@ -164,11 +172,11 @@ def test_the_shape_chooses(name, kernel, length, context, width, dtype, expected
 def test_the_chosen_function_attends_by_what_was_selected(monkeypatch):
     calls = []
 
-    def blocked(query, key, value):
+    def looped(query, key, value, mesh):
         calls.append(query.shape[1])
         return query
 
-    monkeypatch.setattr(attend, "blocked", blocked)
+    monkeypatch.setattr(attend, "looped", looped)
     chosen = choose_attend("auto", "cpu")
     for length in (16, 1024):
         jax.eval_shape(chosen, *drawn(1, length, length, 1, 8)[:3])
@@ -182,7 +190,12 @@ def test_the_chosen_function_attends_by_what_was_selected(monkeypatch):
         ("splash", "gpu", "'splash' needs a TPU"),
         ("cudnn", "tpu", "'cudnn' needs an NVIDIA GPU.*choose auto"),
         ("cudnn", "cpu", "'cudnn' needs an NVIDIA GPU"),
-        ("flash", "cpu", "attention='flash': must be one of auto, xla, blocked, splash, cudnn"),
+        ("looped", "gpu", "attention='looped' needs a CPU"),
+        (
+            "flash",
+            "cpu",
+            "attention='flash': must be one of auto, xla, blocked, looped, splash, cudnn",
+        ),
     ],
 )
 def test_what_cannot_run_here_is_refused_with_the_remedy(name, platform, message):
@@ -193,7 +206,7 @@ def test_what_cannot_run_here_is_refused_with_the_remedy(name, platform, message
 @pytest.mark.parametrize(
     ("platform", "version", "capability", "expected"),
     [
-        ("cpu", (0, 10, 1), None, None),
+        ("cpu", (0, 10, 1), None, "looped"),
         ("tpu", (0, 10, 1), None, "splash"),
         ("tpu", (0, 7, 2), None, None),
         ("gpu", (0, 10, 1), "9.0", "cudnn"),
@@ -236,7 +249,7 @@ def test_a_network_is_the_same_by_every_implementation(small_blocks):
         return jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(params))
 
     expected = results(attend.xla)
-    for function in (attend.blocked, INTERPRETED):
+    for function in (attend.blocked, attend.looped, INTERPRETED):
         for ours, theirs in zip(results(function), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max() + 1e-6)
 

@@ -24,7 +24,7 @@ def test_attention_has_a_row_for_each_level_and_context(tmp_path):
     found, _ = rows(tmp_path, "attention")
     assert len(found) == 8
     row = found["64 x 77, 8 heads of 40, batch 1"]
-    assert set(row["times"]) == {"auto", "xla", "blocked"}
+    assert set(row["times"]) == {"auto", "xla", "blocked", "looped"}
     assert row["needs"]["flops"] == 2 * 2 * 64 * 77 * 8 * 40
     assert row["needs"]["bytes"] == 4 * 8 * 40 * (64 + 77 + 77 + 64)
 

@@ -35,11 +35,12 @@ from moa_jax.toyworld.readers.reading import Reading, agreement
 # Capacity and the weight to skip below: the first is exact.
 LADDER = (
     *((capacity, 0.0) for capacity in (1.0, 0.75, 0.5, 0.375, 0.25, 0.125)),
-    *((1.0, below) for below in (0.02, 0.05, 0.1)),
-    *((capacity, 0.05) for capacity in (0.5, 0.25)),
+    *((1.0, below) for below in (0.05, 0.1, 0.2)),
+    *((0.5, 0.1), (0.375, 0.1), (0.25, 0.1), (0.375, 0.2)),
 )
 HEADS = ("capacity", "skip below", "pixels %", "layers %", "grey levels", "identity, way %")
 HEADS += ("identity, change %", "prompt %", "background change", "binding %")
+SHOWN = 7  # columns of the table on the terminal
 LEGEND = """
 - pixels: of the pixels that the personalized expert has, over all layers and steps, the share that
   it was computed for; layers: the share of layers, over the steps, in which it was computed at all;
@@ -108,10 +109,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     floor, ceiling = (study.renders()[name]["overall"] for name in ("floor", "ceiling"))
     lines = [line(rung, floor, ceiling) for rung in drawn]
     write(options.out, drawn, lines)
-    table = Table(*HEADS)
+    table = Table(*HEADS[:SHOWN])
     for each in lines:
-        table.add_row(*each)
+        table.add_row(*each[:SHOWN])
     Console().print(table)
+    Console().print(f"all columns: {options.out / 'sparse.md'}", highlight=False)
 
 
 def climb(
