@@ -2,8 +2,9 @@
 
 All are exact; they differ in memory and speed. `xla` holds every score. `blocked` holds the scores
 of some queries at a time. `looped` (CPU) holds those of some queries of one head. `splash` (TPU)
-and `cudnn` (NVIDIA GPU) are kernels that hold no scores. `choose_attend` returns the one function that all layers of a network call. It takes any shape: it
-chooses the implementation for a layer from the layer's shape, while the layer is traced.
+and `cudnn` (NVIDIA GPU) are kernels that hold no scores. `choose_attend` returns the one function
+that all layers of a network call. It takes any shape: it chooses the implementation for a layer
+from the layer's shape, while the layer is traced.
 """
 
 from collections.abc import Callable
