@@ -209,18 +209,18 @@ def figure(rungs: Sequence[Rung]) -> Figure:
     drawn = Figure((9, 3.4), layout="constrained")
     left, right = drawn.subplots(1, 2)
     kinds = (
-        ("capacity alone", "#9f1239", "o", [r for r in rungs if not r.skip_below]),
-        ("skipping alone", "#3f3f46", "s", [r for r in rungs if r.skip_below and r.capacity == 1]),
+        ("capacity alone", "#9f1239", "o-", [r for r in rungs if not r.skip_below]),
+        ("skipping alone", "#3f3f46", "s-", [r for r in rungs if r.skip_below and r.capacity == 1]),
         ("both", "#2563eb", "^", [r for r in rungs if r.skip_below and r.capacity < 1]),
     )
-    for label, color, marker, chosen in kinds:
+    for label, color, style, chosen in kinds:
         chosen = sorted(chosen, key=lambda rung: rung.pixels)
         x = [100 * rung.pixels for rung in chosen]
-        left.plot(x, [rung.changed for rung in chosen], marker=marker, color=color, label=label)
+        left.plot(x, [rung.changed for rung in chosen], style, color=color, label=label)
         middle = 100 * np.array([rung.identity.mean for rung in chosen])
         ends = [(rung.identity.low or 0.0, rung.identity.high or 0.0) for rung in chosen]
         bars = np.abs(100 * np.array(ends).reshape(-1, 2).T - middle)
-        right.errorbar(x, middle, bars, marker=marker, color=color, capsize=2, label=label)
+        right.errorbar(x, middle, bars, fmt=style, color=color, capsize=2, label=label)
     left.set_ylabel("grey levels from the whole expert")
     right.set_ylabel("identity, change in points")
     right.axhline(0, color="#a1a1aa", linewidth=0.8, linestyle=":")
