@@ -11,7 +11,10 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "toy": ("moa_jax.evaluation.toy.command", "the paper's claims, on the toy world"),
-    "sparse": ("moa_jax.evaluation.toy.sparse", "what sparse routing changes, on the toy world"),
+    "sparse": (
+        "moa_jax.evaluation.sparse.command",
+        "what sparse routing changes, on toys",
+    ),
     "faces": ("moa_jax.evaluation.faces.command", "identity and prompt, on people's faces"),
     "import-fastcomposer": (
         "moa_jax.evaluation.fastcomposer.command",

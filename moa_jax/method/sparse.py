@@ -129,8 +129,9 @@ def compute(
         return put(some[:, 0], chosen, rows * columns).reshape(batch, rows, columns, -1)
 
     nothing = jax.eval_shape(computed)
+    # In this order, so that a plan counts what is computed; see `planning.hlo`.
     return jax.lax.cond(
-        jnp.any(weights > 0.0), computed, lambda: jnp.zeros(nothing.shape, nothing.dtype)
+        jnp.all(weights == 0.0), lambda: jnp.zeros(nothing.shape, nothing.dtype), computed
     )
 
 

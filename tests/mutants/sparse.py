@@ -46,7 +46,7 @@ MUTATIONS = [
         "keepdims=True) > self",
         BELOW,
     ),
-    ("nothing is skipped", SPARSE, "jnp.any(weights > 0.0)", "jnp.any(weights >= 0.0)", NOBODY),
+    ("nothing is skipped", SPARSE, "jnp.all(weights == 0.0)", "jnp.all(weights < 0.0)", NOBODY),
     (
         "all experts weigh as the first",
         SPARSE,

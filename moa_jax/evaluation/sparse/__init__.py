@@ -1,0 +1,1 @@
+"""What sparse routing changes, against what it leaves out."""
