@@ -4,15 +4,17 @@ These are pure functions of plans.json. A plan gives the work of one chip, and t
 it into seconds. There is a bound for each compiled plan and for nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moa_jax.training.chips import CHIPS, GIB, Chip
 
-HALF = (
-    0.5  # of its links has the corner of a mesh that does not wrap around: one of two on each axis
-)
+# The corner of a mesh that does not wrap around has one of two links along each axis.
+CORNER = 0.5
+# A sum over n chips sends 2 (n - 1) / n times its bytes from each, if only chips add up. Source:
+# Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms for clusters of workstations, 2009.
+SENT = {"all-reduce": 2}
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class Bound:
         fits: whether the compiler found room; if not, the times are 0.
         memory: GiB that a chip needs, without the machine code.
         limit: GiB that a chip has.
-        times: seconds that arithmetic, memory traffic and links each take at least.
+        times: seconds that arithmetic, memory traffic and links each take at least, as plans count.
+        corner: seconds of links at the corner of a mesh that does not wrap around; sums over chips
+            count there as what they send.
     """
 
     topology: str
@@ -42,6 +46,7 @@ class Bound:
     memory: float
     limit: float
     times: Mapping[str, float]
+    corner: float
 
     @property
     def kind(self) -> str:
@@ -53,30 +58,35 @@ class Bound:
         """Pictures of one run on each chip."""
         return self.images / self.chips
 
-    def limits(self, links: float = 1.0) -> dict[str, float]:
+    @property
+    def alone(self) -> float:
+        """Pictures that a chip makes in a second at most, if its messages take no time."""
+        return self.per_chip / max(self.times["arithmetic"], self.times["memory"])
+
+    def limits(self, corner: bool = False) -> dict[str, float]:
         """Give the seconds of each resource.
 
         Args:
-            links: share of a chip's links that work.
+            corner: whether links are those of a corner.
         """
-        return {**self.times, "links": self.times["links"] / links}
+        return {**self.times, "links": self.corner if corner else self.times["links"]}
 
-    def seconds(self, links: float = 1.0) -> float:
+    def seconds(self, corner: bool = False) -> float:
         """Give the seconds that one run takes at least; see `limits`."""
-        return max(self.limits(links).values())
+        return max(self.limits(corner).values())
 
-    def rules(self, links: float = 1.0) -> str:
+    def rules(self, corner: bool = False) -> str:
         """Name the resource that takes longest; see `limits`."""
-        times = self.limits(links)
+        times = self.limits(corner)
         return max(times, key=times.__getitem__)
 
-    def rate(self, links: float = 1.0) -> float:
+    def rate(self, corner: bool = False) -> float:
         """Give the pictures that a chip makes in a second at most; see `limits`."""
-        return self.per_chip / self.seconds(links)
+        return self.per_chip / self.seconds(corner)
 
-    def chip_hours(self, pictures: float, links: float = 1.0) -> float:
+    def chip_hours(self, pictures: float, corner: bool = False) -> float:
         """Give the hours of one chip that so many pictures take at least; see `limits`."""
-        return pictures / self.rate(links) / 3600
+        return pictures / self.rate(corner) / 3600
 
 
 def bound(plan: Mapping[str, Any]) -> Bound:
@@ -86,11 +96,12 @@ def bound(plan: Mapping[str, Any]) -> Bound:
     `moa_jax.planning.usage.Usage.times`.
     """
     chip = _chip(plan["chip"])
-    moved = sum(size for _, size in plan["collectives"].values())
+    sizes = {kind: size for kind, (_, size) in plan["collectives"].items()}
+    sent = sum(SENT.get(kind, 1) * size for kind, size in sizes.items())
     times = {
         "arithmetic": (plan["flops"] + plan["splash_flops"]) / chip.flops,
         "memory": plan["bytes"] / chip.memory_bandwidth,
-        "links": moved / chip.link_bandwidth,
+        "links": sum(sizes.values()) / chip.link_bandwidth,
     }
     return Bound(
         plan["topology"],
@@ -103,6 +114,7 @@ def bound(plan: Mapping[str, Any]) -> Bound:
         sum(plan["memory"].values()) / GIB,
         plan["limit"] / GIB,
         times,
+        sent / (CORNER * chip.link_bandwidth),
     )
 
 
@@ -125,17 +137,17 @@ class Scaling:
     bounds: Sequence[Bound]
     base: Mapping[str, float]
 
-    def efficiency(self, of: Bound, links: float = 1.0) -> float | None:
+    def efficiency(self, of: Bound, corner: bool = False) -> float | None:
         """Give the share of the base's pictures that a chip makes at most; see `Bound.limits`."""
         if of.kind not in self.base or not of.fits:
             return None
-        return of.rate(links) / self.base[of.kind]
+        return of.rate(corner) / self.base[of.kind]
 
-    def largest(self, kind: str, share: float, links: float = 1.0) -> Bound | None:
+    def largest(self, kind: str, share: float, corner: bool = False) -> Bound | None:
         """Give the largest mesh of a kind of chip whose efficiency is at least a share."""
         found = [each for each in self.bounds if each.kind == kind]
-        found = [each for each in found if (self.efficiency(each, links) or 0.0) >= share]
-        return max(found, key=lambda each: (each.chips, each.rate(links)), default=None)
+        found = [each for each in found if (self.efficiency(each, corner) or 0.0) >= share]
+        return max(found, key=lambda each: (each.chips, each.rate(corner)), default=None)
 
 
 def weak(steps: Sequence[Bound], per_chip: int) -> Scaling:
@@ -145,19 +157,20 @@ def weak(steps: Sequence[Bound], per_chip: int) -> Scaling:
     chip sends none.
     """
     chosen = [each for each in steps if each.per_chip == per_chip and not each.remat]
-    return _scaling("weak", chosen, float("inf"))
+    return _scaling("weak", chosen, lambda each: each.alone)
 
 
 def strong(steps: Sequence[Bound], batch: int) -> Scaling:
     """Compare meshes that share so many pictures with the smallest that recomputes nothing."""
-    return _scaling("strong", [each for each in steps if each.images == batch], 1.0)
+    chosen = [each for each in steps if each.images == batch]
+    return _scaling("strong", chosen, lambda each: each.rate())
 
 
-def _scaling(name: str, chosen: Sequence[Bound], links: float) -> Scaling:
+def _scaling(name: str, chosen: Sequence[Bound], rate: Callable[[Bound], float]) -> Scaling:
     ordered = sorted(chosen, key=lambda each: (each.kind, each.chips, each.remat, each.preset))
     base: dict[str, float] = {}
     for each in ordered:
         # A step that recomputes its blocks is another program, of more work.
         if each.fits and not each.remat:
-            base.setdefault(each.kind, each.rate(links))
+            base.setdefault(each.kind, rate(each))
     return Scaling(name, ordered, base)

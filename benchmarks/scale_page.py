@@ -13,13 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from benchmarks.bounds import HALF, Bound, Scaling, strong, weak
+from benchmarks.bounds import Bound, Scaling, strong, weak
 from moa_jax.evaluation.toy.report import markdown_table
 from moa_jax.figures.canvas import rendered
 
 BEGIN, END = "<!-- begin: python -m benchmarks.scale -->", "<!-- end -->"
 WEAK = 8  # pictures a chip
-LINKS = (1.0, HALF)  # shares of a chip's links
+BOTH = (False, True)  # links as plans count them, and at a corner
 DRAWING = "one device"  # title of a drawing's plan
 ROOM = 0.5  # GiB that the machine code may take; see moa_jax.planning.plan.CODE
 COLORS = {"v5e": "#2563eb", "v6e": "#ea580c", "v5p": "#059669"}
@@ -115,14 +115,14 @@ def _step(each: Bound, scaling: Scaling, run: Run) -> list[str]:
         return [*cells, *["-"] * (len(STEP_HEADS) - len(cells) + bool(run.prices))]
     cells += [f"{1000 * each.times[name]:.1f}" for name in ("arithmetic", "memory")]
     cells += [
-        _both(f"{1000 * each.limits(links)['links']:.1f}" for links in LINKS),
-        _both(NAMES[each.rules(links)] for links in LINKS),
-        _both(f"{1000 * each.seconds(links):.1f}" for links in LINKS),
-        _both(f"{each.rate(links):.1f}" for links in LINKS),
+        _both(f"{1000 * each.limits(corner)['links']:.1f}" for corner in BOTH),
+        _both(NAMES[each.rules(corner)] for corner in BOTH),
+        _both(f"{1000 * each.seconds(corner):.1f}" for corner in BOTH),
+        _both(f"{each.rate(corner):.1f}" for corner in BOTH),
     ]
-    shares = [scaling.efficiency(each, links) for links in LINKS]
+    shares = [scaling.efficiency(each, corner) for corner in BOTH]
     cells.append(_both("-" if share is None else f"{100 * share:.0f} %" for share in shares))
-    hours = [each.chip_hours(run.pictures, links) for links in LINKS]
+    hours = [each.chip_hours(run.pictures, corner) for corner in BOTH]
     cells.append(_both(f"{each:.0f}" for each in hours))
     if run.prices:
         price = run.prices.get(each.kind)
@@ -131,7 +131,7 @@ def _step(each: Bound, scaling: Scaling, run: Run) -> list[str]:
 
 
 def _both(values: Iterable[str]) -> str:
-    """Write a value, and in brackets what it is with half of the links, if that differs."""
+    """Write a value, and in brackets what it is at a corner, if that differs."""
     whole, *half = dict.fromkeys(values)
     return f"{whole} ({half[0]})" if half else whole
 
@@ -150,7 +150,7 @@ def _verdict(scaling: Scaling, run: Run, base: str) -> str:
     kinds = Counter(each.kind for each in scaling.bounds if each.fits)
     found = []
     for kind in (kind for kind, meshes in kinds.items() if meshes > 1):
-        best = [scaling.largest(kind, run.efficient, links) for links in LINKS]
+        best = [scaling.largest(kind, run.efficient, corner) for corner in BOTH]
         named = ("none" if each is None else f"{each.chips} by {each.preset}" for each in best)
         found.append(f"{kind} {_both(named)}")
     if not found:
@@ -205,7 +205,7 @@ def figure(bounds: Sequence[Bound], run: Run) -> Figure:
 
 
 def _draw_times(ax: Axes, chosen: Sequence[Bound]) -> None:
-    """Draw a mark for each plan and resource; a bar leads from all links to half of them."""
+    """Draw a mark for each plan and resource; a bar leads to the links of a corner."""
     for resource, (mark, color) in MARKS.items():
         for preset in dict.fromkeys(each.preset for each in chosen):
             found = [each for each in chosen if each.preset == preset]
@@ -215,14 +215,15 @@ def _draw_times(ax: Axes, chosen: Sequence[Bound]) -> None:
             label = f"{NAMES[resource]}, {preset}"
             ax.plot(chips, values, marker=mark, label=label, **look)
             if resource == "links":
-                ax.vlines(chips, values, [each / HALF for each in values], color=color, alpha=0.5)
+                corners = [1000 * each.corner for each in found]
+                ax.vlines(chips, values, corners, color=color, alpha=0.5)
 
 
 def _draw_shares(ax: Axes, scaling: Scaling, filled: bool) -> None:
-    """Draw a mark for each plan; a bar leads from all links down to half of them."""
+    """Draw a mark for each plan; a bar leads down to what a corner keeps."""
     labels = set()
     for each in scaling.bounds:
-        shares = [scaling.efficiency(each, links) for links in LINKS]
+        shares = [scaling.efficiency(each, corner) for corner in BOTH]
         if None in shares:
             continue
         whole, half = (100 * share for share in shares if share is not None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scale
-from benchmarks.bounds import HALF, Scaling, bound, strong, weak
+from benchmarks.bounds import Scaling, bound, strong, weak
 from benchmarks.scale_page import BEGIN, END, Run, figure, insert, markdown
 from moa_jax.errors import InputError
 
@@ -62,11 +62,14 @@ def test_a_bound_is_the_longest_of_three_times_at_the_makers_peaks():
     assert eight.chip_hours(144_000) == pytest.approx(1)
 
 
-def test_half_of_the_links_take_twice_the_time_and_may_rule_then():
+def test_at_a_corner_half_of_the_links_work_and_sums_are_sent_twice():
+    """Half of the bytes are sums: 0.16 s become (0.08 + 2 * 0.08) * 2."""
     sixteen = bound(PLANS[1])
-    assert sixteen.limits(HALF)["links"] == pytest.approx(0.32)
-    assert (sixteen.rules(), sixteen.rules(HALF)) == ("arithmetic", "links")
-    assert sixteen.rate(HALF) == pytest.approx(25)
+    assert sixteen.limits(corner=True)["links"] == pytest.approx(0.48)
+    assert (sixteen.rules(), sixteen.rules(corner=True)) == ("arithmetic", "links")
+    assert sixteen.rate(corner=True) == pytest.approx(8 / 0.48)
+    gathers = {**PLANS[1], "collectives": {"all-gather": [9, 32e9]}}
+    assert bound(gathers).corner == pytest.approx(0.32)
 
 
 def test_weak_scaling_is_relative_to_one_chip_without_messages():
@@ -76,7 +79,7 @@ def test_weak_scaling_is_relative_to_one_chip_without_messages():
     assert scaling.base == pytest.approx({"v5e": 40})
     shares = [scaling.efficiency(each) for each in scaling.bounds]
     assert shares == pytest.approx([0.5, 1.0, 0.8])
-    assert scaling.efficiency(scaling.bounds[2], HALF) == pytest.approx(0.4)
+    assert scaling.efficiency(scaling.bounds[2], corner=True) == pytest.approx(0.8 / 3)
 
 
 def test_strong_scaling_is_relative_to_the_smallest_mesh_that_recomputes_nothing():
@@ -88,8 +91,8 @@ def test_strong_scaling_is_relative_to_the_smallest_mesh_that_recomputes_nothing
     shares = [scaling.efficiency(each) for each in scaling.bounds]
     assert shares == pytest.approx([0.8, 1.0, 0.5, 0.5])
     assert scaling.largest("v5e", 0.8).chips == 16
-    assert scaling.largest("v5e", 0.8, HALF).chips == 8
-    best = scaling.largest("v5e", 0.3, HALF)  # dp takes 0.05 s, fsdp 0.1 s
+    assert scaling.largest("v5e", 0.75, corner=True).chips == 8
+    best = scaling.largest("v5e", 0.1, corner=True)  # dp takes 0.05 s, fsdp 0.15 s
     assert (best.chips, best.preset) == (128, "dp")
 
 
@@ -104,12 +107,12 @@ def test_what_does_not_fit_is_no_base_and_has_no_efficiency():
     assert line == "| v5e:1x1 fsdp | 1 | 8 | 3.0 of 15.8: does not fit |" + " - |" * 8
 
 
-def test_a_row_shows_in_brackets_what_half_of_the_links_change():
+def test_a_row_shows_in_brackets_what_a_corner_changes():
     lines = markdown([*map(bound, PLANS)], run()).split("\n")
-    # 12,800 pictures at 40 a second and chip are 0.09 chip-hours, at 25 they are 0.14.
+    # 12,800 pictures at 40 a second and chip are 0.09 chip-hours, at 16.7 they are 0.21.
     assert lines[5] == (
-        "| v5e:4x4 fsdp | 16 | 8 | 3.0 of 15.8 | 200.0 | 100.0 | 160.0 (320.0) | arithmetic (links)"
-        " | 200.0 (320.0) | 40.0 (25.0) | 100 % (62 %) | 0 |"
+        "| v5e:4x4 fsdp | 16 | 8 | 3.0 of 15.8 | 200.0 | 100.0 | 160.0 (480.0) | arithmetic (links)"
+        " | 200.0 (480.0) | 40.0 (16.7) | 100 % (42 %) | 0 |"
     )
     assert "one chip that sends no messages: v5e 64 by fsdp (8 by fsdp)." in "\n".join(lines)
 
