@@ -142,8 +142,22 @@ def opened(size: str, dtype: str = "float16", image_encoder: bool = True) -> Ite
 
 def write_folder(folder: Path, size: str, dtype: str, image_encoder: bool = True) -> Path:
     """Write a checkpoint of random weights as diffusers writes one."""
-    index = pipeline_index("DDIMScheduler", image_encoder)
+    given = write_configs(folder, size, image_encoder)
+    for name, module in modules(size).items():
+        if name in given:
+            save_params(folder / name, _random(parameter_shapes(module), dtype), given[name])
+    return folder
+
+
+def write_configs(folder: Path, size: str, image_encoder: bool = True) -> dict[str, dict[str, Any]]:
+    """Write the configurations and the tokenizer of a checkpoint: all that a plan reads.
+
+    Returns:
+        `config.json` of each network, by the network's name.
+    """
     given = configs(size)
+    if not image_encoder:
+        del given["image_encoder"]
     write_tokenizer(folder / "tokenizer")
     words = json.loads((folder / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
     given["text_encoder"] |= {
@@ -151,14 +165,14 @@ def write_folder(folder: Path, size: str, dtype: str, image_encoder: bool = True
         "eos_token_id": words[END],
         "pad_token_id": words[END],
     }
-    for name, module in modules(size).items():
-        if name == "image_encoder" and not image_encoder:
-            continue
-        save_params(folder / name, _random(parameter_shapes(module), dtype), given[name])
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(_SCHEDULER))
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
+    files = {f"{name}/config.json": content for name, content in given.items()}
+    files["scheduler/scheduler_config.json"] = _SCHEDULER
+    files["model_index.json"] = pipeline_index("DDIMScheduler", image_encoder)
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content), encoding="utf-8")
+    return given
 
 
 def _random(shapes: Any, dtype: str) -> Any:

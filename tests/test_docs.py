@@ -79,6 +79,7 @@ NOT_RUN = [  # the page, and how the block begins
     ("docs/page.md", "pip install 'moa_jax[page]'"),
     ("docs/page.md", "python -m moa_jax.page --base stable-diffusion-v1-5/stable-diffu"),
     ("docs/performance.md", "python -m benchmarks.sampling --out results"),
+    ("docs/scale.md", "python -m benchmarks.scale --out docs/scale"),
     ("docs/start.md", "make demo"),
     ("docs/start.md", "python -m venv .venv && source .venv/bin/activate"),
     ("docs/toy-world.md", "python -m moa_jax.evaluation toy --moa runs/toy"),

@@ -16,6 +16,7 @@ KERNEL = 'custom_call_target="tpu_custom_call"'
 # Matrix products in each kernel of JAX's splash attention: forward; gradients of key and value;
 # gradient of query.
 SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+_FLOAT = re.compile(r"b?f\d")
 
 
 def matrix_flops(module: Module) -> float:
@@ -91,8 +92,8 @@ def _splash(op: Operation, within: Computation) -> float:
     products = next((count for name, count in SPLASH.items() if op.name.startswith(name)), 0)
     if KERNEL not in op.rest or not products:
         return 0.0
-    # The first two arrays of four axes are query and key, "batch head width token". Only the tables
-    # of the mask's blocks may precede them.
-    shapes = [within[name].arrays[0].shape for name in op.operands]
-    query, key = [shape for shape in shapes if len(shape) == 4][:2]
+    # The first two arrays of floats are query and key, "batch head width token"; a batch of one
+    # picture has no axis. Only the tables of the mask's blocks, integers, may precede them.
+    arrays = [within[name].arrays[0] for name in op.operands]
+    query, key = [array.shape for array in arrays if _FLOAT.match(array.dtype)][:2]
     return 2.0 * products * math.prod(query) * key[-1]

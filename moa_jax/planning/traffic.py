@@ -14,7 +14,7 @@ from moa_jax.planning.hlo import HBM, Computation, HloArray, Module, Operation
 # These only name, group or await arrays; other operations move them.
 _FREE = frozenset(
     "parameter constant tuple get-tuple-element bitcast while conditional call after-all "
-    "opt-barrier partition-id replica-id copy-done async-start async-update async-done "
+    "opt-barrier partition-id replica-id copy-done slice-done async-start async-update async-done "
     "all-gather-done all-reduce-done collective-permute-done send-done recv-done".split()
 )
 _FREE_CALL = '"ConcatBitcast"'  # its operands lie side by side already
@@ -48,8 +48,10 @@ class _Traffic:
             return self._fusion(op, operands)
         if op.kind == "copy-start":  # its results: the copy, the original, a mark
             return _in_hbm(operands[0]) + _in_hbm(op.arrays[:1])
-        if op.kind in _SLICES:
-            return min(_bytes(op.arrays), _in_hbm(operands[0])) + _in_hbm(op.arrays)
+        if op.kind in _SLICES or op.kind == "slice-start":
+            # The results of slice-start: the original, the slice, a mark.
+            part = op.arrays[1:2] if op.kind == "slice-start" else op.arrays
+            return min(_bytes(part), _in_hbm(operands[0])) + _in_hbm(part)
         if op.kind == "dynamic-update-slice":  # changes its first operand in place
             return _in_hbm(operands[1]) + min(_bytes(operands[1]), _in_hbm(op.arrays))
         return _in_hbm(op.arrays) + sum(map(_in_hbm, operands))

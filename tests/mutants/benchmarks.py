@@ -1,7 +1,8 @@
 """Faults in the benchmarks, which would make wrong numbers look right."""
 
 REPORT, WORK = "benchmarks/report.py", "benchmarks/work.py"
-T = "tests/benchmarks/test_report.py"
+BOUNDS, SCALE, PAGE = "benchmarks/bounds.py", "benchmarks/scale.py", "benchmarks/scale_page.py"
+T, S = "tests/benchmarks/test_report.py", "tests/benchmarks/test_scale.py"
 
 MUTATIONS = [
     (
@@ -38,5 +39,47 @@ MUTATIONS = [
         "max(most, default=None)",
         "sum(most)",
         f"{T}::test_runs_add_up_but_for_what_they_hold",
+    ),
+    (
+        "the shortest time bounds a step",
+        BOUNDS,
+        "return max(self.limits(corner).values())",
+        "return min(self.limits(corner).values())",
+        f"{S}::test_a_bound_is_the_longest_of_three_times_at_the_makers_peaks",
+    ),
+    (
+        "a corner has all links",
+        BOUNDS,
+        "CORNER = 0.5",
+        "CORNER = 1",
+        f"{S}::test_at_a_corner_half_of_the_links_work_and_sums_are_sent_twice",
+    ),
+    (
+        "one chip sends the messages of the smallest mesh",
+        BOUNDS,
+        "lambda each: each.alone",
+        "lambda each: each.rate()",
+        f"{S}::test_weak_scaling_is_relative_to_one_chip_without_messages",
+    ),
+    (
+        "a step that recomputes its blocks is what strong scaling is relative to",
+        BOUNDS,
+        "if each.fits and not each.remat:",
+        "if each.fits:",
+        f"{S}::test_strong_scaling_is_relative_to_the_smallest_mesh_that_recomputes_nothing",
+    ),
+    (
+        "plans on record are compiled again",
+        SCALE,
+        "if job.key in kept:",
+        "if job in kept:",
+        f"{S}::test_only_missing_plans_are_compiled_and_each_is_kept_at_once",
+    ),
+    (
+        "what is not compiled is not said",
+        PAGE,
+        'f"Not compiled: {missing}." if missing',
+        'f"Not compiled: {missing}." if not missing',
+        f"{S}::test_a_missing_plan_is_said",
     ),
 ]

@@ -83,6 +83,11 @@ def test_splash_attention_counts_by_formula(name, products):
     assert matrix_flops(module) == 0
 
 
+def test_splash_attention_of_one_picture_has_no_axis_for_the_batch():
+    text = SPLASH_TEXT.replace("NAME", "fwd_residuals").replace("[2,8,", "[8,")
+    assert splash_flops(parse(text)) == 2 * 2 * (8 * 4096 * 1024) * 40
+
+
 def test_the_formula_of_the_forward_pass_is_the_count_of_plain_attention():
     program = compiled(
         lambda q, k, v: jax.nn.dot_product_attention(q, k, v, implementation="xla"),
