@@ -1,7 +1,8 @@
-"""Scaled dot-product attention: one function, four implementations.
+"""Scaled dot-product attention: one function, five implementations.
 
 All are exact; they differ in memory and speed. `xla` holds every score. `blocked` holds the scores
-of some queries at a time. `splash` (TPU) and `cudnn` (NVIDIA GPU) are kernels that hold no scores.
+of some queries at a time. `flash` (TPU; the project's own), `splash` (TPU; JAX's) and `cudnn`
+(NVIDIA GPU) are kernels that hold no scores.
 `choose_attend` returns the one function that all layers of a network call. It takes any shape: it
 chooses the implementation for a layer from the layer's shape, while the layer is traced.
 """
@@ -15,11 +16,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
+from moa_jax.backbone.blocks import ATTENDED
 from moa_jax.errors import InputError
 
-Name = Literal["auto", "xla", "blocked", "splash", "cudnn"]
-Kernel = Literal["splash", "cudnn"]
+Name = Literal["auto", "xla", "blocked", "flash", "splash", "cudnn"]
+Kernel = Literal["flash", "cudnn"]
 NEEDS = {
+    "flash": "a TPU and jax 0.8 or newer",
     "splash": "a TPU and jax 0.8 or newer",
     "cudnn": "an NVIDIA GPU of compute capability 8.0 or newer",
 }
@@ -30,12 +33,14 @@ Attend = Callable[[Array, Array, Array], Array]
 # CPU cores: 1024 x 1024 took 575 ms and 131 MiB by xla, 455 ms and 77 MiB blocked; 4096 x 4096 took
 # 10.1 s and 2,053 MiB by xla, 8.1 s and 84 MiB blocked; 256 x 256 and 1024 x 77 gained nothing.
 SCORES = 2**19
-# Below this many tokens on either side splash saves little. MiB moved a picture by xla and by
-# splash, as the compiler counts for a v5e (forward + backward, bfloat16, 8 heads, 8 pictures):
-# 4096 x 4096 3,943 and 206; 1024 x 1024 278 and 53; 256 x 256 32 and 22; 4096 x 77 103 and 146.
-SPLASH_TOKENS = 512
+# Where flash serves: tokens of the longer and of the shorter side. MB moved a picture by a layer
+# with its four projections, forward + backward, as `moa_jax.planning` counts for a v5e (bfloat16, 8
+# heads, 8 pictures), by xla, splash and flash: 4096 x 4096 -, 200, 50; 1024 x 1024 265, 22, 8;
+# 256 x 256 7.4, 8.7, 7.0; by xla and flash: 4096 x 77 66, 14; 1024 x 77 7.9, 6.7. Forward alone,
+# 257 x 257, 16 heads of 64, 32 pictures, by xla, splash and flash: 14.9, 6.2, 2.4.
+FLASH_TOKENS, FLASH_CONTEXT = 256, 64
+FLASH_WIDTH = 512  # the widest head that was compiled, for both kernels: that of the VAE
 SPLASH_BLOCK, SPLASH_LANES = 512, 128  # tokens: largest block; lengths are padded to its multiples
-SPLASH_WIDTH = 512  # the widest head that was compiled: that of the VAE
 CUDNN_TOKENS = 64  # below this a kernel has nothing to save
 CUDNN_WIDTH, CUDNN_MULTIPLE = 128, 8  # of a head's width; Hopper and newer take 256
 
@@ -68,6 +73,24 @@ def blocked(
     return mixed.swapaxes(0, 1).reshape(padded.shape)[:, :length]
 
 
+def flash(
+    query: Float[Array, "B L N d"],
+    key: Float[Array, "B S N d"],
+    value: Float[Array, "B S N d"],
+    *,
+    mesh: Mesh | None = None,
+    interpret: bool = False,
+) -> Float[Array, "B L N d"]:
+    """Attend by the project's own kernel for TPUs; see `moa_jax.backbone.flash`.
+
+    Args:
+        mesh: splits the batch and the heads over its devices, where their numbers divide; None
+            means one device.
+        interpret: emulate the kernel on any platform, slowly.
+    """
+    return _on_mesh(partial(_flash, interpret=interpret), mesh, query, key, value)
+
+
 def splash(
     query: Float[Array, "B L N d"],
     key: Float[Array, "B S N d"],
@@ -79,14 +102,17 @@ def splash(
     """Attend by JAX's kernel for TPUs.
 
     Args:
-        mesh: splits the batch and the heads over its devices, where their numbers divide; None
-            means one device.
-        interpret: emulate the kernel on any platform, slowly.
+        mesh: as in `flash`.
+        interpret: likewise.
     """
-    attend = partial(_splash, interpret=interpret)
+    return _on_mesh(partial(_splash, interpret=interpret), mesh, query, key, value)
+
+
+def _on_mesh(attend: Attend, mesh: Mesh | None, query: Array, key: Array, value: Array) -> Array:
+    """Attend on each device to its part of batch and heads."""
     if mesh is not None:
         place = _split(mesh, query.shape[0], query.shape[2])
-        # Unchecked, because the kernel does not declare over which axes its result varies.
+        # Unchecked, because a kernel does not declare over which axes its result varies.
         attend = jax.shard_map(
             attend, mesh=mesh, in_specs=(place,) * 3, out_specs=place, check_vma=False
         )
@@ -98,6 +124,25 @@ def _split(mesh: Mesh, batch: int, heads: int) -> PartitionSpec:
     sizes = mesh.shape
     rows = BATCH_AXES if batch % (sizes["data"] * sizes["fsdp"]) == 0 else None
     return PartitionSpec(rows, None, HEAD_AXIS if heads % sizes[HEAD_AXIS] == 0 else None)
+
+
+def _flash(
+    query: Float[Array, "B L N d"],
+    key: Float[Array, "B S N d"],
+    value: Float[Array, "B S N d"],
+    interpret: bool,
+) -> Float[Array, "B L N d"]:
+    """Attend on one device. The kernel takes "N d L" without a scale, in multiples of LANES."""
+    from moa_jax.backbone import flash as kernels  # slow to import
+
+    length, context, width = query.shape[1], key.shape[1], query.shape[3]
+    heads = (
+        jnp.pad(
+            array.transpose(0, 2, 3, 1), ((0, 0),) * 3 + ((0, -array.shape[1] % kernels.LANES),)
+        )
+        for array in (query * width**-0.5, key, value)
+    )
+    return kernels.flash(*heads, context, interpret)[..., :length].transpose(0, 3, 1, 2)
 
 
 def _splash(
@@ -136,6 +181,7 @@ def _splash(
         ),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=ATTENDED,
         interpret=interpret,
     )
     segments = None
@@ -175,13 +221,15 @@ def select(
         The implementation asked for, if it can serve the shape; else "xla", or "blocked" where
         there are more than SCORES scores.
     """
-    shortest = min(length, context)
+    shortest, longest = sorted((length, context))
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     divides = width % CUDNN_MULTIPLE == 0
+    many = longest >= FLASH_TOKENS and shortest >= FLASH_CONTEXT
     serves = {
         "xla": True,
         "blocked": True,
-        "splash": width <= SPLASH_WIDTH and (name == "splash" or shortest >= SPLASH_TOKENS),
+        "flash": width <= FLASH_WIDTH and (name == "flash" or many),
+        "splash": width <= FLASH_WIDTH,
         "cudnn": half and width <= CUDNN_WIDTH and divides and shortest >= CUDNN_TOKENS,
     }
     wanted = kernel if name == "auto" else name
@@ -202,7 +250,7 @@ def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:
     if name not in get_args(Name):
         raise InputError(f"attention={name!r}: must be one of {', '.join(get_args(Name))}")
     kernel = kernel_of(platform)
-    if name in NEEDS and name != kernel:
+    if name in NEEDS and name != kernel and not (name == "splash" and kernel == "flash"):
         raise InputError(
             f"attention={name!r} needs {NEEDS[name]}; this is {platform!r} with jax "
             f"{jax.__version__}: choose auto, xla or blocked"
@@ -210,6 +258,7 @@ def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:
     functions = {
         "xla": xla,
         "blocked": blocked,
+        "flash": partial(flash, mesh=mesh),
         "splash": partial(splash, mesh=mesh),
         "cudnn": cudnn,
     }
@@ -225,7 +274,7 @@ def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:
 def kernel_of(platform: str) -> Kernel | None:
     """Name the attention kernel that runs on a platform, if there is one."""
     if platform == "tpu" and jax.__version_info__ >= (0, 8):
-        return "splash"  # on Colab's jax 0.7.2 with libtpu 0.0.21.1 no Pallas kernel compiles
+        return "flash"  # on Colab's jax 0.7.2 with libtpu 0.0.21.1 no Pallas kernel compiles
     if platform == "gpu":
         capability = getattr(jax.local_devices()[0], "compute_capability", "")
         major = capability.split(".")[0]  # "9.0"; AMD's are "gfx942"
