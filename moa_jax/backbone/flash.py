@@ -209,9 +209,13 @@ def _dot(left: Array, right: Array, axis: int, other: int) -> Array:
     )
 
 
-def block_of(length: int, largest: int = BLOCK) -> int:
-    """Give the largest block, a multiple of LANES, that divides a length."""
-    blocks = range(LANES, max(LANES, min(length, largest)) + 1, LANES)
+def block_of(length: int, largest: int | None = None) -> int:
+    """Give the largest block, a multiple of LANES, that divides a length.
+
+    Args:
+        largest: its limit, at least LANES; None means BLOCK.
+    """
+    blocks = range(LANES, min(length, largest or BLOCK) + 1, LANES)
     return max(block for block in blocks if length % block == 0)
 
 

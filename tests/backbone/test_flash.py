@@ -82,7 +82,14 @@ def test_large_scores_do_not_overflow(small_blocks):
 
 @pytest.mark.parametrize(
     ("length", "largest", "expected"),
-    [(4096, 512, 512), (384, 512, 384), (640, 512, 128), (768, 512, 384), (128, 64, 128)],
+    [
+        (4096, 512, 512),
+        (384, 512, 384),
+        (640, 512, 128),
+        (768, 512, 384),
+        (128, 128, 128),
+        (1024, None, 512),
+    ],
 )
 def test_blocks_divide_a_length(length, largest, expected):
     assert block_of(length, largest) == expected
