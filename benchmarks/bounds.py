@@ -99,7 +99,7 @@ def bound(plan: Mapping[str, Any]) -> Bound:
     sizes = {kind: size for kind, (_, size) in plan["collectives"].items()}
     sent = sum(SENT.get(kind, 1) * size for kind, size in sizes.items())
     times = {
-        "arithmetic": (plan["flops"] + plan["splash_flops"]) / chip.flops,
+        "arithmetic": (plan["flops"] + plan["kernel_flops"]) / chip.flops,
         "memory": plan["bytes"] / chip.memory_bandwidth,
         "links": sum(sizes.values()) / chip.link_bandwidth,
     }

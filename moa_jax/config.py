@@ -58,12 +58,12 @@ class ModelConfig(Section):
     # owner/name[@revision]; None: from the prior
     moa: str | None = None
     dtype: Literal["float32", "bfloat16"] | None = None  # None: bfloat16, or float32 on a CPU
-    remat: bool = False  # recompute each block in the backward pass: less memory, ~1/3 more work
+    remat: bool = False  # recompute blocks in the backward pass: less memory, more work (TPU: ~1/9)
     # Share of the slots for subjects that a step encodes at once; the others follow only where a
     # device has more subjects than that. The result is the same; see training/packing.py
     subject_share: Share = 1.0
     # How attention is computed, see backbone/attention_kernels.py
-    attention: Literal["auto", "xla", "blocked", "looped", "splash", "cudnn"] = "auto"
+    attention: Literal["auto", "xla", "blocked", "looped", "flash", "splash", "cudnn"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_the_last_override_wins():
         ("optimizer.ema_decay=often", "must be of type float"),
         ("model.remat=1", "must be true or false"),
         ("method.router=cubic", "must be one of linear, mlp"),
-        ("model.attention=flash", "must be one of auto, xla, blocked"),
+        ("model.attention=own", "must be one of auto, xla, blocked"),
     ],
 )
 def test_a_wrong_override_is_refused_with_the_remedy(assignment, message):

@@ -84,6 +84,7 @@ NOT_RUN = [  # the page, and how the block begins
     ("docs/start.md", "python -m venv .venv && source .venv/bin/activate"),
     ("docs/toy-world.md", "python -m moa_jax.evaluation toy --moa runs/toy"),
     ("docs/tpu.md", "pip install -e '.[tpu]'"),
+    ("docs/tpu.md", "python train.py configs/sd15_ffhq.py mesh.preset=fsdp train.batc"),
     ("docs/train.md", "python -m moa_jax.data build my_photographs my_people"),
     ("docs/train.md", "python -m moa_jax.data build my_photographs my_people \\"),
     ("docs/train.md", "python -m moa_jax.hub push runs/mine owner/moa-mine --private \\"),

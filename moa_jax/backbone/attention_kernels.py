@@ -1,10 +1,10 @@
-"""Scaled dot-product attention: one function, five implementations.
+"""Scaled dot-product attention: one function, six implementations.
 
 All are exact; they differ in memory and speed. `xla` holds every score. `blocked` holds the scores
-of some queries at a time. `looped` (CPU) holds those of some queries of one head. `splash` (TPU)
-and `cudnn` (NVIDIA GPU) are kernels that hold no scores. `choose_attend` returns the one function
-that all layers of a network call. It takes any shape: it chooses the implementation for a layer
-from the layer's shape, while the layer is traced.
+of some queries at a time. `looped` (CPU) holds those of some queries of one head. `flash` (TPU; the
+project's own), `splash` (TPU; JAX's) and `cudnn` (NVIDIA GPU) are kernels that hold no scores.
+`choose_attend` returns the one function that all layers of a network call. It takes any shape: it
+chooses the implementation for a layer from the layer's shape, while the layer is traced.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,11 @@ from jaxtyping import Array, Float
 
 from moa_jax.errors import InputError
 
-Name = Literal["auto", "xla", "blocked", "looped", "splash", "cudnn"]
-Kernel = Literal["looped", "splash", "cudnn"]
+Name = Literal["auto", "xla", "blocked", "looped", "flash", "splash", "cudnn"]
+Kernel = Literal["looped", "flash", "cudnn"]
 NEEDS = {
     "looped": "a CPU",
+    "flash": "a TPU and jax 0.8 or newer",
     "splash": "a TPU and jax 0.8 or newer",
     "cudnn": "an NVIDIA GPU of compute capability 8.0 or newer",
 }
@@ -37,12 +38,13 @@ SCORES = 2**19
 # width 40 takes 715, 4,080 and 736; 1024 x 1024 of 80 75, 259 and 72; 256 x 256 of 160 15.5, 17 and
 # 11; 4096 x 77 of 40 31, 69 and 23. Forward + backward gain from 1024 x 1024 on; below, it is even.
 LOOPED_QUERIES, LOOPED_SCORES = 512, 2**16
-# Below this many tokens on either side splash saves little. MiB moved a picture by xla and by
-# splash, as the compiler counts for a v5e (forward + backward, bfloat16, 8 heads, 8 pictures):
-# 4096 x 4096 3,943 and 206; 1024 x 1024 278 and 53; 256 x 256 32 and 22; 4096 x 77 103 and 146.
-SPLASH_TOKENS = 512
-SPLASH_BLOCK, SPLASH_LANES = 512, 128  # tokens: largest block; lengths are padded to its multiples
-SPLASH_WIDTH = 512  # the widest head that was compiled: that of the VAE
+# Where flash serves: tokens of the longer and of the shorter side. MB moved a picture by a layer
+# with its four projections, forward + backward, as `moa_jax.planning` counts for a v5e (bfloat16, 8
+# heads, 8 pictures), by xla, splash and flash: 4096 x 4096 -, 200, 50; 1024 x 1024 265, 22, 8;
+# 256 x 256 7.4, 8.7, 7.0; by xla and flash: 4096 x 77 66, 14; 1024 x 77 7.9, 6.7. Forward alone,
+# 257 x 257, 16 heads of 64, 32 pictures, by xla, splash and flash: 14.9, 6.2, 2.4.
+FLASH_TOKENS, FLASH_CONTEXT = 256, 64
+FLASH_WIDTH = 512  # the widest head that was compiled, for both kernels: that of the VAE
 CUDNN_TOKENS = 64  # below this a kernel has nothing to save
 CUDNN_WIDTH, CUDNN_MULTIPLE = 128, 8  # of a head's width; Hopper and newer take 256
 
@@ -88,9 +90,9 @@ def looped(
     the scores fit its cache. All of it is computed in float32.
 
     Args:
-        mesh: see `splash`.
+        mesh: see `flash`.
     """
-    return _on_mesh(mesh, _looped, query, key, value)
+    return _on_mesh(_looped, mesh, query, key, value)
 
 
 def _looped(
@@ -122,6 +124,24 @@ def _looped(
     return mixed.swapaxes(1, 2).astype(dtype)
 
 
+def flash(
+    query: Float[Array, "B L N d"],
+    key: Float[Array, "B S N d"],
+    value: Float[Array, "B S N d"],
+    *,
+    mesh: Mesh | None = None,
+    interpret: bool = False,
+) -> Float[Array, "B L N d"]:
+    """Attend by the project's own kernel for TPUs; see `moa_jax.backbone.flash`.
+
+    Args:
+        mesh: splits the batch and the heads over its devices, where their numbers divide; None
+            means one device.
+        interpret: emulate the kernel on any platform, slowly.
+    """
+    return _on_mesh(partial(_flash, interpret=interpret), mesh, query, key, value)
+
+
 def splash(
     query: Float[Array, "B L N d"],
     key: Float[Array, "B S N d"],
@@ -133,18 +153,19 @@ def splash(
     """Attend by JAX's kernel for TPUs.
 
     Args:
-        mesh: splits the batch and the heads over its devices, where their numbers divide; None
-            means one device.
-        interpret: emulate the kernel on any platform, slowly.
+        mesh: as in `flash`.
+        interpret: likewise.
     """
-    return _on_mesh(mesh, partial(_splash, interpret=interpret), query, key, value)
+    from moa_jax.backbone import splash as kernels  # slow to import
+
+    return _on_mesh(partial(kernels.splash, interpret=interpret), mesh, query, key, value)
 
 
-def _on_mesh(mesh: Mesh | None, attend: Attend, query: Array, key: Array, value: Array) -> Array:
-    """Attend with the batch and the heads split over a mesh."""
+def _on_mesh(attend: Attend, mesh: Mesh | None, query: Array, key: Array, value: Array) -> Array:
+    """Attend on each device to its part of batch and heads."""
     if mesh is not None:
         place = _split(mesh, query.shape[0], query.shape[2])
-        # Unchecked, because the kernels do not declare over which axes their results vary.
+        # Unchecked, because a kernel does not declare over which axes its result varies.
         attend = jax.shard_map(
             attend, mesh=mesh, in_specs=(place,) * 3, out_specs=place, check_vma=False
         )
@@ -158,56 +179,23 @@ def _split(mesh: Mesh, batch: int, heads: int) -> PartitionSpec:
     return PartitionSpec(rows, None, HEAD_AXIS if heads % sizes[HEAD_AXIS] == 0 else None)
 
 
-def _splash(
+def _flash(
     query: Float[Array, "B L N d"],
     key: Float[Array, "B S N d"],
     value: Float[Array, "B S N d"],
     interpret: bool,
 ) -> Float[Array, "B L N d"]:
-    """Attend on one device.
+    """Attend on one device. The kernel takes "N d L" without a scale, in multiples of LANES."""
+    from moa_jax.backbone import flash as kernels  # slow to import
 
-    The kernel takes "N L d" without a scale, in lengths that are multiples of SPLASH_LANES.
-    """
-    from jax.experimental.pallas.ops.tpu import splash_attention as kernels  # slow to import
-
-    (_, length, heads, width), context = query.shape, key.shape[1]
-    query, key, value = (
-        jnp.pad(array.swapaxes(1, 2), ((0, 0), (0, 0), (0, -array.shape[1] % SPLASH_LANES), (0, 0)))
+    length, context, width = query.shape[1], key.shape[1], query.shape[3]
+    heads = (
+        jnp.pad(
+            array.transpose(0, 2, 3, 1), ((0, 0),) * 3 + ((0, -array.shape[1] % kernels.LANES),)
+        )
         for array in (query * width**-0.5, key, value)
     )
-    sides = query.shape[2], key.shape[2]
-    rows, columns = map(_splash_block, sides)
-    kernel = kernels.make_splash_mha(
-        kernels.MultiHeadMask([kernels.FullMask(sides)] * heads),
-        block_sizes=kernels.BlockSizes(
-            block_q=rows,
-            block_kv=columns,
-            block_q_dkv=rows,
-            block_kv_dkv=columns,
-            block_q_dq=rows,
-            block_kv_dq=columns,
-            # Tokens lie in the lanes, because head widths (40, 80) would be padded to 128. A
-            # picture takes 41 MiB, not 65, at 4096 x 4096; 0.8 MiB, not 4.8, at 1024 x 1024.
-            q_layout=kernels.QKVLayout.SEQ_MINOR,
-            k_layout=kernels.QKVLayout.SEQ_MINOR,
-            v_layout=kernels.QKVLayout.SEQ_MINOR,
-        ),
-        head_shards=1,
-        q_seq_shards=1,
-        interpret=interpret,
-    )
-    segments = None
-    if sides[1] != context:  # no query attends to a key of another segment, the padding
-        real = jnp.arange(sides[1]) < context
-        segments = kernels.SegmentIds(jnp.ones(sides[0], jnp.int32), real.astype(jnp.int32))
-    mixed = jax.vmap(kernel, in_axes=(0, 0, 0, None))(query, key, value, segments)
-    return mixed[:, :, :length].swapaxes(1, 2)
-
-
-def _splash_block(length: int) -> int:
-    """Give the largest block, a multiple of SPLASH_LANES, that divides a length."""
-    blocks = range(SPLASH_LANES, SPLASH_BLOCK + 1, SPLASH_LANES)
-    return max(block for block in blocks if length % block == 0)
+    return kernels.flash(*heads, context, interpret)[..., :length].transpose(0, 3, 1, 2)
 
 
 def cudnn(
@@ -233,14 +221,16 @@ def select(
         The implementation asked for, if it can serve the shape; else "xla", or "blocked" where
         there are more than SCORES scores.
     """
-    shortest = min(length, context)
+    shortest, longest = sorted((length, context))
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     divides = width % CUDNN_MULTIPLE == 0
+    many = longest >= FLASH_TOKENS and shortest >= FLASH_CONTEXT
     serves = {
         "xla": True,
         "blocked": True,
         "looped": name == "looped" or length * context >= LOOPED_SCORES,
-        "splash": width <= SPLASH_WIDTH and (name == "splash" or shortest >= SPLASH_TOKENS),
+        "flash": width <= FLASH_WIDTH and (name == "flash" or many),
+        "splash": width <= FLASH_WIDTH,
         "cudnn": half and width <= CUDNN_WIDTH and divides and shortest >= CUDNN_TOKENS,
     }
     wanted = kernel if name == "auto" else name
@@ -261,7 +251,7 @@ def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:
     if name not in get_args(Name):
         raise InputError(f"attention={name!r}: must be one of {', '.join(get_args(Name))}")
     kernel = kernel_of(platform)
-    if name in NEEDS and name != kernel:
+    if name in NEEDS and name != kernel and not (name == "splash" and kernel == "flash"):
         raise InputError(
             f"attention={name!r} needs {NEEDS[name]}; this is {platform!r} with jax "
             f"{jax.__version__}: choose auto, xla or blocked"
@@ -270,6 +260,7 @@ def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:
         "xla": xla,
         "blocked": blocked,
         "looped": partial(looped, mesh=mesh),
+        "flash": partial(flash, mesh=mesh),
         "splash": partial(splash, mesh=mesh),
         "cudnn": cudnn,
     }
@@ -287,7 +278,7 @@ def kernel_of(platform: str) -> Kernel | None:
     if platform == "cpu":
         return "looped"
     if platform == "tpu" and jax.__version_info__ >= (0, 8):
-        return "splash"  # on Colab's jax 0.7.2 with libtpu 0.0.21.1 no Pallas kernel compiles
+        return "flash"  # on Colab's jax 0.7.2 with libtpu 0.0.21.1 no Pallas kernel compiles
     if platform == "gpu":
         capability = getattr(jax.local_devices()[0], "compute_capability", "")
         major = capability.split(".")[0]  # "9.0"; AMD's are "gfx942"

@@ -10,10 +10,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+# Name of what the forward pass of an attention kernel leaves for the backward pass.
+ATTENDED = "attended"
+
 
 def conv3(channels: int, dtype: Any, name: str, **options: Any) -> nn.Conv:
     """Build a 3x3 convolution with PyTorch's symmetric padding of 1 unless told otherwise."""
     return nn.Conv(channels, (3, 3), **{"padding": 1, **options}, dtype=dtype, name=name)
+
+
+def remat(block: type[nn.Module]) -> type[nn.Module]:
+    """Recompute a block in the backward pass, all but what attention kernels leave for it.
+
+    That is their output and a number for each query. It is what costs most to compute again and
+    takes least to keep: of a self-attention at 4,096 tokens, 2.8 MB a picture.
+    """
+    return nn.remat(block, policy=jax.checkpoint_policies.save_only_these_names(ATTENDED))
 
 
 class GroupNorm(nn.GroupNorm):

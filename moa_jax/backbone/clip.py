@@ -6,6 +6,7 @@ checkpoint. The tokenizer and the use of the features are elsewhere.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Real
 
+from moa_jax.backbone.attention_kernels import Attend, xla
 from moa_jax.backbone.blocks import LayerNorm
 from moa_jax.backbone.supported import require_supported
 from moa_jax.errors import InputError
@@ -87,12 +89,15 @@ class SelfAttention(nn.Module):
     """Multi-head attention of tokens to each other.
 
     Attributes:
-        causal: whether a token attends only to itself and the tokens before it.
+        causal: whether a token attends only to itself and the tokens before it; then `attend` is
+            not called.
+        attend: mixes the values by query and key; see `choose_attend`.
     """
 
     heads: int
     causal: bool
     dtype: Any = jnp.float32
+    attend: Attend = xla
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
@@ -104,9 +109,10 @@ class SelfAttention(nn.Module):
             )
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        mixed = jax.nn.dot_product_attention(
-            query, key, value, is_causal=self.causal, implementation="xla"
-        )
+        attend = self.attend
+        if self.causal:
+            attend = partial(jax.nn.dot_product_attention, is_causal=True, implementation="xla")
+        mixed = attend(query, key, value)
         return nn.Dense(width, dtype=self.dtype, name="out_proj")(mixed.reshape(hidden.shape))
 
 
@@ -116,13 +122,14 @@ class Layer(nn.Module):
     config: TextConfig | VisionConfig
     causal: bool
     dtype: Any = jnp.float32
+    attend: Attend = xla
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """Transform the tokens."""
         config = self.config
         attention = SelfAttention(
-            config.num_attention_heads, self.causal, self.dtype, name="self_attn"
+            config.num_attention_heads, self.causal, self.dtype, self.attend, name="self_attn"
         )
         hidden = hidden + attention(self._norm("layer_norm1")(hidden))
         inner = self._norm("layer_norm2")(hidden)
@@ -189,6 +196,7 @@ class VisionEncoder(nn.Module):
 
     config: VisionConfig
     dtype: Any = jnp.float32
+    attend: Attend = xla
 
     @nn.compact
     def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B F"]:
@@ -205,7 +213,8 @@ class VisionEncoder(nn.Module):
         hidden = LayerNorm(**norm, name="vision_model.pre_layrnorm")(hidden)  # spelt so on disk
         for index in range(config.num_hidden_layers):
             name = f"vision_model.encoder.layers.{index}"
-            hidden = Layer(config, causal=False, dtype=self.dtype, name=name)(hidden)
+            layer = Layer(config, causal=False, dtype=self.dtype, attend=self.attend, name=name)
+            hidden = layer(hidden)
         # The picture's feature is read from the class token alone.
         pooled = LayerNorm(**norm, name="vision_model.post_layernorm")(hidden[:, 0])
         project = nn.Dense(

@@ -63,7 +63,7 @@ class StableDiffusion:
         scheduler_config: `scheduler_config.json` as read.
         path: the folder or single file it was read from.
         name: the folder, file or hub id that was asked for.
-        attend: the function that the attention layers of the U-Net and the VAE call.
+        attend: the function that the attention layers call, but for the text encoder's.
     """
 
     unet: Component
@@ -98,7 +98,7 @@ def load_stable_diffusion(
             projection; None means the checkpoint's own `image_encoder/`, if it has one.
         place: puts a parameter where it belongs. It is called as `place("unet.conv_in.kernel",
             array)`, with an array of the file's dtype.
-        attend: the function that the attention layers of the U-Net and the VAE call.
+        attend: the function that the attention layers call, but for the text encoder's.
         tokenizer: a folder or hub id; None means the checkpoint's own, or for a single file, which
             has none, that of its kind from the hub.
         prediction_type: "epsilon" or "v_prediction", what the U-Net predicts; None means as the
@@ -225,9 +225,9 @@ def _assemble(
     }
     image_encoder = None
     if encoder is not None:
-        image_encoder = _image_encoder(encoder, dtype, None, read)
+        image_encoder = _image_encoder(encoder, dtype, None, read, attend)
     elif found.image_encoder is not None:
-        image_encoder = _image_encoder(found.image_encoder, dtype, variant, read)
+        image_encoder = _image_encoder(found.image_encoder, dtype, variant, read, attend)
     return StableDiffusion(
         **networks,
         image_encoder=image_encoder,
@@ -251,11 +251,13 @@ def _prefixed(place: Place, name: str) -> Callable[..., Any]:
     return lambda path, array: place(f"{name}.{path}", array)
 
 
-def _image_encoder(folder: Path, dtype: Any, variant: str | None, read: _Read) -> Component:
+def _image_encoder(
+    folder: Path, dtype: Any, variant: str | None, read: _Read, attend: Attend
+) -> Component:
     config, ignore = read_config(folder), ()
     if config.get("model_type") == "clip":  # a complete model, not the vision tower alone
         config, ignore = _vision_part(config), CLIP_TEXT_KEYS
-    module = VisionEncoder(VisionConfig.from_dict(config), dtype)
+    module = VisionEncoder(VisionConfig.from_dict(config), dtype, attend)
     load = partial(load_params, folder, variant=variant, ignore=ignore)
     return read(load, "image_encoder", module, config)
 

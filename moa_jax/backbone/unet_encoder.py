@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from moa_jax.backbone.attention import Attention
-from moa_jax.backbone.blocks import Downsample, ResnetBlock, conv3
+from moa_jax.backbone.blocks import Downsample, ResnetBlock, conv3, remat
 from moa_jax.backbone.transformer import FeedForward, SpatialTransformer
 from moa_jax.errors import InputError
 
@@ -183,7 +183,8 @@ class Encoder(nn.Module):
     Attributes:
         attention: builds an attention layer (see `Attention`), which gets the context unchanged.
         dtype: of the computation.
-        remat: whether to recompute each residual and transformer block in the backward pass.
+        remat: whether to recompute each residual and transformer block in the backward pass; see
+            `moa_jax.backbone.blocks.remat` for what is kept.
         feed_forward: builds the network after each pair of attention layers; see
             `TransformerBlock`.
     """
@@ -231,14 +232,14 @@ class Encoder(nn.Module):
 
     def _resnet(self, stage: str, layer: int, level: int) -> nn.Module:
         config = self.config
-        block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+        block = remat(ResnetBlock) if self.remat else ResnetBlock
         name = f"{stage}.resnets.{layer}"
         return block(config.channels[level], config.groups, config.epsilon, self.dtype, name=name)
 
     def _transformer(self, stage: str, layer: int, level: int) -> nn.Module:
         config = self.config
         name = f"{stage}.attentions.{layer}"
-        block = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
+        block = remat(SpatialTransformer) if self.remat else SpatialTransformer
         return block(
             attention=self.attention,
             heads=config.heads[level],

@@ -1,7 +1,7 @@
 """The FLOPs of a compiled program's matrix products, convolutions and attention kernels.
 
-A loop counts with all its turns; the compiler's own count takes it for one turn. Splash attention
-is counted by formula, because the compiler's count does not see into Pallas kernels.
+A loop counts with all its turns; the compiler's own count takes it for one turn. Attention kernels
+are counted by formula, because the compiler's count does not see into Pallas kernels.
 """
 
 import math
@@ -13,9 +13,15 @@ import numpy as np
 from moa_jax.planning.hlo import Computation, Module, Operation
 
 KERNEL = 'custom_call_target="tpu_custom_call"'
-# Matrix products in each kernel of JAX's splash attention: forward; gradients of key and value;
-# gradient of query.
-SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+# Matrix products in each kernel: of our flash attention, forward and backward; of JAX's splash
+# attention, forward, gradients of key and value, gradient of query.
+ATTENTION = {
+    "flash_fwd": 2,
+    "flash_bwd": 5,
+    "splash_mha_fwd": 2,
+    "splash_mha_dkv": 4,
+    "splash_mha_dq": 3,
+}
 _FLOAT = re.compile(r"b?f\d")
 
 
@@ -24,15 +30,15 @@ def matrix_flops(module: Module) -> float:
     return _total(module, _product)
 
 
-def splash_flops(module: Module) -> float:
-    """Count the FLOPs of splash attention kernels."""
-    return _total(module, _splash)
+def kernel_flops(module: Module) -> float:
+    """Count the FLOPs of attention kernels."""
+    return _total(module, _kernel)
 
 
 def unknown_kernels(module: Module) -> int:
     """Count the Pallas kernels whose FLOPs are not known."""
     ops = (op for name in module.turns for op in module.computations[name].values())
-    return sum(KERNEL in op.rest and not op.name.startswith(tuple(SPLASH)) for op in ops)
+    return sum(KERNEL in op.rest and not _products(op) for op in ops)
 
 
 def _total(module: Module, count: Callable[[Operation, Computation], float]) -> float:
@@ -88,12 +94,17 @@ def _meetings(image: int, result: int, window: dict[str, int]) -> int:
     return int(((places >= 0) & (places <= (image - 1) * holes) & (places % holes == 0)).sum())
 
 
-def _splash(op: Operation, within: Computation) -> float:
-    products = next((count for name, count in SPLASH.items() if op.name.startswith(name)), 0)
-    if KERNEL not in op.rest or not products:
+def _products(op: Operation) -> int:
+    """Say how many matrix products a kernel has; 0 if it is not known."""
+    # Its name may stand among others, as in "transpose_jvp_flash_bwd__.1".
+    return next((count for name, count in ATTENTION.items() if name in op.name), 0)
+
+
+def _kernel(op: Operation, within: Computation) -> float:
+    if KERNEL not in op.rest or not _products(op):
         return 0.0
     # The first two arrays of floats are query and key, "batch head width token"; a batch of one
     # picture has no axis. Only the tables of the mask's blocks, integers, may precede them.
     arrays = [within[name].arrays[0] for name in op.operands]
     query, key = [array.shape for array in arrays if _FLOAT.match(array.dtype)][:2]
-    return 2.0 * products * math.prod(query) * key[-1]
+    return 2.0 * _products(op) * math.prod(query) * key[-1]

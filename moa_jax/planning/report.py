@@ -12,12 +12,13 @@ from rich.table import Column, Table
 from moa_jax.planning.plan import CODE, Plan
 from moa_jax.training.chips import GIB
 
+LEAST = 0.01  # share of the traffic from which on a network has a line of its own
 NOTE = (
     "Compiled, not run: memory, FLOPs and traffic are what the compiler laid out; the times are "
     "what arithmetic, memory and links need at least at their makers' peaks, so the speed is an "
     "upper bound. The memory lacks the machine code, about 0.4 GiB of a full-size training step."
 )
-SPLASH = "The FLOPs of splash attention, a Pallas kernel, are by formula."
+KERNEL = "The FLOPs of attention kernels are by formula."
 KERNELS = "The FLOPs of {} other Pallas kernels are not known, and missing."
 ENDLESS = "{} loops do not tell how often they turn, and are counted as turning once."
 
@@ -50,8 +51,8 @@ def notes(plans: Sequence[Plan]) -> list[str]:
     """Say how far the numbers of a table can be trusted."""
     usages = [plan.usage for plan in plans]
     found = [NOTE]
-    if any(usage.splash_flops for usage in usages):
-        found.append(SPLASH)
+    if any(usage.kernel_flops for usage in usages):
+        found.append(KERNEL)
     if unknown := max(usage.unknown_kernels for usage in usages):
         found.append(KERNELS.format(unknown))
     if endless := max(usage.endless for usage in usages):
@@ -71,8 +72,9 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "memory": {**usage.parts, "temporaries": usage.temporaries},
         "limit": plan.limit,
         "flops": usage.flops,
-        "splash_flops": usage.splash_flops,
+        "kernel_flops": usage.kernel_flops,
         "bytes": usage.bytes,
+        "traffic": usage.traffic,
         "collectives": _by_kind(plan),
         "seconds": plan.seconds,
         "largest": plan.largest,
@@ -96,11 +98,14 @@ def _column(plan: Plan, remat: bool) -> dict[str, str]:
     if plan.largest is not None:
         found["pictures that fit, about"] = str(plan.largest)
     found["TFLOP"] = f"{usage.all_flops / 1e12:.3g}"
-    if usage.splash_flops:
-        found["of that by splash"] = f"{usage.splash_flops / 1e12:.3g}"
+    if usage.kernel_flops:
+        found["of that by kernels"] = f"{usage.kernel_flops / 1e12:.3g}"
     found["TFLOP a picture"] = f"{usage.all_flops / 1e12 / rows:.3g}"
     found["memory traffic, GB"] = f"{usage.bytes / 1e9:.3g}"
     found["memory traffic a picture, GB"] = f"{usage.bytes / 1e9 / rows:.3g}"
+    for network, kinds in usage.traffic.items():
+        if (moved := sum(kinds.values())) >= LEAST * usage.bytes:
+            found[f"of that {network}"] = f"{moved / 1e9 / rows:.3g}"
     for kind, (count, size) in _by_kind(plan).items():
         found[kind] = f"{count} of {size / 1e9:.3g} GB in all"
     return found | _bounds(plan)

@@ -7,7 +7,7 @@ inside a fusion pass nothing to each other through memory.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from moa_jax.planning.hlo import HBM, Computation, HloArray, Module, Operation
 
@@ -24,12 +24,16 @@ _ALIASED = re.compile(r"\{(\d*)\}: \((\d+), \{")
 
 def memory_traffic(module: Module) -> int:
     """Count the bytes that one run of the program moves on one device."""
+    return sum(moved for _, _, moved in moves(module))
+
+
+def moves(module: Module) -> Iterator[tuple[str, Operation, int]]:
+    """List the operations that move something: the computation, the operation, bytes of a run."""
     traffic = _Traffic(module)
-    return sum(
-        turns * traffic.of(op, module.computations[name])
-        for name, turns in module.scheduled.items()
-        for op in module.computations[name].values()
-    )
+    for name, turns in module.scheduled.items():
+        for op in module.computations[name].values():
+            if moved := turns * traffic.of(op, module.computations[name]):
+                yield name, op, moved
 
 
 class _Traffic:

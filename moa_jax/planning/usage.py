@@ -1,14 +1,14 @@
 """What one program takes of a device: memory, FLOPs, traffic, messages."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from moa_jax.planning.collectives import Collective, collectives
 from moa_jax.planning.compiler import compile_aside
-from moa_jax.planning.flops import matrix_flops, splash_flops, unknown_kernels
+from moa_jax.planning.flops import kernel_flops, matrix_flops, unknown_kernels
 from moa_jax.planning.hlo import parse
-from moa_jax.planning.traffic import memory_traffic
+from moa_jax.planning.origin import Traffic, add_traffic, traffic_by_origin
 from moa_jax.training.chips import Chip
 
 
@@ -22,8 +22,9 @@ class Usage:
             does not fit, parts and temporaries sum to what the compiler asked for in vain.
         fits: whether the compiler found room. If it did not, the numbers below are 0.
         flops: FLOPs of matrix products and convolutions.
-        splash_flops: FLOPs of splash attention kernels.
-        bytes: traffic between the chip and its memory, in bytes.
+        kernel_flops: FLOPs of attention kernels.
+        traffic: bytes between the chip and its memory, by where they come from; see
+            `traffic_by_origin`.
         collectives: the messages that the program sends.
         unknown_kernels: number of Pallas kernels whose FLOPs are missing.
         endless: number of loops whose turns are unknown; each counts as one turn.
@@ -33,8 +34,8 @@ class Usage:
     temporaries: int
     fits: bool
     flops: float = 0.0
-    splash_flops: float = 0.0
-    bytes: int = 0
+    kernel_flops: float = 0.0
+    traffic: Traffic = field(default_factory=dict)
     collectives: Sequence[Collective] = ()
     unknown_kernels: int = 0
     endless: int = 0
@@ -45,9 +46,14 @@ class Usage:
         return sum(self.parts.values()) + self.temporaries
 
     @property
+    def bytes(self) -> int:
+        """Traffic between the chip and its memory, in bytes."""
+        return sum(sum(kinds.values()) for kinds in self.traffic.values())
+
+    @property
     def all_flops(self) -> float:
         """FLOPs of products, convolutions and kernels."""
-        return self.flops + self.splash_flops
+        return self.flops + self.kernel_flops
 
     def times(self, chip: Chip) -> dict[str, float]:
         """Bound the duration of one run from below, in seconds.
@@ -84,8 +90,8 @@ def in_turn(usages: Sequence[tuple[Usage, int]]) -> Usage:
         memory - sum(parts.values()),
         fits,
         flops=sum(usage.flops * runs for usage, runs in usages),
-        splash_flops=sum(usage.splash_flops * runs for usage, runs in usages),
-        bytes=sum(usage.bytes * runs for usage, runs in usages),
+        kernel_flops=sum(usage.kernel_flops * runs for usage, runs in usages),
+        traffic=add_traffic((usage.traffic, runs) for usage, runs in usages),
         collectives=[sent for usage, runs in usages for sent in [*usage.collectives] * runs],
         unknown_kernels=sum(usage.unknown_kernels for usage in each),
         endless=sum(usage.endless for usage in each),
@@ -113,8 +119,8 @@ def measure(make: Callable[[], Any]) -> Usage:
         temporaries,
         fits=True,
         flops=matrix_flops(module),
-        splash_flops=splash_flops(module),
-        bytes=memory_traffic(module),
+        kernel_flops=kernel_flops(module),
+        traffic=traffic_by_origin(module),
         collectives=collectives(module),
         unknown_kernels=unknown_kernels(module),
         endless=len(module.endless),

@@ -243,8 +243,8 @@ def add_networks(add: Add) -> None:
     add("--dtype", choices=("bfloat16", "float32"), help="default: bfloat16, or float32 on a CPU")
     add("--quantization", choices=("int8",), help="keep frozen kernels of the U-Net and of "
         "ControlNets in int8; default: in --dtype")  # fmt: skip
-    add("--attention", default="auto", help="auto, xla, blocked, looped, splash "
-        "or cudnn (%(default)s)")  # fmt: skip
+    add("--attention", default="auto", help="auto, xla, blocked, looped, flash, splash, cudnn "
+        "(%(default)s)")  # fmt: skip
     add("--plugin", action="append", default=[], metavar="MODULE", help="import a module whose "
         "classes --moa may then name; only one that you trust")  # fmt: skip
     add("--variant", help='which weights of the folder to read, e.g. "fp16"')

@@ -15,8 +15,21 @@ from moa_jax.backbone.attention_kernels import choose_attend, kernel_of, select
 from moa_jax.backbone.unet import UNet, UNetConfig
 from moa_jax.errors import InputError
 
-INTERPRETED = partial(attend.splash, interpret=True)
+SPLASH = partial(attend.splash, interpret=True)
+FLASH = partial(attend.flash, interpret=True)
+FUNCTIONS = {"xla": attend.xla, "blocked": attend.blocked, "looped": attend.looped}
+FUNCTIONS |= {"splash": SPLASH, "flash": FLASH}
+every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
 AXES = ("data", "fsdp", "tensor")
+ONE_LEVEL = {
+    "block_out_channels": (16,),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
+    "layers_per_block": 1,
+    "cross_attention_dim": 24,
+    "attention_head_dim": 2,
+    "norm_num_groups": 8,
+}  # of a U-Net
 
 
 @pytest.fixture
@@ -60,7 +73,7 @@ def reference(query, key, value, gradient):
     )
 
 
-@pytest.mark.parametrize("function", [attend.xla, attend.blocked, attend.looped, INTERPRETED])
+@every_function
 @pytest.mark.parametrize(
     "shape",
     [(2, 131, 131, 2, 40), (1, 100, 77, 1, 80), (1, 9, 140, 1, 160)],
@@ -73,7 +86,7 @@ def test_output_and_gradients_are_those_of_float64(function, shape, small_blocks
         np.testing.assert_allclose(ours, exact, atol=3e-6)
 
 
-@pytest.mark.parametrize("function", [attend.xla, attend.blocked, attend.looped, INTERPRETED])
+@every_function
 def test_half_precision_rounds_its_inputs_and_outputs_only(function, small_blocks):
     """bfloat16 has 8 bits; blocks whose gradients were summed in it would lose more."""
     arrays = drawn(1, 131, 131, 1, 40, jnp.bfloat16)
@@ -109,9 +122,11 @@ def test_blocks_never_hold_the_scores(backward):
     assert held(attend.xla) >= scores
 
 
+@pytest.mark.parametrize(
+    "function", [SPLASH, FLASH, attend.looped], ids=["splash", "flash", "looped"]
+)
 @pytest.mark.parametrize(("batch", "heads"), [(4, 2), (1, 3)], ids=["split", "whole"])
-@pytest.mark.parametrize("function", [INTERPRETED, attend.looped])
-def test_a_kernel_on_a_mesh_is_the_same(function, batch, heads):
+def test_a_kernel_on_a_mesh_is_the_kernel(function, batch, heads):
     """Batch and heads split over 8 devices; both whole where the axes do not divide them."""
     mesh = Mesh(np.array(jax.devices()[:8]).reshape(2, 2, 2), AXES)
     arrays = drawn(batch, 40, 40, heads, 40)
@@ -145,13 +160,15 @@ def test_blocked_on_a_mesh_moves_nothing(small_blocks):
         ("auto", "looped", 256, 256, 160, "bfloat16", "looped"),
         ("auto", "looped", 256, 77, 160, "float32", "xla"),
         ("looped", "looped", 64, 64, 160, "float32", "looped"),
-        ("auto", "splash", 4096, 4096, 40, "bfloat16", "splash"),
-        ("auto", "splash", 1024, 1024, 80, "bfloat16", "splash"),
-        ("auto", "splash", 256, 256, 160, "bfloat16", "xla"),
-        ("auto", "splash", 64, 64, 160, "bfloat16", "xla"),
-        ("auto", "splash", 4096, 77, 40, "bfloat16", "xla"),
-        ("auto", "splash", 4096, 4096, 512, "bfloat16", "splash"),
-        ("auto", "splash", 4096, 4096, 1024, "bfloat16", "blocked"),
+        ("auto", "flash", 4096, 4096, 40, "bfloat16", "flash"),
+        ("auto", "flash", 1024, 1024, 80, "bfloat16", "flash"),
+        ("auto", "flash", 257, 257, 64, "bfloat16", "flash"),
+        ("auto", "flash", 256, 256, 160, "bfloat16", "flash"),
+        ("auto", "flash", 64, 64, 160, "bfloat16", "xla"),
+        ("auto", "flash", 4096, 77, 40, "bfloat16", "flash"),
+        ("auto", "flash", 4096, 1, 40, "bfloat16", "xla"),
+        ("auto", "flash", 4096, 4096, 512, "bfloat16", "flash"),
+        ("auto", "flash", 4096, 4096, 1024, "bfloat16", "blocked"),
         ("auto", "cudnn", 4096, 4096, 40, "bfloat16", "cudnn"),
         ("auto", "cudnn", 4096, 77, 40, "float16", "cudnn"),
         ("auto", "cudnn", 256, 256, 160, "bfloat16", "xla"),
@@ -159,9 +176,10 @@ def test_blocked_on_a_mesh_moves_nothing(small_blocks):
         ("auto", "cudnn", 4096, 4096, 40, "float32", "blocked"),
         ("auto", "cudnn", 4096, 4096, 44, "bfloat16", "blocked"),
         ("auto", "cudnn", 1, 1, 40, "bfloat16", "xla"),
-        ("xla", "splash", 4096, 4096, 40, "bfloat16", "xla"),
+        ("xla", "flash", 4096, 4096, 40, "bfloat16", "xla"),
         ("blocked", "cudnn", 64, 64, 160, "bfloat16", "blocked"),
-        ("splash", "splash", 64, 77, 160, "bfloat16", "splash"),
+        ("flash", "flash", 64, 77, 160, "bfloat16", "flash"),
+        ("splash", "flash", 64, 77, 160, "bfloat16", "splash"),
         ("cudnn", "cudnn", 1024, 1024, 160, "bfloat16", "blocked"),
     ],
 )
@@ -190,12 +208,9 @@ def test_the_chosen_function_attends_by_what_was_selected(monkeypatch):
         ("splash", "gpu", "'splash' needs a TPU"),
         ("cudnn", "tpu", "'cudnn' needs an NVIDIA GPU.*choose auto"),
         ("cudnn", "cpu", "'cudnn' needs an NVIDIA GPU"),
+        ("flash", "cpu", "'flash' needs a TPU"),
         ("looped", "gpu", "attention='looped' needs a CPU"),
-        (
-            "flash",
-            "cpu",
-            "attention='flash': must be one of auto, xla, blocked, looped, splash, cudnn",
-        ),
+        ("own", "cpu", "attention='own': must be one of auto, xla, blocked, looped, flash, sp"),
     ],
 )
 def test_what_cannot_run_here_is_refused_with_the_remedy(name, platform, message):
@@ -207,7 +222,7 @@ def test_what_cannot_run_here_is_refused_with_the_remedy(name, platform, message
     ("platform", "version", "capability", "expected"),
     [
         ("cpu", (0, 10, 1), None, "looped"),
-        ("tpu", (0, 10, 1), None, "splash"),
+        ("tpu", (0, 10, 1), None, "flash"),
         ("tpu", (0, 7, 2), None, None),
         ("gpu", (0, 10, 1), "9.0", "cudnn"),
         ("gpu", (0, 10, 1), "12.0", "cudnn"),
@@ -224,17 +239,7 @@ def test_the_devices_say_which_kernel_runs(monkeypatch, platform, version, capab
 
 def test_a_network_is_the_same_by_every_implementation(small_blocks):
     """Prediction and gradients of a U-Net of one level, its cross-attention included."""
-    config = UNetConfig.from_dict(
-        {
-            "block_out_channels": (16,),
-            "down_block_types": ("CrossAttnDownBlock2D",),
-            "up_block_types": ("UpBlock2D",),
-            "layers_per_block": 1,
-            "cross_attention_dim": 24,
-            "attention_head_dim": 2,
-            "norm_num_groups": 8,
-        }
-    )
+    config = UNetConfig.from_dict(ONE_LEVEL)
     keys = jax.random.split(jax.random.key(0), 3)
     latents = jax.random.normal(keys[0], (2, 12, 11, 4))
     text, timesteps = jax.random.normal(keys[1], (2, 77, 24)), jnp.array([3, 900])
@@ -249,7 +254,7 @@ def test_a_network_is_the_same_by_every_implementation(small_blocks):
         return jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(params))
 
     expected = results(attend.xla)
-    for function in (attend.blocked, attend.looped, INTERPRETED):
+    for function in (attend.blocked, attend.looped, SPLASH, FLASH):
         for ours, theirs in zip(results(function), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max() + 1e-6)
 
@@ -265,15 +270,16 @@ def test_a_network_is_the_same_by_every_implementation(small_blocks):
         pytest.param("v5p:2x2x1", marks=pytest.mark.slow),
     ],
 )
-def test_splash_compiles_for_tpus(kind, monkeypatch):
-    """Forward and backward on a mesh of 4 chips: three kernels a layer, and nothing is moved."""
+@pytest.mark.parametrize(("name", "kernels"), [("flash", 2), ("splash", 3)])
+def test_a_kernel_compiles_for_tpus(name, kernels, kind, monkeypatch):
+    """Forward and backward on a mesh of 4 chips: a few kernels a layer, and nothing is moved."""
     from jax.experimental import topologies
 
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     devices = topologies.get_topology_desc(kind, platform="tpu").devices
     mesh = Mesh(np.array(devices).reshape(2, 1, 2), AXES)
-    function = choose_attend("splash", "tpu", mesh)
+    function = choose_attend(name, "tpu", mesh)
     layers = [(4096, 8, 40), (1024, 8, 80), (256, 8, 160), (64, 8, 160)]
 
     def program(layers, vae):
@@ -288,7 +294,7 @@ def test_splash_compiles_for_tpus(kind, monkeypatch):
     arrays = [shaped(*layer) for layer in layers], shaped(4096, 1, 512)
     compiled = jax.jit(program).lower(*arrays).compile()
     text = compiled.as_text()
-    assert text.count('custom_call_target="tpu_custom_call"') == 3 * len(layers) + 1
+    assert text.count('custom_call_target="tpu_custom_call"') == kernels * len(layers) + 1
     assert not any(word in text for word in ("all-gather", "all-to-all", "all-reduce"))
     # The scores of the first layer alone are 256 MiB on each chip.
     assert compiled.memory_analysis().temp_size_in_bytes < 64 * 2**20

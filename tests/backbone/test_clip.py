@@ -1,9 +1,13 @@
 """The CLIP towers equal transformers', and refuse what they do not implement."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moa_jax.backbone.attention_kernels import flash, xla
 from moa_jax.backbone.clip import (
     TextConfig,
     TextEncoder,
@@ -77,18 +81,32 @@ def test_text_is_causal():
     assert same.tolist() == [True] * 6 + [False] * 5
 
 
+@pytest.mark.parametrize("attend", [xla, partial(flash, interpret=True)], ids=["xla", "flash"])
 @varied
-def test_vision_is_transformers(variation):
+def test_vision_is_transformers(variation, attend):
     torch = pytest.importorskip("torch")
     import transformers
 
     config = transformers.CLIPVisionConfig(**{**VISION, **variation})
     theirs = randomize(transformers.CLIPVisionModelWithProjection(config))
-    ours = VisionEncoder(VisionConfig.from_dict(config.to_dict()))
+    ours = VisionEncoder(VisionConfig.from_dict(config.to_dict()), attend=attend)
     pixels = np.random.default_rng(0).normal(size=(3, 20, 20, 3)).astype(np.float32)
     features = apply(ours, params_of(ours, theirs), pixels)
     reference = theirs(torch.from_numpy(pixels).movedim(-1, 1)).image_embeds
     assert relative_error(features, reference) <= 1e-5
+
+
+def test_every_layer_of_the_vision_tower_attends_by_the_given_function():
+    calls = []
+
+    def spy(query, key, value):
+        calls.append(query.shape)
+        return xla(query, key, value)
+
+    config = VisionConfig(20, 5, 8, 24, 40, num_hidden_layers=2, num_attention_heads=3)
+    tower = VisionEncoder(config, attend=spy)
+    jax.eval_shape(tower.init, jax.random.key(0), jnp.zeros((4, 20, 20, 3)))
+    assert calls == [(4, 17, 3, 8)] * 2
 
 
 @pytest.mark.parametrize("config", ["TEXT_SD15", "TEXT_SD21"])

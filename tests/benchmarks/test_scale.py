@@ -30,7 +30,7 @@ def plan(topology, chips, images, seconds, preset="fsdp", remat=False, fits=True
         "memory": {"frozen": 2**30, "temporaries": 2**31},
         "limit": 15.75 * 2**30,
         "flops": flops / 4,
-        "splash_flops": flops * 3 / 4,
+        "kernel_flops": flops * 3 / 4,
         "bytes": read,
         "collectives": {"all-gather": [7, sent / 2], "all-reduce": [1, sent / 2]},
     }

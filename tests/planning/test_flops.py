@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from moa_jax.planning.flops import SPLASH, matrix_flops, splash_flops, unknown_kernels
+from moa_jax.planning.flops import ATTENTION, kernel_flops, matrix_flops, unknown_kernels
 from moa_jax.planning.hlo import parse
 
 
@@ -61,31 +61,38 @@ def test_gradients_cost_what_they_must():
     assert count in (2 * (2 * products[0] + n * products[1]) for n in (1, 2))
 
 
-SPLASH_TEXT = """\
+KERNEL_TEXT = """\
 ENTRY %main (p: s8[1,8,8]) -> f32[] {
   %mask = s8[1,8,8]{2,1,0} parameter(0)
   %q = bf16[2,8,40,4096]{3,2,1,0} parameter(1)
   %k = bf16[2,8,40,1024]{3,2,1,0} parameter(2)
-  %splash_mha_NAME.2 = f32[2,8,4096,40]{3,2,1,0} custom-call(%mask, %mask, %q, %k, %k), custom_call_target="tpu_custom_call", body="a=(b)"
+  %NAME.2 = f32[2,8,4096,40]{3,2,1,0} custom-call(MASK%q, %k, %k), custom_call_target="tpu_custom_call", body="a=(b)"
   ROOT %mine.1 = f32[] custom-call(%q), custom_call_target="tpu_custom_call"
 }
 """  # noqa: E501 (as the compiler writes it)
 
 
 @pytest.mark.parametrize(
-    ("name", "products"), [("fwd_residuals", 2), ("dkv_no_residuals", 4), ("dq_no_residuals", 3)]
+    ("name", "mask", "products"),
+    [
+        ("splash_mha_fwd_residuals", "%mask, %mask, ", 2),
+        ("splash_mha_dkv_no_residuals", "%mask, %mask, ", 4),
+        ("splash_mha_dq_no_residuals", "%mask, %mask, ", 3),
+        ("jvp_flash_fwd_", "", 2),
+        ("transpose_jvp_flash_bwd__", "", 5),
+    ],
 )
-def test_splash_attention_counts_by_formula(name, products):
-    module = parse(SPLASH_TEXT.replace("NAME", name))
+def test_attention_kernels_count_by_formula(name, mask, products):
+    module = parse(KERNEL_TEXT.replace("NAME", name).replace("MASK", mask))
     scores = 2 * 8 * 4096 * 1024
-    assert splash_flops(module) == products * 2 * scores * 40
+    assert kernel_flops(module) == products * 2 * scores * 40
     assert unknown_kernels(module) == 1
     assert matrix_flops(module) == 0
 
 
-def test_splash_attention_of_one_picture_has_no_axis_for_the_batch():
-    text = SPLASH_TEXT.replace("NAME", "fwd_residuals").replace("[2,8,", "[8,")
-    assert splash_flops(parse(text)) == 2 * 2 * (8 * 4096 * 1024) * 40
+def test_attention_kernels_of_one_picture_have_no_axis_for_the_batch():
+    text = KERNEL_TEXT.replace("NAME", "splash_mha_fwd_residuals").replace("MASK", "%mask, ")
+    assert kernel_flops(parse(text.replace("[2,8,", "[8,"))) == 2 * 2 * (8 * 4096 * 1024) * 40
 
 
 def test_the_formula_of_the_forward_pass_is_the_count_of_plain_attention():
@@ -93,4 +100,4 @@ def test_the_formula_of_the_forward_pass_is_the_count_of_plain_attention():
         lambda q, k, v: jax.nn.dot_product_attention(q, k, v, implementation="xla"),
         *[(2, 64, 4, 24), (2, 32, 4, 24), (2, 32, 4, 24)],
     )
-    assert matrix_flops(parse(program.as_text())) == 2 * SPLASH["splash_mha_fwd"] * 8 * 64 * 32 * 24
+    assert matrix_flops(parse(program.as_text())) == 2 * ATTENTION["flash_fwd"] * 8 * 64 * 32 * 24

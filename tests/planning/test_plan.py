@@ -29,7 +29,12 @@ def usage(temporaries=2.0, fits=True, **values):
 def plan():
     """Bounded by memory: half a second a step."""
     sent = (Collective("all-gather", (HloArray("bf16", (1000,), (1024,), 0),), ""),) * 2
-    fitting = usage(flops=V5E.flops / 4, bytes=int(V5E.memory_bandwidth / 2), collectives=sent)
+    moved = int(V5E.memory_bandwidth / 2)
+    traffic = {
+        "UNet backward": {"norms": moved - moved // 4, "rest": moved // 4 - moved // 400},
+        "VAE": {"convolutions": moved // 400},
+    }
+    fitting = usage(flops=V5E.flops / 4, traffic=traffic, collectives=sent)
     return Plan("fsdp", fitting, devices=8, images=64, runs=7200, chip=V5E, largest=17)
 
 
@@ -49,9 +54,12 @@ def test_the_table_says_what_one_device_holds_and_what_the_run_costs(plan):
     assert found["memory in all"] == "7.00 GiB of 15.75 GiB"
     assert found["pictures"] == "8" and found["pictures that fit, about"] == "17"
     assert found["all-gather"].startswith("2 of ")
+    assert found["memory traffic a picture, GB"] == "51.2"
+    assert found["of that UNet backward"] == "51.1" and "of that VAE" not in found
     assert found["pictures/s/device at most"] == "16"
     assert found["hours at least"] == "1" and found["device-hours at least"] == "8"
     assert json.loads(json.dumps(as_json(plan)))["collectives"] == {"all-gather": [2, 4000]}
+    assert as_json(plan)["traffic"]["VAE"] == {"convolutions": plan.usage.bytes // 400}
 
 
 def test_what_does_not_fit_is_a_column_with_the_remedy(plan):
@@ -78,7 +86,7 @@ def test_what_just_fits_may_not_for_the_programs_own_code(plan):
 
 def test_what_the_counts_lack_is_said(plan):
     assert len(notes([plan])) == 1
-    lacks = {"splash_flops": 7.0, "unknown_kernels": 3, "endless": 5}
+    lacks = {"kernel_flops": 7.0, "unknown_kernels": 3, "endless": 5}
     for (name, value), word in zip(lacks.items(), ("formula", "3 other", "5 loops"), strict=True):
         lacking = dataclasses.replace(plan.usage, **{name: value})
         assert word in notes([plan, dataclasses.replace(plan, usage=lacking)])[1]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from moa_jax.backbone.attention_kernels import blocked
 from moa_jax.backbone.stable_diffusion import describe_stable_diffusion, load_stable_diffusion
 from moa_jax.config import Config, DataConfig, MethodConfig, ModelConfig, TrainConfig
 from moa_jax.data.loader import make_loader
@@ -55,6 +56,12 @@ def test_a_checkpoint_is_described_without_its_weights(tiny_folder, described, t
     assert {leaf.dtype for leaf in jax.tree.leaves(bare.unet.params)} == {jnp.dtype("bfloat16")}
     with pytest.raises(InputError, match="safetensors"):
         load_stable_diffusion(tmp_path / "bare")
+
+
+def test_all_networks_but_the_text_encoder_attend_by_the_given_function(tiny_folder):
+    base = describe_stable_diffusion(tiny_folder, attend=blocked)
+    networks = (base.unet.module.attention(heads=1, head_dim=1), base.vae.module)
+    assert [one.attend for one in (*networks, base.image_encoder.module)] == [blocked] * 3
 
 
 def test_the_model_has_the_shapes_of_the_real_one(tiny_folder, described):

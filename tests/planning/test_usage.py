@@ -29,7 +29,7 @@ def test_a_program_is_measured_as_one_device_sees_it(measured):
     assert usage.flops == 2 * 4 * 64 * 16
     sent = {(one.kind, one.bytes) for one in usage.collectives}
     assert sent == {("all-gather", 64 * 16 * 4), ("all-reduce", 4)}
-    assert (usage.splash_flops, usage.unknown_kernels, usage.endless) == (0, 0, 0)
+    assert (usage.kernel_flops, usage.unknown_kernels, usage.endless) == (0, 0, 0)
 
 
 @libtpu
@@ -46,12 +46,17 @@ def test_a_program_that_is_too_large_says_how_large(measured):
 
 def test_programs_in_turn_add_up_their_work_and_hold_the_most_of_them():
     sent = Collective("all-gather", (HloArray("bf16", (1000,), (1024,), 0),), "")
-    small = Usage({"weights": 100, "request": 1}, 5, True, flops=10.0, bytes=7)
-    large = Usage({"weights": 100, "request": 20}, 50, True, 3.0, 2.0, 1, (sent,), 1, 1)
+    small = Usage(
+        {"weights": 100, "request": 1}, 5, True, flops=10.0, traffic={"VAE": {"norms": 7}}
+    )
+    large = Usage(
+        {"weights": 100, "request": 20}, 50, True, 3.0, 2.0, {"UNet": {"rest": 1}}, (sent,), 1, 1
+    )
     both = in_turn([(small, 1), (large, 4)])
     assert dict(both.parts) == {"weights": 100, "request": 20}
     assert (both.memory, both.fits) == (170, True)
-    assert (both.flops, both.splash_flops, both.bytes) == (22.0, 8.0, 11)
+    assert (both.flops, both.kernel_flops, both.bytes) == (22.0, 8.0, 11)
+    assert both.traffic == {"VAE": {"norms": 7}, "UNet": {"rest": 4}}
     assert len(both.collectives) == 4
     assert not in_turn([(small, 1), (dataclasses.replace(large, fits=False), 1)]).fits
 
@@ -113,5 +118,6 @@ def test_the_slowest_resource_bounds_the_time():
     chip = CHIPS["TPU v5 lite"]
     array = HloArray("u8", (int(chip.link_bandwidth / 4),), (), 0)
     gathered = Collective("all-gather", (array,), "", turns=4)
-    usage = Usage({}, 0, True, chip.flops, chip.flops, int(chip.memory_bandwidth * 3), [gathered])
+    traffic = {"UNet": {"rest": int(chip.memory_bandwidth * 3)}}
+    usage = Usage({}, 0, True, chip.flops, chip.flops, traffic, [gathered])
     assert usage.times(chip) == {"arithmetic": 2.0, "memory": 3.0, "links": 1.0}

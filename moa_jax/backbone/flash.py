@@ -1,0 +1,222 @@
+"""A flash attention kernel for TPUs that moves no padding: forward and backward.
+
+Tokens lie in the lanes, "d L", in all that goes in and out, because the heads of Stable Diffusion
+are 40 and 80 wide: as "L d", each would be padded to the 128 lanes of a tile. For the backward pass
+it keeps one float32 a query. JAX's splash attention writes outputs and gradients as "L d", and 128
+floats a query.
+
+Scores are held transposed, "keys queries": what is a number for each query is then one row.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu
+from jaxtyping import Array, Float
+
+from moa_jax.backbone.blocks import ATTENDED
+
+LANES, BLOCK = 128, 512  # tokens: lengths are padded to multiples of LANES; the largest block
+NEAR = 2**18  # numbers of a head's keys, and of its values, that are held near the units at once
+ROOM = 2**24  # bytes of vector memory that a kernel has unless it asks for more
+LOW = -1e30  # a score that gets no weight; finite, so that differences are numbers
+
+Queries = Float[Array, "B N d L"]
+Keys = Float[Array, "B N d S"]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def flash(query: Queries, key: Keys, value: Keys, context: int, interpret: bool = False) -> Queries:
+    """Attend; the query brings the scale.
+
+    Args:
+        query: of a length that is a multiple of LANES; so are key and value.
+        context: how many tokens of key and value are real; those after them get no weight.
+        interpret: emulate the kernel on any platform, slowly.
+    """
+    return _forward(query, key, value, context, interpret, keep=False)[0]
+
+
+def _forward(
+    query: Queries, key: Keys, value: Keys, context: int, interpret: bool, keep: bool
+) -> tuple[Array, ...]:
+    """Attend, and with `keep` also give the logarithm of each query's sum of weights."""
+    (batch, heads, width, length), size = query.shape, key.shape[3]
+    rows, near = block_of(length), block_of(size, max(LANES, NEAR // width))
+    grid = (batch, heads, length // rows, size // near)
+
+    def of_queries(height: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, None, height, rows), lambda b, n, i, j: (b, n, 0, i))
+
+    of_keys = pl.BlockSpec((None, None, width, near), lambda b, n, i, j: (b, n, 0, j))
+    results = [(width, query.dtype), (1, jnp.float32)][: 1 + keep]
+    return pl.pallas_call(
+        partial(_forward_kernel, size=size, context=context),
+        grid=grid,
+        in_specs=[of_queries(width), of_keys, of_keys],
+        out_specs=[of_queries(height) for height, _ in results],
+        out_shape=[
+            jax.ShapeDtypeStruct((batch, heads, height, length), dtype) for height, dtype in results
+        ],
+        scratch_shapes=[tpu.VMEM((height, rows), jnp.float32) for height in (1, 1, width)],
+        compiler_params=tpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
+        ),
+        name="flash_fwd",
+        interpret=interpret,
+    )(query, key, value)
+
+
+def _forward_kernel(query: Any, key: Any, value: Any, mixed: Any, *rest: Any, **sizes: int) -> None:
+    """Attend from a block of queries to those keys that are near, block by block."""
+    *kept, largest, total, summed = rest
+    step, near = pl.program_id(3), key.shape[1]
+
+    @pl.when(step == 0)
+    def _() -> None:
+        largest[...] = jnp.full_like(largest, LOW)
+        total[...] = jnp.zeros_like(total)
+        summed[...] = jnp.zeros_like(summed)
+
+    def add(block: Array, _: None) -> None:
+        columns = block_of(near)
+        here = pl.ds(pl.multiple_of(block * columns, columns), columns)
+        scores = _scores(query[...], key[:, here], step * near + block * columns, **sizes)
+        new = jnp.maximum(largest[...], jnp.max(scores, axis=0, keepdims=True))
+        weights, fade = jnp.exp(scores - new), jnp.exp(largest[...] - new)
+        largest[...] = new
+        total[...] = fade * total[...] + jnp.sum(weights, axis=0, keepdims=True)
+        summed[...] = fade * summed[...] + _dot(value[:, here], weights.astype(value.dtype), 1, 0)
+
+    jax.lax.fori_loop(0, near // block_of(near), add, None)
+
+    @pl.when(step == pl.num_programs(3) - 1)
+    def _() -> None:
+        mixed[...] = (summed[...] / total[...]).astype(mixed.dtype)
+        for each in kept:
+            each[...] = largest[...] + jnp.log(total[...])
+
+
+def _flash_forward(
+    query: Queries, key: Keys, value: Keys, context: int, interpret: bool
+) -> tuple[Queries, tuple[Array, ...]]:
+    kept = _forward(query, key, value, context, interpret, keep=True)
+    mixed, logarithm = (checkpoint_name(each, ATTENDED) for each in kept)
+    return mixed, (query, key, value, mixed, logarithm)
+
+
+def _flash_backward(
+    context: int, interpret: bool, kept: tuple[Array, ...], gradient: Queries
+) -> tuple[Queries, Keys, Keys]:
+    """Give the gradients of query, key and value; one kernel computes the weights once for all."""
+    query, key, value, mixed, logarithm = kept
+    (batch, heads, width, length), size = query.shape, key.shape[3]
+    gradient = gradient.astype(query.dtype)
+    product = gradient.astype(jnp.float32) * mixed.astype(jnp.float32)
+    inner = jnp.sum(product, axis=2, keepdims=True)
+    columns = block_of(size)
+    # What is held of all queries: three arrays twice, to load and to work on, and a sum in float32.
+    held = (6 * query.dtype.itemsize + 4) * width * length
+
+    def of_queries(height: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, None, height, length), lambda b, n, j: (b, n, 0, 0))
+
+    of_keys = pl.BlockSpec((None, None, width, columns), lambda b, n, j: (b, n, 0, j))
+    per_query, per_key = of_queries(width), of_keys
+    query_change, key_change, value_change = pl.pallas_call(
+        partial(_backward_kernel, size=size, context=context),
+        grid=(batch, heads, size // columns),
+        in_specs=[per_query, of_keys, of_keys, per_query, of_queries(1), of_queries(1)],
+        out_specs=[per_query, per_key, per_key],
+        out_shape=[jax.ShapeDtypeStruct(each.shape, each.dtype) for each in (query, key, value)],
+        scratch_shapes=[
+            tpu.VMEM((width, side), jnp.float32) for side in (length, columns, columns)
+        ],
+        compiler_params=tpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary"),
+            vmem_limit_bytes=max(ROOM, held + ROOM // 2),
+        ),
+        name="flash_bwd",
+        interpret=interpret,
+    )(query, key, value, gradient, logarithm, inner)
+    return query_change, key_change, value_change
+
+
+def _backward_kernel(
+    query: Any,
+    key: Any,
+    value: Any,
+    gradient: Any,
+    logarithm: Any,
+    inner: Any,
+    *results_and_sums: Any,
+    **sizes: int,
+) -> None:
+    """Take a block of keys, and go through all queries, block by block."""
+    results, sums = results_and_sums[:3], results_and_sums[3:]
+    of_query, of_key, of_value = sums
+    step, columns, rows = pl.program_id(2), key.shape[1], block_of(query.shape[1])
+
+    @pl.when(step == 0)
+    def _() -> None:
+        of_query[...] = jnp.zeros_like(of_query)
+
+    of_key[...] = jnp.zeros_like(of_key)
+    of_value[...] = jnp.zeros_like(of_value)
+
+    def add(block: Array, _: None) -> None:
+        here = pl.ds(pl.multiple_of(block * rows, rows), rows)
+        asked, moved = query[:, here], gradient[:, here]
+        scores = _scores(asked, key[...], step * columns, **sizes)
+        weights = jnp.exp(scores - logarithm[:, here])
+        of_value[...] += _dot(moved, weights.astype(moved.dtype), 1, 1)
+        change = weights * (_dot(value[...], moved, 0, 0) - inner[:, here])
+        change = change.astype(asked.dtype)
+        of_key[...] += _dot(asked, change, 1, 1)
+        of_query[:, here] += _dot(key[...], change, 1, 0)
+
+    jax.lax.fori_loop(0, query.shape[1] // rows, add, None)
+    for result, total in list(zip(results, sums, strict=True))[1:]:
+        result[...] = total[...].astype(result.dtype)
+
+    @pl.when(step == pl.num_programs(2) - 1)
+    def _() -> None:
+        results[0][...] = of_query[...].astype(results[0].dtype)
+
+
+def _scores(query: Array, key: Array, first: Array, size: int, context: int) -> Array:
+    """Give the scores "keys queries" of some keys, of which `first` is the first one's place."""
+    scores = _dot(key, query, 0, 0)
+    if size == context:
+        return scores
+    place = first + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
+    return jnp.where(place < context, scores, LOW)
+
+
+def _dot(left: Array, right: Array, axis: int, other: int) -> Array:
+    """Multiply two matrices along these axes, and sum in float32."""
+    exact = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else None
+    return jax.lax.dot_general(
+        left,
+        right,
+        (((axis,), (other,)), ((), ())),
+        precision=exact,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def block_of(length: int, largest: int | None = None) -> int:
+    """Give the largest block, a multiple of LANES, that divides a length.
+
+    Args:
+        largest: its limit, at least LANES; None means BLOCK.
+    """
+    blocks = range(LANES, min(length, largest or BLOCK) + 1, LANES)
+    return max(block for block in blocks if length % block == 0)
+
+
+flash.defvjp(_flash_forward, _flash_backward)

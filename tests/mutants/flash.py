@@ -1,0 +1,50 @@
+"""Faults in the attention kernel for TPUs, and in what recomputed blocks keep."""
+
+FLASH, BLOCKS = "moa_jax/backbone/flash.py", "moa_jax/backbone/blocks.py"
+T = "tests/backbone/test_flash.py::test_"
+SAME = f"{T}many_blocks_give_what_one_gives"
+
+MUTATIONS = [
+    (
+        "padding gets weight",
+        FLASH,
+        "jnp.where(place < context, scores, LOW)",
+        "jnp.where(place <= context, scores, LOW)",
+        SAME,
+    ),
+    (
+        "earlier blocks keep the weights of an older largest score",
+        FLASH,
+        "total[...] = fade * total[...] +",
+        "total[...] = total[...] +",
+        SAME,
+    ),
+    (
+        "keys that are near are counted from the first block each time",
+        FLASH,
+        "step * near + block * columns, **sizes)",
+        "block * columns, **sizes)",
+        SAME,
+    ),
+    (
+        "the gradient of a query comes from the last keys alone",
+        FLASH,
+        "of_query[:, here] += _dot(",
+        "of_query[:, here] = _dot(",
+        SAME,
+    ),
+    (
+        "scores are not lowered by the largest",
+        FLASH,
+        "new = jnp.maximum(largest[...], jnp.max(scores, axis=0, keepdims=True))",
+        "new = jnp.maximum(largest[...], 0.0)",
+        f"{T}large_scores_do_not_overflow",
+    ),
+    (
+        "recomputed blocks attend again",
+        BLOCKS,
+        "save_only_these_names(ATTENDED)",
+        'save_only_these_names("nothing")',
+        f"{T}recomputed_blocks_do_not_attend_again",
+    ),
+]
