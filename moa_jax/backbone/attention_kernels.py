@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
+from moa_jax.backbone.attention_check import check_kernel
 from moa_jax.errors import InputError
 
 Name = Literal["auto", "xla", "blocked", "looped", "flash", "splash", "cudnn"]
@@ -246,7 +247,8 @@ def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:
         mesh: the devices that a program is split over, with the axes data, fsdp and tensor.
 
     Raises:
-        InputError: there is no such implementation, or it does not run on these devices.
+        InputError: there is no such implementation, or it does not run on these devices, or not as
+            it should: the flash kernel is tried first.
     """
     if name not in get_args(Name):
         raise InputError(f"attention={name!r}: must be one of {', '.join(get_args(Name))}")
@@ -256,6 +258,8 @@ def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:
             f"attention={name!r} needs {NEEDS[name]}; this is {platform!r} with jax "
             f"{jax.__version__}: choose auto, xla or blocked"
         )
+    if kernel == "flash" and name in ("auto", "flash") and jax.default_backend() == platform:
+        check_kernel("flash", flash, xla)  # not where a plan compiles for a TPU elsewhere
     functions = {
         "xla": xla,
         "blocked": blocked,

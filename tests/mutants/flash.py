@@ -1,7 +1,9 @@
 """Faults in the attention kernel for TPUs, and in what recomputed blocks keep."""
 
 FLASH, BLOCKS = "moa_jax/backbone/flash.py", "moa_jax/backbone/blocks.py"
-T = "tests/backbone/test_flash.py::test_"
+CHECK = "moa_jax/backbone/attention_check.py"
+T, C = "tests/backbone/test_flash.py::test_", "tests/backbone/test_attention_check.py::test_"
+OFF = f"{C}a_kernel_that_is_off_is_named_with_the_remedy"
 SAME = f"{T}many_blocks_give_what_one_gives"
 
 MUTATIONS = [
@@ -46,5 +48,20 @@ MUTATIONS = [
         "save_only_these_names(ATTENDED)",
         'save_only_these_names("nothing")',
         f"{T}recomputed_blocks_do_not_attend_again",
+    ),
+    (
+        "a kernel that differs is taken",
+        CHECK,
+        "if not off <= LIMIT:",
+        "if off > 1e9:",
+        OFF,
+    ),
+    ("gradients are not compared", CHECK, "(mixed, *back(gradient))", "(mixed,)", OFF),
+    (
+        "a plan for a TPU elsewhere tries the kernel here",
+        "moa_jax/backbone/attention_kernels.py",
+        " and jax.default_backend() == platform:",
+        ":",
+        f"{C}the_kernel_is_tried_on_a_tpu_and_not_in_a_plan_for_one",
     ),
 ]
