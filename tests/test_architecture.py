@@ -29,7 +29,7 @@ ORDER = (
     {"cli", "config", "figures", "runtime"},
     {"backbone", "diffusion", "data", "faces", "configs"},
     {"dataset", "method"},
-    {"sampling"},
+    {"sampling", "mixtures"},
     {"applications", "training"},
     {"planning", "toyworld"},
     {"evaluation", "testing"},

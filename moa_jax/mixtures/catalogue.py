@@ -1,0 +1,25 @@
+"""The systems of the mixture lab, by family.
+
+Names alone stand here: no system is imported before it is used.
+"""
+
+from typing import NamedTuple
+
+
+class System(NamedTuple):
+    """A neighbour of MoA.
+
+    Attributes:
+        short: what its authors call it.
+        title: of the paper, or "" for an idea of our own.
+        variant: as `method.mixture` takes it.
+        test: the test of the property that fails if the idea is wrong.
+    """
+
+    short: str
+    title: str
+    variant: str
+    test: str
+
+
+CATALOGUE: dict[str, tuple[System, ...]] = {}

@@ -1,0 +1,35 @@
+"""Every system of the lab keeps what a variant must keep, and says what it is."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from moa_jax.method.variant import resolve
+from moa_jax.mixtures import CATALOGUE
+from moa_jax.testing import check_variant
+
+ROOT = Path(__file__).parents[2]
+SYSTEMS = [system for family in CATALOGUE.values() for system in family]
+by_name = pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.short)
+
+
+@pytest.mark.slow
+@by_name
+def test_a_system_is_a_variant(system):
+    check_variant(resolve(system.variant))
+
+
+@by_name
+def test_a_system_says_its_idea_and_its_source(system):
+    said = type(resolve(system.variant)).__doc__ or ""
+    for begins in ("Equation:", "Source:", "Left out:"):
+        assert re.search(rf"^ *{begins} \S", said, re.MULTILINE), begins
+
+
+@by_name
+def test_the_property_of_a_system_has_its_test(system):
+    file, _, function = system.test.partition("::")
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
