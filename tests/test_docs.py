@@ -76,6 +76,8 @@ NOT_RUN = [  # the page, and how the block begins
     ("docs/fastcomposer.md", "pip install 'moa_jax[import]'"),
     ("docs/fastcomposer.md", "python sample.py --base fastcomposer/base --moa fastcomposer --s"),
     ("docs/fastcomposer.md", "python -m moa_jax.evaluation faces --people people --base fastco"),
+    ("docs/mixtures.md", "python train.py configs/toy.py 'method.mixture=moa_jax.mixtures."),
+    ("docs/mixtures.md", "python -m benchmarks.lab --out docs"),
     ("docs/page.md", "pip install 'moa_jax[page]'"),
     ("docs/page.md", "python -m moa_jax.page --base stable-diffusion-v1-5/stable-diffu"),
     ("docs/performance.md", "python -m benchmarks.sampling --out results"),
