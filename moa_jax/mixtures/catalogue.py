@@ -46,5 +46,11 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             f"{_LOWRANK}:Mosa",
             f"{_TESTS}_lowrank.py::test_a_step_trains_one_part_and_all_parts_draw",
         ),
+        System(
+            "MoS",
+            "MoS: Unleashing Parameter Efficiency of Low-Rank Adaptation with Mixture of Shards",
+            "moa_jax.mixtures.shards:Mos",
+            f"{_TESTS}_shards.py::test_shards_are_the_lora_of_the_factors_they_make",
+        ),
     ),
 }
