@@ -52,5 +52,12 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             "moa_jax.mixtures.shards:Mos",
             f"{_TESTS}_shards.py::test_shards_are_the_lora_of_the_factors_they_make",
         ),
+        System(
+            "MixLoRA",
+            "MixLoRA: Enhancing Large Language Models Fine-Tuning with LoRA based Mixture of "
+            "Experts",
+            "moa_jax.mixtures.feed_forward:MixLora",
+            f"{_TESTS}_feed_forward.py::test_experts_share_the_network_and_few_are_chosen",
+        ),
     ),
 }
