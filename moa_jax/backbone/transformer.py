@@ -15,9 +15,14 @@ from moa_jax.backbone.blocks import GroupNorm, LayerNorm
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward network (GEGLU) of four times the width."""
+    """Gated feed-forward network (GEGLU) of four times the width.
+
+    Attributes:
+        block: the transformer block it is in, counted from the U-Net's input.
+    """
 
     dtype: Any = jnp.float32
+    block: int = 0
 
     @nn.compact
     def __call__(
@@ -42,7 +47,8 @@ class TransformerBlock(nn.Module):
     Attributes:
         attention: builds an attention layer; called with attributes of `Attention`, as keywords.
         block: this block's place in the U-Net, counted from the input.
-        feed_forward: builds the feed-forward network; called with `dtype` and `name`.
+        feed_forward: builds the feed-forward network; called with `dtype`, `block` and
+            `name`.
     """
 
     attention: Callable[..., nn.Module]
@@ -66,7 +72,8 @@ class TransformerBlock(nn.Module):
             normalised = LayerNorm(dtype=self.dtype, name=f"norm{number}")(hidden)
             hidden = hidden + layer(normalised, context)
         normalised = LayerNorm(dtype=self.dtype, name="norm3")(hidden)
-        return hidden + self.feed_forward(dtype=self.dtype, name="ff")(normalised, context)
+        network = self.feed_forward(dtype=self.dtype, block=self.block, name="ff")
+        return hidden + network(normalised, context)
 
 
 class SpatialTransformer(nn.Module):

@@ -143,7 +143,7 @@ class Variant:
         )
 
     def feed_forward(self, method: MethodConfig) -> Callable[..., nn.Module]:
-        """Return a builder of the network after the attention; called with dtype and name.
+        """Return a builder of the network after the attention; called with dtype, block, name.
 
         The network takes the normalised features "B H W D" and the context, and returns "B H W D".
         Weights that `FeedForward` does not have count as added.

@@ -22,4 +22,42 @@ class System(NamedTuple):
     test: str
 
 
-CATALOGUE: dict[str, tuple[System, ...]] = {}
+_LOWRANK = "moa_jax.mixtures.lowrank"
+_TESTS = "tests/mixtures/test"
+
+CATALOGUE: dict[str, tuple[System, ...]] = {
+    "low rank": (
+        System(
+            "LoRA",
+            "LoRA: Low-Rank Adaptation of Large Language Models",
+            f"{_LOWRANK}:Lora",
+            f"{_TESTS}_lowrank.py::test_a_lora_expert_is_the_full_copy_with_its_change_merged",
+        ),
+        System(
+            "MoRA",
+            "Little By Little: Continual Learning via Self-Activated Sparse Mixture-of-Rank "
+            "Adaptive Learning",
+            f"{_LOWRANK}:Mora",
+            f"{_TESTS}_lowrank.py::test_ranks_that_gate_themselves",
+        ),
+        System(
+            "MoSA",
+            "Split & Merge: Unlocking the Potential of Visual Adapters via Sparse Training",
+            f"{_LOWRANK}:Mosa",
+            f"{_TESTS}_lowrank.py::test_a_step_trains_one_part_and_all_parts_draw",
+        ),
+        System(
+            "MoS",
+            "MoS: Unleashing Parameter Efficiency of Low-Rank Adaptation with Mixture of Shards",
+            "moa_jax.mixtures.shards:Mos",
+            f"{_TESTS}_shards.py::test_shards_are_the_lora_of_the_factors_they_make",
+        ),
+        System(
+            "MixLoRA",
+            "MixLoRA: Enhancing Large Language Models Fine-Tuning with LoRA based Mixture of "
+            "Experts",
+            "moa_jax.mixtures.feed_forward:MixLora",
+            f"{_TESTS}_feed_forward.py::test_experts_share_the_network_and_few_are_chosen",
+        ),
+    ),
+}
