@@ -22,4 +22,14 @@ class System(NamedTuple):
     test: str
 
 
-CATALOGUE: dict[str, tuple[System, ...]] = {}
+CATALOGUE: dict[str, tuple[System, ...]] = {
+    "routers": (
+        System(
+            "PR-MoE",
+            "DeepSpeed-MoE: Advancing Mixture-of-Experts Inference and Training to Power "
+            "Next-Generation AI Scale",
+            "moa_jax.mixtures.routers:Pyramid",
+            "tests/mixtures/test_routers.py::test_a_block_has_as_many_experts_as_it_is_given",
+        ),
+    ),
+}
