@@ -50,6 +50,8 @@ class Sparse:
             The weights that remain, and for each expert beside the prior its pixels, counted row
             by row; None means all of them.
         """
+        if routing.shape[-1] == 1:  # a block with the prior alone
+            return routing, []
         kept, chosen = [], []
         for expert in range(1, routing.shape[-1]):
             weights = routing[..., expert]

@@ -60,4 +60,26 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             f"{_TESTS}_feed_forward.py::test_experts_share_the_network_and_few_are_chosen",
         ),
     ),
+    "routers": (
+        System(
+            "PR-MoE",
+            "DeepSpeed-MoE: Advancing Mixture-of-Experts Inference and Training to Power "
+            "Next-Generation AI Scale",
+            "moa_jax.mixtures.routers:Pyramid",
+            "tests/mixtures/test_routers.py::test_a_block_has_as_many_experts_as_it_is_given",
+        ),
+        System(
+            "MoDE",
+            "Efficient Diffusion Transformer Policies with Mixture of Expert Denoisers for "
+            "Multitask Learning",
+            "moa_jax.mixtures.routers:NoiseOnly",
+            "tests/mixtures/test_routers.py::test_noise_alone_decides",
+        ),
+        System(
+            "EvoMoE",
+            "EvoMoE: An Evolutional Mixture-of-Experts Training Framework via Dense-To-Sparse Gate",
+            "moa_jax.mixtures.routers:DenseToSparse",
+            "tests/mixtures/test_routers.py::test_the_gate_grows_sparse",
+        ),
+    ),
 }

@@ -16,7 +16,8 @@ from moa_jax.method.mixture import mix, turn
 from moa_jax.method.router import EXACT, ROUTER
 from moa_jax.method.variant import Forward
 from moa_jax.mixtures.lowrank import Lora
-from moa_jax.mixtures.shared import balance, low_rank, require, strongest
+from moa_jax.mixtures.options import require
+from moa_jax.mixtures.shared import balance, low_rank, strongest
 
 BALANCE = "balance"  # under this name every network sows how unevenly it uses its experts
 
@@ -100,8 +101,8 @@ class MixLora(Lora):
         """Refuse options that leave nothing to choose from."""
         super().__post_init__()
         some = 1 <= self.keep <= self.experts_in_ff
-        require(some, "keep", self.keep, f"choose 1 to experts_in_ff={self.experts_in_ff}")
-        require(self.balance >= 0, "balance", self.balance, "choose 0 or more")
+        require(some, "keep", self.keep, f"1 to experts_in_ff={self.experts_in_ff}")
+        require(self.balance >= 0, "balance", self.balance, "0 or more")
 
     def feed_forward(self, method: MethodConfig) -> Callable[..., nn.Module]:
         """Return the builder of the mixture of LoRA experts."""

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 from moa_jax.config import MethodConfig
 from moa_jax.method.mixture import Expert
 from moa_jax.method.variant import Moment, Params, Variant
-from moa_jax.mixtures.shared import low_rank, require, strongest
+from moa_jax.mixtures.options import require
+from moa_jax.mixtures.shared import low_rank, strongest
 
 
 class LoraExpert(Expert):
@@ -63,8 +64,8 @@ class Lora(Variant):
 
     def __post_init__(self) -> None:
         """Refuse options that make no expert."""
-        require(self.rank >= 1, "rank", self.rank, "choose 1 or more")
-        require(self.scale != 0, "scale", self.scale, "choose another factor, or nothing learns")
+        require(self.rank >= 1, "rank", self.rank, "1 or more")
+        require(self.scale != 0, "scale", self.scale, "another factor, or nothing learns")
 
     def experts(self, method: MethodConfig, block: int) -> Mapping[str, Callable[..., nn.Module]]:
         """Return the builder of the one expert beside the prior."""
@@ -130,9 +131,9 @@ class Mora(Lora):
     def __post_init__(self) -> None:
         """Refuse options that leave no rank active."""
         super().__post_init__()
-        require(1 <= self.keep <= self.rank, "keep", self.keep, f"choose 1 to rank={self.rank}")
-        require(self.temperature > 0, "temperature", self.temperature, "choose a number above 0")
-        require(-1 <= self.threshold < 1, "threshold", self.threshold, "choose a number in [-1, 1)")
+        require(1 <= self.keep <= self.rank, "keep", self.keep, f"1 to rank={self.rank}")
+        require(self.temperature > 0, "temperature", self.temperature, "a number above 0")
+        require(-1 <= self.threshold < 1, "threshold", self.threshold, "a number in [-1, 1)")
 
     def experts(self, method: MethodConfig, block: int) -> Mapping[str, Callable[..., nn.Module]]:
         """Return the builder of the expert whose ranks gate themselves."""
@@ -181,9 +182,9 @@ class Mosa(Lora):
     def __post_init__(self) -> None:
         """Refuse options that cut nothing."""
         super().__post_init__()
-        require(self.modules >= 2, "modules", self.modules, "choose 2 or more; Lora is one")
+        require(self.modules >= 2, "modules", self.modules, "2 or more; Lora is one")
         known = bool(self.split) and set(self.split) <= {"down", "up"}
-        require(known, "split", self.split, "name 'down', 'up' or both, in a tuple")
+        require(known, "split", self.split, "a tuple of 'down', 'up' or both")
 
     def weights(self, params: Params, moment: Moment) -> Params:
         """Keep one part of each factor in training; drawing computes with all of them."""

@@ -17,7 +17,7 @@ from moa_jax.config import MethodConfig
 from moa_jax.method.mixture import Expert
 from moa_jax.method.variant import Flat, Moment, Params
 from moa_jax.mixtures.lowrank import Lora
-from moa_jax.mixtures.shared import require
+from moa_jax.mixtures.options import require
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 FACTORS = ("down", "up")
@@ -88,9 +88,9 @@ class Mos(Lora):
         super().__post_init__()
         for option in ("length", "shards"):
             value = getattr(self, option)
-            require(value >= 1, option, value, "choose 1 or more")
+            require(value >= 1, option, value, "1 or more")
         private = 0 <= self.private <= self.rank
-        require(private, "private", self.private, f"choose 0 to rank={self.rank}")
+        require(private, "private", self.private, f"0 to rank={self.rank}")
 
     def experts(self, method: MethodConfig, block: int) -> Mapping[str, Callable[..., nn.Module]]:
         """Return the builder of an expert that reads factors which `weights` makes."""

@@ -8,18 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from moa_jax.errors import InputError
-
-
-def require(holds: bool, option: str, value: Any, remedy: str) -> None:
-    """Refuse an option's value.
-
-    Raises:
-        InputError: `holds` is false; the message names the option, the value and the remedy.
-    """
-    if not holds:
-        raise InputError(f"{option}={value!r}: {remedy}")
-
 
 def low_rank(
     source: Float[Array, "*places C"],
