@@ -44,5 +44,11 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             "moa_jax.mixtures.routers:DenseToSparse",
             "tests/mixtures/test_routers.py::test_the_gate_grows_sparse",
         ),
+        System(
+            "CoE",
+            "Chain-of-Experts: Unlocking the Communication Power of Mixture-of-Experts Models",
+            "moa_jax.mixtures.chain:Chain",
+            "tests/mixtures/test_routers.py::test_a_chain_applies_the_same_expert_to_its_result",
+        ),
     ),
 }
