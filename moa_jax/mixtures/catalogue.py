@@ -81,5 +81,32 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             "moa_jax.mixtures.routers:DenseToSparse",
             "tests/mixtures/test_routers.py::test_the_gate_grows_sparse",
         ),
+        System(
+            "CoE",
+            "Chain-of-Experts: Unlocking the Communication Power of Mixture-of-Experts Models",
+            "moa_jax.mixtures.chain:Chain",
+            "tests/mixtures/test_routers.py::test_a_chain_applies_the_same_expert_to_its_result",
+        ),
+    ),
+    "adapters": (
+        System(
+            "MoFME",
+            "Efficient Deweather Mixture-of-Experts with Uncertainty-aware Feature-wise Linear "
+            "Modulation",
+            "moa_jax.mixtures.adapters:Film",
+            "tests/mixtures/test_adapters.py::test_film_experts_are_one_attention_modulated",
+        ),
+        System(
+            "Earth-Adapter",
+            "Earth-Adapter: Bridge the Geospatial Domain Gaps with Mixture of Frequency Adaptation",
+            "moa_jax.mixtures.adapters:Frequency",
+            "tests/mixtures/test_adapters.py::test_each_adapter_sees_its_frequencies",
+        ),
+        System(
+            "PILL",
+            "PILL: Plug Into LLM with Adapter Expert and Attention Gate",
+            "moa_jax.mixtures.adapters:AttentionGate",
+            "tests/mixtures/test_adapters.py::test_a_gate_lets_a_subjects_values_in",
+        ),
     ),
 }

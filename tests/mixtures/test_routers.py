@@ -1,4 +1,4 @@
-"""Who draws a pixel: by the block, by the noise and by a gate that grows cold."""
+"""Who draws a pixel: by the block, by the noise, by a gate that grows cold, and in a chain."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,8 @@ import pytest
 
 from moa_jax.errors import InputError
 from moa_jax.method.sparse import Sparse
-from moa_jax.method.variant import resolve
+from moa_jax.method.variant import Variant, resolve
+from moa_jax.mixtures.chain import Chain
 from moa_jax.mixtures.routers import DenseToSparse, DenseToSparseRouter, NoiseOnly, Pyramid
 from tests.mixtures.one_layer import (
     HIDDEN,
@@ -119,6 +120,33 @@ def test_a_cold_gate_chooses_an_expert_as_often_as_the_softmax_says():
     assert (chosen[0] != other[0]).any() and (chosen[0] != chosen[1]).any()
 
 
+@pytest.mark.parametrize("cross", [False, True])
+def test_a_chain_applies_the_same_expert_to_its_result(cross):
+    said, once, chain = prompt(), layer_of(Variant(), cross), layer_of(Chain(), cross)
+    params = move(start(chain, said))
+    router = params["personalized"].pop("router.2")
+    mixed, seen = run(once, params, said)
+    single, _ = run(layer_of(Chain(iterations=1), cross), params, said)
+    np.testing.assert_array_equal(single, mixed)
+    expert = params["personalized"]
+    closed = {**params, "personalized": {**expert, "router.2": {"kernel": np.zeros((16, 1))}}}
+    np.testing.assert_array_equal(run(chain, closed, said)[0], mixed)
+    replaced = said.for_experts(0, ("personalized",))[1]
+    first = attend(expert, replaced, cross=cross)
+    weight = np.tanh(dense(router, HIDDEN + first))
+    change = weight * attend(expert, replaced, HIDDEN + first, cross)
+    expected = mixed + seen["routing"][0][..., 1:] * change
+    whole = {**params, "personalized": {**expert, "router.2": router}}
+    np.testing.assert_allclose(run(chain, whole, said)[0], expected, atol=1e-5)
+
+
+def test_a_chain_is_not_computed_for_some_of_the_pixels():
+    layer, said = layer_of(Chain(), cross=False), prompt()
+    params = start(layer, said)
+    with pytest.raises(InputError, match="ChainExpert cannot attend"):
+        run(layer, params, said._replace(sparse=Sparse(0.0, 0.5)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -130,6 +158,7 @@ def test_a_cold_gate_chooses_an_expert_as_often_as_the_softmax_says():
         ("routers:DenseToSparse(cold=0.0)", "cold=0.0 must be above 0"),
         ("routers:DenseToSparse(hot=0.05)", "hot=0.05 must be at least cold=0.1"),
         ("routers:DenseToSparse(threshold=0.5)", r"threshold=0.5 must be in \[0, 0.5\)"),
+        ("chain:Chain(iterations=0)", "iterations=0 must be a whole number above 0"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):
