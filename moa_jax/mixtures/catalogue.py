@@ -22,4 +22,37 @@ class System(NamedTuple):
     test: str
 
 
-CATALOGUE: dict[str, tuple[System, ...]] = {}
+_HERE, _TESTS = "moa_jax.mixtures", "tests/mixtures"
+
+CATALOGUE: dict[str, tuple[System, ...]] = {
+    "modalities": (
+        System(
+            "MoT",
+            "Mixture-of-Transformers: A Sparse and Scalable Architecture for Multi-Modal "
+            "Foundation Models",
+            f"{_HERE}.modalities:SubjectTokens",
+            f"{_TESTS}/test_modalities.py::test_each_token_is_projected_by_its_modality",
+        ),
+        System(
+            "MoMa",
+            "MoMa: Efficient Early-Fusion Pre-training with Mixture of Modality-Aware Experts",
+            f"{_HERE}.modalities:ExpertChoice",
+            f"{_TESTS}/test_modalities.py::test_every_expert_takes_its_best_pixels",
+        ),
+        System(
+            "Phi-4-MM",
+            "Phi-4-Mini Technical Report: Compact yet Powerful Multimodal Language Models via "
+            "Mixture-of-LoRAs",
+            f"{_HERE}.presence:Presence",
+            f"{_TESTS}/test_modalities.py::test_nobody_means_the_prior_to_the_bit",
+        ),
+    ),
+    "heads": (
+        System(
+            "MoH",
+            "MoH: Multi-Head Attention as Mixture-of-Head Attention",
+            f"{_HERE}.heads:MixtureOfHeads",
+            f"{_TESTS}/test_heads.py::test_each_pixel_adds_up_the_heads_that_it_chose",
+        ),
+    ),
+}
