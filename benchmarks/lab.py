@@ -48,11 +48,12 @@ def make(out: Path, again: bool = False) -> None:
     kept = {} if again or not record.is_file() else json.loads(record.read_text())
     names = [MOA, *(system.variant for family in CATALOGUE.values() for system in family)]
     missing = [name for name in names if name not in kept]
+    full_size = {each.variant: each.full_size for family in CATALOGUE.values() for each in family}
     with TemporaryDirectory(prefix="moa_jax_lab_") as folder, Bar("counting") as bar:
         base = _base(Path(folder)) if missing else None
         for number, name in enumerate(missing):
             bar.show(number, len(missing))
-            kept[name] = count(base, name)
+            kept[name] = count(base, full_size.get(name) or name)
     kept = {name: kept[name] for name in names}  # what has left the catalogue goes
     record.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     page = out / "mixtures.md"

@@ -14,50 +14,51 @@ class System(NamedTuple):
         title: of the paper, or "" for an idea of our own.
         variant: as `method.mixture` takes it.
         test: the test of the property that fails if the idea is wrong.
+        full_size: the same for Stable Diffusion 1.5, where the options differ.
     """
 
     short: str
     title: str
     variant: str
     test: str
+    full_size: str = ""
 
 
-_LOWRANK = "moa_jax.mixtures.lowrank"
-_TESTS = "tests/mixtures/test"
+_HERE, _TESTS = "moa_jax.mixtures", "tests/mixtures"
 
 CATALOGUE: dict[str, tuple[System, ...]] = {
     "low rank": (
         System(
             "LoRA",
             "LoRA: Low-Rank Adaptation of Large Language Models",
-            f"{_LOWRANK}:Lora",
-            f"{_TESTS}_lowrank.py::test_a_lora_expert_is_the_full_copy_with_its_change_merged",
+            f"{_HERE}.lowrank:Lora",
+            f"{_TESTS}/test_lowrank.py::test_a_lora_expert_is_the_full_copy_with_its_change_merged",
         ),
         System(
             "MoRA",
             "Little By Little: Continual Learning via Self-Activated Sparse Mixture-of-Rank "
             "Adaptive Learning",
-            f"{_LOWRANK}:Mora",
-            f"{_TESTS}_lowrank.py::test_ranks_that_gate_themselves",
+            f"{_HERE}.lowrank:Mora",
+            f"{_TESTS}/test_lowrank.py::test_ranks_that_gate_themselves",
         ),
         System(
             "MoSA",
             "Split & Merge: Unlocking the Potential of Visual Adapters via Sparse Training",
-            f"{_LOWRANK}:Mosa",
-            f"{_TESTS}_lowrank.py::test_a_step_trains_one_part_and_all_parts_draw",
+            f"{_HERE}.lowrank:Mosa",
+            f"{_TESTS}/test_lowrank.py::test_a_step_trains_one_part_and_all_parts_draw",
         ),
         System(
             "MoS",
             "MoS: Unleashing Parameter Efficiency of Low-Rank Adaptation with Mixture of Shards",
-            "moa_jax.mixtures.shards:Mos",
-            f"{_TESTS}_shards.py::test_shards_are_the_lora_of_the_factors_they_make",
+            f"{_HERE}.shards:Mos",
+            f"{_TESTS}/test_shards.py::test_shards_are_the_lora_of_the_factors_they_make",
         ),
         System(
             "MixLoRA",
             "MixLoRA: Enhancing Large Language Models Fine-Tuning with LoRA based Mixture of "
             "Experts",
-            "moa_jax.mixtures.feed_forward:MixLora",
-            f"{_TESTS}_feed_forward.py::test_experts_share_the_network_and_few_are_chosen",
+            f"{_HERE}.feed_forward:MixLora",
+            f"{_TESTS}/test_feed_forward.py::test_experts_share_the_network_and_few_are_chosen",
         ),
     ),
     "routers": (
@@ -65,27 +66,28 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             "PR-MoE",
             "DeepSpeed-MoE: Advancing Mixture-of-Experts Inference and Training to Power "
             "Next-Generation AI Scale",
-            "moa_jax.mixtures.routers:Pyramid",
-            "tests/mixtures/test_routers.py::test_a_block_has_as_many_experts_as_it_is_given",
+            f"{_HERE}.routers:Pyramid",
+            f"{_TESTS}/test_routers.py::test_a_block_has_as_many_experts_as_it_is_given",
+            f"{_HERE}.routers:Pyramid(counts=(1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1))",
         ),
         System(
             "MoDE",
             "Efficient Diffusion Transformer Policies with Mixture of Expert Denoisers for "
             "Multitask Learning",
-            "moa_jax.mixtures.routers:NoiseOnly",
-            "tests/mixtures/test_routers.py::test_noise_alone_decides",
+            f"{_HERE}.routers:NoiseOnly",
+            f"{_TESTS}/test_routers.py::test_noise_alone_decides",
         ),
         System(
             "EvoMoE",
             "EvoMoE: An Evolutional Mixture-of-Experts Training Framework via Dense-To-Sparse Gate",
-            "moa_jax.mixtures.routers:DenseToSparse",
-            "tests/mixtures/test_routers.py::test_the_gate_grows_sparse",
+            f"{_HERE}.routers:DenseToSparse",
+            f"{_TESTS}/test_routers.py::test_the_gate_grows_sparse",
         ),
         System(
             "CoE",
             "Chain-of-Experts: Unlocking the Communication Power of Mixture-of-Experts Models",
-            "moa_jax.mixtures.chain:Chain",
-            "tests/mixtures/test_routers.py::test_a_chain_applies_the_same_expert_to_its_result",
+            f"{_HERE}.chain:Chain",
+            f"{_TESTS}/test_routers.py::test_a_chain_applies_the_same_expert_to_its_result",
         ),
     ),
     "adapters": (
@@ -93,20 +95,73 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             "MoFME",
             "Efficient Deweather Mixture-of-Experts with Uncertainty-aware Feature-wise Linear "
             "Modulation",
-            "moa_jax.mixtures.adapters:Film",
-            "tests/mixtures/test_adapters.py::test_film_experts_are_one_attention_modulated",
+            f"{_HERE}.adapters:Film",
+            f"{_TESTS}/test_adapters.py::test_film_experts_are_one_attention_modulated",
         ),
         System(
             "Earth-Adapter",
             "Earth-Adapter: Bridge the Geospatial Domain Gaps with Mixture of Frequency Adaptation",
-            "moa_jax.mixtures.adapters:Frequency",
-            "tests/mixtures/test_adapters.py::test_each_adapter_sees_its_frequencies",
+            f"{_HERE}.adapters:Frequency",
+            f"{_TESTS}/test_adapters.py::test_each_adapter_sees_its_frequencies",
         ),
         System(
             "PILL",
             "PILL: Plug Into LLM with Adapter Expert and Attention Gate",
-            "moa_jax.mixtures.adapters:AttentionGate",
-            "tests/mixtures/test_adapters.py::test_a_gate_lets_a_subjects_values_in",
+            f"{_HERE}.adapters:AttentionGate",
+            f"{_TESTS}/test_adapters.py::test_a_gate_lets_a_subjects_values_in",
+        ),
+    ),
+    "modalities": (
+        System(
+            "MoT",
+            "Mixture-of-Transformers: A Sparse and Scalable Architecture for Multi-Modal "
+            "Foundation Models",
+            f"{_HERE}.modalities:SubjectTokens",
+            f"{_TESTS}/test_modalities.py::test_each_token_is_projected_by_its_modality",
+        ),
+        System(
+            "MoMa",
+            "MoMa: Efficient Early-Fusion Pre-training with Mixture of Modality-Aware Experts",
+            f"{_HERE}.modalities:ExpertChoice",
+            f"{_TESTS}/test_modalities.py::test_every_expert_takes_its_best_pixels",
+        ),
+        System(
+            "Phi-4-MM",
+            "Phi-4-Mini Technical Report: Compact yet Powerful Multimodal Language Models via "
+            "Mixture-of-LoRAs",
+            f"{_HERE}.presence:Presence",
+            f"{_TESTS}/test_modalities.py::test_nobody_means_the_prior_to_the_bit",
+        ),
+    ),
+    "heads": (
+        System(
+            "MoH",
+            "MoH: Multi-Head Attention as Mixture-of-Head Attention",
+            f"{_HERE}.heads:MixtureOfHeads",
+            f"{_TESTS}/test_heads.py::test_each_pixel_adds_up_the_heads_that_it_chose",
+        ),
+    ),
+    "guidance": (
+        System(
+            "SCMoE",
+            "Unchosen Experts Can Contribute Too: Unleashing MoE Models' Power by Self-Contrast",
+            f"{_HERE}.guidance:SelfContrast",
+            f"{_TESTS}/test_guidance.py::test_drawing_goes_away_from_the_prior",
+        ),
+    ),
+    "prompts": (
+        System(
+            "PerSubject",
+            "",
+            f"{_HERE}.prompts:PerSubject",
+            f"{_TESTS}/test_prompts.py::test_the_order_of_subjects_is_that_of_their_routing_alone",
+        ),
+        System(
+            "P-Adapters",
+            "P-Adapters: Robustly Extracting Factual Information from Language Models with "
+            "Diverse Prompts",
+            f"{_HERE}.prompts:PAdapters",
+            f"{_TESTS}/test_prompts.py::test_only_the_expert_reads_the_rewritten_text",
         ),
     ),
 }

@@ -114,7 +114,7 @@ def _squares(variant, leaf):
     [
         (Lora, {"rank": 0}, "rank=0"),
         (Lora, {"scale": 0.0}, "scale=0.0"),
-        (Mora, {"rank": 2}, "keep=4: choose 1 to rank=2"),
+        (Mora, {"rank": 2}, "keep=4 must be 1 to rank=2"),
         (Mora, {"temperature": 0.0}, "temperature=0.0"),
         (Mora, {"threshold": 1.0}, "threshold=1.0"),
         (Mosa, {"modules": 1}, "modules=1"),
