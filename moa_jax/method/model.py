@@ -139,7 +139,8 @@ def _observe(intermediates: Params) -> Observations:
         if path[-1] == "routing":
             routing[".".join(path[:-1])] = value
         elif path[-2:] == ("personalized", "attention"):
-            attention[".".join(path[:-2])] = value
+            # Of all subjects, or sown once for each.
+            attention[".".join(path[:-2])] = jnp.concatenate(values, axis=-1)
         else:
             extra[".".join(path)] = value
     return Observations(routing, attention, extra)

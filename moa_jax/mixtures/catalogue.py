@@ -55,4 +55,27 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             f"{_TESTS}/test_heads.py::test_each_pixel_adds_up_the_heads_that_it_chose",
         ),
     ),
+    "guidance": (
+        System(
+            "SCMoE",
+            "Unchosen Experts Can Contribute Too: Unleashing MoE Models' Power by Self-Contrast",
+            f"{_HERE}.guidance:SelfContrast",
+            f"{_TESTS}/test_guidance.py::test_drawing_goes_away_from_the_prior",
+        ),
+    ),
+    "prompts": (
+        System(
+            "PerSubject",
+            "",
+            f"{_HERE}.prompts:PerSubject",
+            f"{_TESTS}/test_prompts.py::test_the_order_of_subjects_is_that_of_their_routing_alone",
+        ),
+        System(
+            "P-Adapters",
+            "P-Adapters: Robustly Extracting Factual Information from Language Models with "
+            "Diverse Prompts",
+            f"{_HERE}.prompts:PAdapters",
+            f"{_TESTS}/test_prompts.py::test_only_the_expert_reads_the_rewritten_text",
+        ),
+    ),
 }
