@@ -175,7 +175,7 @@ class PAdapterPrompt(SubjectPrompt):
         portrait = jnp.sum(jnp.where(present, features, 0), axis=1)
         portrait /= jnp.maximum(1, jnp.sum(present, axis=1))
         normalised = LayerNorm(dtype=jnp.float32, name="norm_gate")(portrait)
-        logits = nn.Dense(self.count, kernel_init=nn.initializers.zeros, name="gate")(normalised)
+        logits = nn.Dense(self.count, name="gate")(normalised)
         gates = jax.nn.softmax(logits, axis=-1).astype(text.dtype)
         for number in range(self.count):
             adapter = MLP(text.shape[-1], self.dtype, silent=True, name=f"adapter{number}")
