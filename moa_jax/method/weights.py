@@ -66,7 +66,7 @@ def save_moa(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {p: np.ascontiguousarray(jax.device_get(a)) for p, a in leaf_paths(trained).items()}
+    arrays = {p: np.asarray(jax.device_get(a), order="C") for p, a in leaf_paths(trained).items()}
     card = dataclasses.replace(card, carried=tuple(sorted(carried or ())))
     values = {"format_version": FORMAT_VERSION, **dataclasses.asdict(card)}
     if not carried:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -83,7 +83,7 @@ class MixLora(Lora):
     Equation: p = softmax(G x), g = p over the `keep` largest, divided by their sum;
     y = sum_e g_e FF(x; W + B_e A_e); loss: balance E sum_e (mean p_e) (share of choices of e).
     Attention has one LoRA expert beside the prior, as `Lora`.
-    Source: MixLoRA, from its code.
+    Source: MixLoRA, from its code; the balance as remembered.
     Left out: jitter of the router's input. Where experts were not chosen they are computed all the
     same, and multiplied by zero.
 
@@ -92,6 +92,10 @@ class MixLora(Lora):
         keep: how many of them compute a pixel.
         balance: weight of the balance in the loss.
     """
+
+    exceptions: ClassVar[Mapping[str, str]] = {
+        "gradients": "an expert that no pixel has chosen in two steps has no gradient yet"
+    }
 
     experts_in_ff: int = 4
     keep: int = 2

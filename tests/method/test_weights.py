@@ -265,3 +265,10 @@ def test_a_card_may_be_laid_out_otherwise(saved):
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match="is missing: give the folder that train.py wrote"):
         read_moa_card(tmp_path / "none")
+
+
+def test_a_single_number_is_saved_without_an_axis(tmp_path, built):
+    trained = {"unet.personalized.scale": np.float32(2.0), "unet.turned": np.ones((2, 3)).T}
+    save_moa(tmp_path, trained, MoaCard(Config(method=METHOD), built[1], step=1))
+    shapes = {path: array.shape for path, array in load_file(tmp_path / "moa.safetensors").items()}
+    assert shapes == {"unet.personalized.scale": (), "unet.turned": (3, 2)}
