@@ -16,6 +16,7 @@ from moa_jax.errors import InputError
 from moa_jax.method.mixture import Expert
 from moa_jax.method.router import EXACT
 from moa_jax.method.variant import Forward, Variant
+from moa_jax.mixtures.shared import balance, strongest
 
 
 class HeadsExpert(Expert):
@@ -56,12 +57,8 @@ class HeadsExpert(Expert):
             name="gates",
         )(hidden.astype(jnp.float32))
         shares, count = jax.nn.softmax(logits, axis=-1), math.ceil(self.active * self.heads)
-        best = jax.lax.top_k(shares, count)[1]
-        chosen = jnp.sum(jax.nn.one_hot(best, self.heads), axis=-2)
-        # A picture counts by itself, so that the mean does not depend on how a batch is cut.
-        used = jnp.mean(chosen, axis=(1, 2)) / count
-        balance = self.heads * jnp.sum(used * jnp.mean(shares, axis=(1, 2)), axis=-1)
-        self.sow("intermediates", "balance", jnp.mean(balance))
+        chosen = strongest(shares, count)
+        self.sow("intermediates", "balance", balance(shares, chosen))
         kept = shares * chosen
         return count * kept / jnp.sum(kept, axis=-1, keepdims=True)
 
