@@ -23,11 +23,13 @@ from benchmarks.models import write_configs
 from moa_jax.cli import Bar, run
 from moa_jax.config import MethodConfig
 from moa_jax.evaluation.toy.report import markdown_table
+from moa_jax.extension import find
 from moa_jax.method.variant import resolve
-from moa_jax.mixtures import CATALOGUE, System
+from moa_jax.mixtures import BESIDE, CATALOGUE, System, Tool
 
 MOA = "moa"  # what the systems are compared with
 FIELDS = ("Equation", "Source", "Left out")
+BESIDE_HEADS = ("system", "idea", "equation", "file, and the test")
 HEADS = ("system", "idea", "equation", "weights, M", "FLOPs", "gives up", "file, and the test")
 BEGIN, END = "<!-- begin: python -m benchmarks.lab -->", "<!-- end -->"
 SIDE, CHANNELS, WORDS, SUBJECTS = 64, 4, 77, 4  # of the latents; tokens of a prompt
@@ -116,27 +118,48 @@ def tables(counts: dict[str, dict[str, float]]) -> str:
     parts = [f"MoA itself adds {counts[MOA]['added'] / 1e6:.2f} M weights to the U-Net."]
     for family, systems in CATALOGUE.items():
         lines = [_line(system, counts[system.variant], counts[MOA]) for system in systems]
-        said = [(system.short, docstring(system)) for system in systems]
-        notes = [
-            f"- **{name}**: {each['Source']} Left out: {each['Left out']}" for name, each in said
+        said = {each.short: docstring(type(resolve(each.variant))) for each in systems}
+        parts += [f"### {family}", markdown_table(HEADS, lines), _notes(said)]
+    for family, tools in BESIDE.items():
+        if not tools:
+            continue
+        said = {each.short: docstring(find(each.code, "BESIDE")) for each in tools}
+        lines = [
+            [_title(tool), own["idea"], own["Equation"], _places(tool.code, tool.test)]
+            for tool, own in zip(tools, said.values(), strict=True)
         ]
-        parts += [f"### {family}", markdown_table(HEADS, lines), "\n".join(notes)]
+        parts += [f"### {family}", markdown_table(BESIDE_HEADS, lines), _notes(said)]
     return "\n\n".join(parts)
 
 
+def _title(each: System | Tool) -> str:
+    return f"{each.short}<br>*{each.title}*" if each.title else each.short
+
+
+def _places(code: str, test: str) -> str:
+    return f"`{code}`<br>`{test.rpartition('/')[2]}`"
+
+
+def _notes(said: dict[str, dict[str, str]]) -> str:
+    return "\n".join(
+        f"- **{name}**: {each['Source']} Left out: {each['Left out']}"
+        for name, each in said.items()
+    )
+
+
 def _line(system: System, own: dict[str, float], moa: dict[str, float]) -> list[str]:
-    said, kind = docstring(system), type(resolve(system.variant))
-    title = f"{system.short}<br>*{system.title}*" if system.title else system.short
+    kind = type(resolve(system.variant))
+    said = docstring(kind)
     gives_up = "; ".join(f"`{check}`: {why}" for check, why in kind.exceptions.items())
-    places = f"`{system.variant}`<br>`{system.test.rpartition('/')[2]}`"
+    places = _places(system.variant, system.test)
     flops = f"{own['flops'] / moa['flops']:.3f}"
     weights = f"{own['added'] / 1e6:.2f}"
-    return [title, said["idea"], said["Equation"], weights, flops, gives_up, places]
+    return [_title(system), said["idea"], said["Equation"], weights, flops, gives_up, places]
 
 
-def docstring(system: System) -> dict[str, str]:
-    """Read the idea of a system and its fields from the docstring of its class."""
-    text = inspect.getdoc(type(resolve(system.variant))) or ""
+def docstring(code: Any) -> dict[str, str]:
+    """Read the idea of a system and its fields from the docstring of its class or function."""
+    text = inspect.getdoc(code) or ""
     found = {"idea": text.partition("\n")[0]}
     for field in FIELDS:
         said = re.search(rf"^{field}: (.*?)(?=\n\n|\n[A-Z][a-z ]+:|\Z)", text, re.S | re.M)

@@ -33,7 +33,7 @@ def catalogue(monkeypatch):
 
 
 def test_a_docstring_is_read_line_by_line(catalogue):
-    assert lab.docstring(MADE_UP) == {
+    assert lab.docstring(type(lab.resolve(MADE_UP.variant))) == {
         "idea": "Add a little.",
         "Equation": "y = Wx \\| BAx, summed",
         "Source": "LoRA, as remembered.",

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from moa_jax.extension import find
 from moa_jax.method.variant import resolve
-from moa_jax.mixtures import CATALOGUE
+from moa_jax.mixtures import BESIDE, CATALOGUE
 from moa_jax.testing import check_variant
 
 ROOT = Path(__file__).parents[2]
 SYSTEMS = [system for family in CATALOGUE.values() for system in family]
+TOOLS = [tool for group in BESIDE.values() for tool in group]
 by_name = pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.short)
+all_by_name = pytest.mark.parametrize("system", SYSTEMS + TOOLS, ids=lambda system: system.short)
 
 
 @pytest.mark.slow
@@ -21,14 +24,15 @@ def test_a_system_is_a_variant(system):
     check_variant(resolve(system.variant))
 
 
-@by_name
+@all_by_name
 def test_a_system_says_its_idea_and_its_source(system):
-    said = type(resolve(system.variant)).__doc__ or ""
+    is_tool = system in TOOLS
+    said = (find(system.code, "BESIDE") if is_tool else type(resolve(system.variant))).__doc__ or ""
     for begins in ("Equation:", "Source:", "Left out:"):
         assert re.search(rf"^ *{begins} \S", said, re.MULTILINE), begins
 
 
-@by_name
+@all_by_name
 def test_the_property_of_a_system_has_its_test(system):
     file, _, function = system.test.partition("::")
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
