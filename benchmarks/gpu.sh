@@ -77,7 +77,7 @@ if [ "$SIZE" = sd15 ] || [ "$SIZE" = tiny ]; then
 fi
 of=(--size "$MODEL" --pixels "$PIXELS")
 part attention 60 attention --pixels "$PIXELS"
-part one 170 sampling "${of[@]}" --batch 1 --steps "$STEPS"
+part one 220 sampling "${of[@]}" --batch 1 --steps "$STEPS"
 part training 110 training "${of[@]}" --batch "$TRAIN" --matrix "$MATRIX" --remat
 part batches "$SECONDS_IN_ALL" sampling "${of[@]}" --batch "${batches[@]}" --steps "$STEPS" \
     --jobs unet call

@@ -18,13 +18,13 @@ class FakeStudy(Study):
     protocol, trials, key = PROTOCOL, TRIALS, "this study"
 
     def __init__(self, base, runs, accuracy=0.97):
-        self.base, self._runs, self._accuracy = base, runs, accuracy
+        self.base, self.runs, self._accuracy = base, runs, accuracy
 
     def renders(self):
         return renders(self._accuracy)
 
     def prior(self, on_batch):
-        return self.row(None, self._runs / "prior", on_batch)
+        return self.row(None, self.runs / "prior", on_batch)
 
     def row(self, weights, cache, on_batch):
         on_batch(1, 2)
@@ -51,11 +51,30 @@ def run(tmp_path, monkeypatch):
 def test_chosen_rows_are_trained_and_reported(run, tmp_path, capsys):
     code, trained = run("--rows", "moa,prior,no-object-loss", "--seeds", "2")
     assert code == 0
-    assert trained == [("moa", 0), ("moa", 1), ("no-object-loss", 0)]
+    assert trained == [(row, seed) for row in ("moa", "no-object-loss") for seed in (0, 1)]
     page = (tmp_path / "out/toy.md").read_text()
     assert "| MoA, λ_r = 0.0001 | 2 |" in page and "single branch, no prior" not in page
     shown = capsys.readouterr().out
     assert "reached" in shown and "cannot judge" not in shown
+
+
+def test_one_training_alone_leaves_its_record_and_no_report(run, tmp_path):
+    code, trained = run("--rows", "moa", "--seed", "2", "--table", "lab")
+    assert code == 0 and trained == [("moa", 2)]
+    assert [file.name for file in (tmp_path / "out").rglob("*.json")] == ["moa-2.json"]
+
+
+def test_several_at_once_are_those_that_are_missing(run, tmp_path, monkeypatch):
+    run("--rows", "moa", "--seed", "1")
+    asked = []
+    monkeypatch.setattr(command, "measure_at_once", lambda *given: asked.append(given[1:]))
+    run("--rows", "moa", "--jobs", "3", "--table", "lab", "data.workers=1")
+    missing, jobs, line, config, extra = asked[0]
+    assert [training.name for training in missing] == ["moa-0", "moa-2"] and jobs == 3
+    line = " ".join(line)
+    assert "toy data.workers=1 --config=" in line and "--table=lab" in line
+    assert f"--runs={tmp_path} --out={tmp_path / 'out'}" in line
+    assert config == str(tmp_path / "toy.py") and extra == ["data.workers=1"]
 
 
 def test_a_report_trains_nothing_and_keeps_the_rows_of_before(run, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from moa_jax.evaluation.toy.findings import Results, RowResult
 from moa_jax.evaluation.toy.report import SHOWN, choose_trials, write_report
+from moa_jax.evaluation.toy.tables import STUDY
 from tests.evaluation.made_up import TRIALS, numbers, renders
 
 
@@ -26,7 +27,7 @@ def test_every_row_that_was_measured_is_reported(results, tmp_path):
         name: np.full((SHOWN, 64, 64, 3), shade, np.uint8)
         for name, shade in (("prior", 90), ("moa", 200))
     }
-    values, page, figure = write_report(tmp_path / "new", results, TRIALS, pictures)
+    values, page, figure = write_report(tmp_path / "new", results, STUDY, TRIALS, pictures)
     kept = json.loads(values.read_text())
     assert [len(row["runs"]) for row in kept["rows"]] == [1, 2, 0, 1]
     assert kept["rows"][1]["runs"][1] == numbers(0.82)

@@ -1,6 +1,8 @@
 """`python -m moa_jax.evaluation toy`: train what is missing, draw, read, and print the table.
 
     python -m moa_jax.evaluation toy [section.key=value ...] [--rows prior,moa] [--report-only]
+    python -m moa_jax.evaluation toy --table lab     neighbours in MoA's place
+    python -m moa_jax.evaluation toy --jobs 8        several trainings at once, on a GPU
     python -m moa_jax.evaluation toy --moa           the committed weights against the prior
     python -m moa_jax.evaluation toy --moa A --moa B [--plugin my_file]    several against it
     python -m moa_jax.evaluation toy --gates         the networks that both are built on
@@ -11,12 +13,13 @@ again, on any machine.
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
+from rich.table import Table as Printed
 
 from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.cli import Bar, run
@@ -31,6 +34,7 @@ from moa_jax.evaluation.toy.gates import (
     gate_rows,
     reader_gates,
 )
+from moa_jax.evaluation.toy.jobs import measure_at_once
 from moa_jax.evaluation.toy.prior_gates import prior_gates
 from moa_jax.evaluation.toy.protocol import Protocol
 from moa_jax.evaluation.toy.records import Numbers, Record, Records
@@ -39,14 +43,15 @@ from moa_jax.evaluation.toy.rows import (
     MOA,
     PRIOR,
     Row,
+    Training,
     given_rows,
-    make_rows,
     recipe,
-    row_config,
     select,
     train,
+    trainings_of,
 )
 from moa_jax.evaluation.toy.study import Study
+from moa_jax.evaluation.toy.tables import TABLES, Table, find_table
 from moa_jax.extension import import_plugin
 from moa_jax.figures import image_grid
 from moa_jax.method.source import find_moa
@@ -74,8 +79,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for every row")
     parser.add_argument("--config", default="configs/toy.py", help="default: %(default)s")
+    parser.add_argument(
+        "--table",
+        default="study",
+        help=f"{', '.join(TABLES)}, or package.module:function that lists rows of your own for a "
+        "configuration; default: %(default)s",
+    )
     parser.add_argument("--rows", default="", help="some of the rows, separated by commas")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of a row at most")
+    parser.add_argument("--seed", type=int, help="this training alone of each row, and no report")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each a process")
     parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="where rows train")
     parser.add_argument("--out", type=Path, help="default: docs/evaluation, or RUNS/given")
     parser.add_argument(
@@ -119,7 +132,7 @@ def _measure_gates(folder: Path, out: Path | None) -> None:
     ]
     of_prior, pictures = prior_gates(Pipeline(base), readers, GATED, Protocol())
     gates += of_prior
-    table = Table("part", "what", "found", "bar", "")
+    table = Printed("part", "what", "found", "bar", "")
     for row in gate_rows(gates):
         table.add_row(*row)
     Console().print(table)
@@ -129,20 +142,6 @@ def _measure_gates(folder: Path, out: Path | None) -> None:
         image_grid([*pictures], columns=8).save(out / "gates.png")
 
 
-@dataclass(frozen=True)
-class _Training:
-    """One training of a row, or the prior, which is not trained."""
-
-    row: Row
-    seed: int
-    recipe: dict[str, str]
-
-    @property
-    def name(self) -> str:
-        """The name of its folder and of its record."""
-        return f"{self.row.name}-{self.seed}" if self.row.seeds else self.row.name
-
-
 def _evaluate(options: argparse.Namespace) -> None:
     keep_programs()
     if options.gates:
@@ -150,7 +149,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     for module in options.plugin:
         import_plugin(module)
     config = override(load_config(options.config), options.overrides)
-    rows = make_rows(config)
+    table = find_table(options.table)
+    rows = list(table.rows(config))
     if options.moa:
         # The given weights are compared with the prior, and with each other.
         found = [(_label(source), find_moa(source, "--moa")) for source in options.moa]
@@ -163,17 +163,40 @@ def _evaluate(options: argparse.Namespace) -> None:
     records = Records(out / "rows", study.key, recipe(Config()))
     console = Console()
     _print_readers(study, console)
-    trainings = [training for row in rows for training in _trainings_of(row, config)]
-    for training in trainings:
-        if training.row not in chosen or training.seed >= options.seeds:
-            continue
-        known = records.find(training.name, training.recipe)
+    trainings = [training for row in rows for training in trainings_of(row, config)]
+    asked = [each for each in trainings if each.row in chosen and _is_asked(each, options)]
+    if options.jobs > 1 and not options.moa:
+        missing = [each for each in asked if not _is_known(each, records)]
+        command = _command(options)
+        measure_at_once(study, missing, options.jobs, command, options.config, options.overrides)
+    for training in asked:
         # With --moa a record is no proof: these may be other weights of the same recipe.
-        if options.moa or known is None or known.outdated:
+        if options.moa or not _is_known(training, records):
             found = _measure(study, training, options)
             records.save(training.name, training.recipe, *found)
-            _report(study, rows, trainings, records, out)
-    _print(_report(study, rows, trainings, records, out), console)
+            if options.seed is None:
+                _report(table, study, rows, trainings, records, out)
+    if options.seed is None:
+        _print(_report(table, study, rows, trainings, records, out), table, console)
+
+
+def _is_asked(training: Training, options: argparse.Namespace) -> bool:
+    if options.seed is not None and training.row.seeds:
+        return training.seed == options.seed
+    return training.seed < options.seeds
+
+
+def _is_known(training: Training, records: Records) -> bool:
+    known = records.find(training.name, training.recipe)
+    return known is not None and not known.outdated
+
+
+def _command(options: argparse.Namespace) -> list[str]:
+    """Give the command that measures single trainings; its rows and its seed are to be added."""
+    command = [sys.executable, "-m", "moa_jax.evaluation", "toy", *options.overrides]
+    command += [f"--config={options.config}", f"--table={options.table}", f"--runs={options.runs}"]
+    command += [f"--out={options.out}"] if options.out else []
+    return command + [f"--plugin={module}" for module in options.plugin]
 
 
 def _label(source: str) -> str:
@@ -182,15 +205,8 @@ def _label(source: str) -> str:
     return f"{folder.resolve().name}/" if folder.is_dir() else source
 
 
-def _trainings_of(row: Row, config: Config) -> list[_Training]:
-    if not row.seeds:
-        return [_Training(row, 0, {})]
-    seeds = range(row.seeds)
-    return [_Training(row, seed, recipe(row_config(row, seed, config))) for seed in seeds]
-
-
 def _measure(
-    study: Study, training: _Training, options: argparse.Namespace
+    study: Study, training: Training, options: argparse.Namespace
 ) -> tuple[Numbers, Pictures | None]:
     """Train if need be, draw and read; give the numbers, and pictures if the figure shows any."""
     row, given = training.row, training.row.weights
@@ -205,7 +221,12 @@ def _measure(
 
 
 def _report(
-    study: Study, rows: Sequence[Row], trainings: Sequence[_Training], records: Records, out: Path
+    table: Table,
+    study: Study,
+    rows: Sequence[Row],
+    trainings: Sequence[Training],
+    records: Records,
+    out: Path,
 ) -> Results:
     """Gather the records of all rows, and write the report."""
     found, strips = [], {}
@@ -219,11 +240,11 @@ def _report(
         if strip is not None:
             strips[row.name] = strip
     results = Results(study.renders(), found, dataclasses.asdict(study.protocol))
-    write_report(out, results, study.trials, strips)
+    write_report(out, results, table, study.trials, strips)
     return results
 
 
-def _row_result(row: Row, known: Sequence[tuple[_Training, Record]]) -> RowResult:
+def _row_result(row: Row, known: Sequence[tuple[Training, Record]]) -> RowResult:
     """Put together the records of a row's trainings."""
     runs = tuple(record.numbers for _, record in known)
     seeds = tuple(each.seed for each, _ in known) if row.seeds else ()
@@ -240,20 +261,20 @@ def _print_readers(study: Study, console: Console) -> None:
             console.print(f"[bold]the reader of {name!r} is under 95 %: it cannot judge[/bold]")
 
 
-def _print(results: Results, console: Console) -> None:
+def _print(results: Results, table: Table, console: Console) -> None:
     heads, lines = main_table(results)
     numbers = range(1, len(heads) - 1)
     for first in numbers[::AT_ONCE]:
         part = numbers[first - 1 : first - 1 + AT_ONCE]
-        table = Table(Column(heads[0], no_wrap=True), *(heads[i] for i in part))
+        printed = Printed(Column(heads[0], no_wrap=True), *(heads[i] for i in part))
         for line in lines:
-            table.add_row(line[0], *(line[i] for i in part))
-        console.print(table)
+            printed.add_row(line[0], *(line[i] for i in part))
+        console.print(printed)
     for line in lines:
         if line[-1]:
             console.print(f"{line[0]} {heads[-1]}: {line[-1]}", highlight=False, markup=False)
     for row in outdated(results):
         console.print(f"{row.label}: {row.outdated}", highlight=False, markup=False)
-    for bar in bars(results):
+    for bar in bars(results) if table.judged else ():
         state = {True: "reached", False: "NOT reached", None: "not judged"}[bar.reached]
         console.print(f"{state:12} {bar.text}: {bar.found}", highlight=False, markup=False)

@@ -28,6 +28,7 @@ from moa_jax.evaluation.toy.findings import (
 from moa_jax.evaluation.toy.metrics import way
 from moa_jax.evaluation.toy.protocol import Trial, references
 from moa_jax.evaluation.toy.rows import MOA
+from moa_jax.evaluation.toy.tables import STUDY, Table
 from moa_jax.toyworld.readers.reading import ATTRIBUTES, CONTEXT, SAME_COLOR
 
 SHOWN = 8  # pictures of each row in the figure
@@ -63,13 +64,15 @@ LEGEND = """
 def write_report(
     folder: Path,
     results: Results,
+    table: Table = STUDY,
     trials: Sequence[Trial] = (),
     pictures: Mapping[str, Pictures] | None = None,
 ) -> list[Path]:
-    """Write toy.json, toy.md and toy.png.
+    """Write NAME.json, NAME.md and NAME.png; of the study, NAME is "toy".
 
     Args:
         folder: made if absent.
+        table: gives the name and the title.
         trials: all trials of the study.
         pictures: for each row that the figure shows, by its name, those of `choose_trials`.
 
@@ -77,18 +80,18 @@ def write_report(
         The three files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"toy.{kind}" for kind in ("json", "md", "png")]
+    files = [folder / f"{table.name}.{kind}" for kind in ("json", "md", "png")]
     files[0].write_text(json.dumps(dataclasses.asdict(results), indent=2) + "\n")
-    files[1].write_text(markdown(results), encoding="utf-8")
+    files[1].write_text(markdown(results, table), encoding="utf-8")
     figure(results, trials, pictures or {}).savefig(files[2], dpi=110, bbox_inches="tight")
     return files
 
 
-def markdown(results: Results) -> str:
+def markdown(results: Results, table: Table = STUDY) -> str:
     """Lay out everything as one page of Markdown."""
     parts = [
-        "# The toy world: the table",
-        "Written by `python -m moa_jax.evaluation toy`.",
+        f"# {table.title}",
+        f"Written by `{table.command}`.",
         "## The readers, on held-out renders",
         _readers(results),
         "## Rows",
@@ -96,11 +99,7 @@ def markdown(results: Results) -> str:
         *(textwrap.fill(f"{row.label}: {row.outdated}", 100) for row in outdated(results)),
         LEGEND.strip(),
         textwrap.fill(RULE, 100),
-        "## What it must show",
-        markdown_table(
-            ["bar", "found", ""],
-            [[bar.text, bar.found, STATE[bar.reached]] for bar in bars(results)],
-        ),
+        *(_bars(results) if table.judged else ()),
         "## By attribute",
         markdown_table(*_detail(results, "identity", ATTRIBUTES, ("floor", "vae", "ceiling"))),
         "## By what the prompt asks for",
@@ -109,6 +108,11 @@ def markdown(results: Results) -> str:
         ", ".join(f"{name} {value:g}" for name, value in results.protocol.items()) + ".",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _bars(results: Results) -> list[str]:
+    lines = [[bar.text, bar.found, STATE[bar.reached]] for bar in bars(results)]
+    return ["## What it must show", markdown_table(["bar", "found", ""], lines)]
 
 
 def main_table(results: Results) -> tuple[list[str], list[list[str]]]:

@@ -56,18 +56,19 @@ def make_rows(config: Config) -> list[Row]:
         Row(MOA, f"MoA, λ_r = {own:g}", seeds=3),
         Row(SINGLE, "single branch, no prior, no router", ("method.router=personalized",), seeds=3),
         Row("paired", "MoA, paired references", paired, seeds=3, paired=True),
-        Row("no-router-loss", "MoA, λ_r = 0", (f"{WEIGHT}=0",)),
+        Row("no-router-loss", "MoA, λ_r = 0", (f"{WEIGHT}=0",), seeds=3),
         *(
             Row(f"router-loss-{value}", f"MoA, λ_r = {float(value):g}", (f"{WEIGHT}={value}",))
             for value in SWEEP
             if float(value) != own
         ),
-        Row("no-object-loss", "MoA, no object loss", ("method.object_loss_weight=0",)),
-        Row("no-masked-loss", "MoA, no masked loss", ("method.mask_probability=0",)),
+        Row("no-object-loss", "MoA, no object loss", ("method.object_loss_weight=0",), seeds=3),
+        Row("no-masked-loss", "MoA, no masked loss", ("method.mask_probability=0",), seeds=3),
         Row(
             "no-time-layer",
             "MoA, no time and layer conditioning",
             ("method.time_layer_conditioning=false",),
+            seeds=3,
         ),
     ]
 
@@ -102,6 +103,28 @@ def row_config(row: Row, seed: int, config: Config) -> Config:
     return override(config, [*row.overrides, f"train.seed={seed}"])
 
 
+@dataclass(frozen=True)
+class Training:
+    """One training of a row, or the prior, which is not trained."""
+
+    row: Row
+    seed: int
+    recipe: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The name of its folder and of its record."""
+        return f"{self.row.name}-{self.seed}" if self.row.seeds else self.row.name
+
+
+def trainings_of(row: Row, config: Config) -> list[Training]:
+    """List the trainings of a row."""
+    if not row.seeds:
+        return [Training(row, 0, {})]
+    seeds = range(row.seeds)
+    return [Training(row, seed, recipe(row_config(row, seed, config))) for seed in seeds]
+
+
 def train(row: Row, seed: int, folder: Path, config: str, extra: Sequence[str] = ()) -> None:
     """Train one row with one seed, unless that is complete.
 
@@ -117,18 +140,44 @@ def train(row: Row, seed: int, folder: Path, config: str, extra: Sequence[str] =
     wanted = row_config(row, seed, override(load_config(config), extra))
     if is_trained(folder, wanted):
         return
+    ensure_data(row, wanted)
+    _run_train(f"training {folder.name}", config, *assignments)
+
+
+def ensure_data(row: Row, wanted: Config) -> None:
+    """Render the pictures that a row is trained on, unless they are there."""
     data = Path(wanted.data.path)
     if not data.exists():
         # Renamed at the end, so that an interrupted data set is never taken for a complete one.
         unfinished = data.with_name(data.name + ".unfinished")
         write_data(unfinished, DATA_SET, paired=row.paired)
         unfinished.rename(data)
-    command = [sys.executable, "-m", "moa_jax.commands.train", config, *assignments]
+
+
+def ensure_encoded(row: Row, config: str, extra: Sequence[str] = ()) -> None:
+    """Render and encode what a row is trained on, so that several trainings may read it at once.
+
+    Args:
+        config: file of the configuration.
+        extra: overrides that all rows share.
+
+    Raises:
+        InputError: encoding failed.
+    """
+    overrides = [*extra, *row.overrides]
+    wanted = override(load_config(config), overrides)
+    ensure_data(row, wanted)
+    if wanted.data.encoded and not Path(wanted.data.encoded).exists():
+        _run_train(f"encoding for {row.name}", config, *overrides, "--encode")
+
+
+def _run_train(doing: str, *arguments: str) -> None:
+    command = [sys.executable, "-m", "moa_jax.commands.train", *arguments]
     code = subprocess.run(command, check=False).returncode
     if code == 130:  # stopped by Ctrl-C
         raise KeyboardInterrupt
     if code:
-        raise InputError(f"training {folder.name} failed with exit code {code}: see above")
+        raise InputError(f"{doing} failed with exit code {code}: see above")
 
 
 def recipe(config: Config) -> dict[str, str]:

@@ -89,7 +89,7 @@ class Study:
         """
         self.protocol = protocol or Protocol()
         self.trials = make_trials(self.protocol)
-        self._base, self._runs, self._readers = base, runs, readers
+        self._base, self.runs, self._readers = base, runs, readers
         self._pipelines: dict[MethodConfig, Pipeline] = {}
 
     @cached_property
@@ -120,7 +120,7 @@ class Study:
             in the same scenes, of the same people drawn again by the renderer, and of the latter
             encoded and decoded. "prompt" and "fid": measures of the renderer's own pictures.
         """
-        file = self._runs / "renders.json"
+        file = self.runs / "renders.json"
         cached = read_json(file)
         if cached.get("key") == self.key:
             return cached["renders"]
@@ -142,7 +142,7 @@ class Study:
 
     def prior(self, on_batch: Progress | None = None) -> Numbers:
         """Measure the prior."""
-        return self._measured(self._runs / "prior", None, on_batch)
+        return self._measured(self.runs / "prior", None, on_batch)
 
     def row(
         self, weights: Path, cache: Path, on_batch: Progress | None = None, **settings: float
@@ -215,7 +215,7 @@ class Study:
     @cached_property
     def _prior(self) -> tuple[Pictures, list[Reading]]:
         self.prior()
-        pictures = self.pictures(self._runs / "prior")
+        pictures = self.pictures(self.runs / "prior")
         return pictures, self.readers.read(pictures)
 
     def _within(self, group: Callable[[Trial], Any]) -> list[tuple[int, int]]:
