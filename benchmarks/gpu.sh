@@ -33,6 +33,9 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${
 
 note() { echo "[$SECONDS s] $*" | tee -a "$OUT/notes.txt"; }
 
+# why FILE: the error in a command's output, which need not be its last line.
+why() { grep -E '^[[:alnum:]_.]*(Error|Exception)' "$1" | tail -n 1 | grep . || tail -n 1 "$1"; }
+
 # part NAME SECONDS MODULE [argument ...]: run a benchmark, for no longer than so many seconds.
 part() {
     local name=$1 most=$2 module=$3 left=$((SECONDS_IN_ALL - SECONDS)) code=0
@@ -48,8 +51,9 @@ part() {
     case $code in
     0) note "$name is done" ;;
     124 | 137) note "$name ran out of its time: the rows that were finished count" ;;
-    *) note "$name failed: $(tail -n 1 "$WORK/$name.txt")" ;;
+    *) note "$name failed: $(why "$WORK/$name.txt")" ;;
     esac
+    cp "$WORK/$name.txt" "$OUT/$name.txt"
     [ ! -f "$WORK/$name/$module.json" ] || cp "$WORK/$name/$module.json" "$OUT/$name.json"
     cat "$WORK"/*/*.md >"$OUT/table.md" 2>/dev/null || true
 }
@@ -76,9 +80,10 @@ if [ "$SIZE" = sd15 ] || [ "$SIZE" = tiny ]; then
         { note "writing them failed: $(tail -n 1 "$WORK/models.txt")"; exit 1; }
 fi
 of=(--size "$MODEL" --pixels "$PIXELS")
-part attention 60 attention --pixels "$PIXELS"
-part one 220 sampling "${of[@]}" --batch 1 --steps "$STEPS"
-part training 110 training "${of[@]}" --batch "$TRAIN" --matrix "$MATRIX" --remat
+part attention 45 attention --pixels "$PIXELS"
+part gradients 45 attention --pixels "$PIXELS" --backward
+part one 200 sampling "${of[@]}" --batch 1 --steps "$STEPS" --jobs unet call vae
+part training 100 training "${of[@]}" --batch "$TRAIN" --matrix "$MATRIX" --remat
 part batches "$SECONDS_IN_ALL" sampling "${of[@]}" --batch "${batches[@]}" --steps "$STEPS" \
     --jobs unet call
 note "all is done"

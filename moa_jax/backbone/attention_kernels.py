@@ -203,7 +203,15 @@ def cudnn(
     query: Float[Array, "B L N d"], key: Float[Array, "B S N d"], value: Float[Array, "B S N d"]
 ) -> Float[Array, "B L N d"]:
     """Attend by cuDNN's kernel, which takes half precision and heads of limited width."""
-    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    from moa_jax.backbone import cudnn as kernels
+
+    anywhere = {"xla": xla, "blocked": blocked}[plain(query.shape[1], key.shape[1])]
+    return kernels.attend(query, key, value, anywhere)
+
+
+def plain(length: int, context: int) -> Literal["xla", "blocked"]:
+    """Choose between the two that run anywhere: the latter where there are more than SCORES."""
+    return "xla" if length * context <= SCORES else "blocked"
 
 
 def select(
@@ -235,7 +243,7 @@ def select(
         "cudnn": half and width <= CUDNN_WIDTH and divides and shortest >= CUDNN_TOKENS,
     }
     wanted = kernel if name == "auto" else name
-    return wanted if serves.get(wanted) else "xla" if length * context <= SCORES else "blocked"
+    return wanted if serves.get(wanted) else plain(length, context)
 
 
 def choose_attend(name: str, platform: str, mesh: Mesh | None = None) -> Attend:

@@ -15,6 +15,7 @@ COMMANDS = {
         "moa_jax.evaluation.sparse.command",
         "what sparse routing changes, on toys",
     ),
+    "drawn": ("moa_jax.evaluation.drawn.command", "the same weights, drawn in other ways, on toys"),
     "faces": ("moa_jax.evaluation.faces.command", "identity and prompt, on people's faces"),
     "import-fastcomposer": (
         "moa_jax.evaluation.fastcomposer.command",

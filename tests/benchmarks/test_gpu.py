@@ -35,7 +35,7 @@ def test_every_part_leaves_its_rows(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     notes = (tmp_path / "notes.txt").read_text()
     assert "missing of what all parts need: nothing" in notes and "all is done" in notes
-    for name in ("attention", "one", "batches"):
+    for name in ("attention", "gradients", "one", "batches"):
         assert json.loads((tmp_path / f"{name}.json").read_text())["rows"], notes
     assert "## attention" in (tmp_path / "table.md").read_text()
 
@@ -44,4 +44,19 @@ def test_without_time_every_part_is_left_out_in_words(tmp_path):
     run = measured(tmp_path, SECONDS_IN_ALL="0")
     assert run.returncode == 0, run.stdout + run.stderr
     notes = (tmp_path / "notes.txt").read_text()
-    assert notes.count("left out: no time is left") == 4
+    assert notes.count("left out: no time is left") == 5
+
+
+def test_a_part_that_fails_is_named_with_its_error(tmp_path):
+    """JAX ends a traceback with advice, which says nothing of the error."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -m ] || exit 0\n'
+        "echo 'jax.errors.JaxRuntimeError: no execution plan'\necho 'For simplicity, JAX'\nexit 1\n"
+    )
+    python.chmod(0o755)
+    run = measured(tmp_path / "out", PYTHON=str(python), SECONDS_IN_ALL="60")
+    assert run.returncode == 0, run.stdout + run.stderr
+    notes = (tmp_path / "out/notes.txt").read_text()
+    assert "gradients failed: jax.errors.JaxRuntimeError: no execution plan" in notes
+    assert "For simplicity" in (tmp_path / "out/gradients.txt").read_text()

@@ -58,7 +58,7 @@ def study_key(
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def run_key(key: str, weights: Path | None, settings: Mapping[str, float] | None = None) -> str:
+def run_key(key: str, weights: Path | None, settings: Mapping[str, Any] | None = None) -> str:
     """Hash what the numbers in `evaluation.json` were measured of.
 
     Args:
@@ -70,7 +70,7 @@ def run_key(key: str, weights: Path | None, settings: Mapping[str, float] | None
     # If a file is missing, loading the weights names it.
     # The content counts, not the folder: weights that were trained anew are measured anew.
     content = b"".join(part.read_bytes() for part in parts if part.is_file())
-    how = json.dumps(settings, sort_keys=True) if settings else ""
+    how = json.dumps(settings, sort_keys=True, default=repr) if settings else ""
     return hashlib.sha256(key.encode() + content + how.encode()).hexdigest()
 
 
@@ -145,7 +145,7 @@ class Study:
         return self._measured(self.runs / "prior", None, on_batch)
 
     def row(
-        self, weights: Path, cache: Path, on_batch: Progress | None = None, **settings: float
+        self, weights: Path, cache: Path, on_batch: Progress | None = None, **settings: Any
     ) -> Numbers:
         """Measure trained MoA weights.
 
@@ -162,7 +162,7 @@ class Study:
         return np.load(file)["pictures"] if file.is_file() else None
 
     def _measured(
-        self, cache: Path, weights: Path | None, on_batch: Progress | None, **settings: float
+        self, cache: Path, weights: Path | None, on_batch: Progress | None, **settings: Any
     ) -> Numbers:
         run = run_key(self.key, weights, settings)
         result = read_json(cache / RESULT)
