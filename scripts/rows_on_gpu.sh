@@ -8,15 +8,17 @@
 # the second, then the third. Float32 is computed as a CPU does, so that rows of both may stand in
 # one table. Records go to RECORDS/rows as they come, and at the end, or after SECONDS_IN_ALL, into
 # OUT/records.tar.gz; weights whose pictures were not drawn yet go to OUT/weights-NUMBER.tar.gz. Needs
-# Python with the project's packages and jax for CUDA. Variables, with their defaults:
-#   PYTHON=python3 JOBS=12
+# Python with the project's packages and jax for CUDA. Tried once, on an H100 with 16 cores: with 17
+# trainings at once none had ended after five minutes, so most of that went into compiling.
+# Variables, with their defaults:
+#   PYTHON=python3 JOBS=4
 #   RECORDS=docs/evaluation RUNS=runs/study   what is there already is not done again
 #   SECONDS_IN_ALL=3000
 set -euo pipefail
 
 OUT=$(realpath -m "${1:?"a folder for what is measured"}")
 shift
-PYTHON=${PYTHON:-python3} JOBS=${JOBS:-12} RECORDS=${RECORDS:-docs/evaluation} RUNS=${RUNS:-runs/study}
+PYTHON=${PYTHON:-python3} JOBS=${JOBS:-4} RECORDS=${RECORDS:-docs/evaluation} RUNS=${RUNS:-runs/study}
 SECONDS_IN_ALL=${SECONDS_IN_ALL:-3000}
 cd "$(dirname "$0")/.."
 mkdir -p "$OUT" "$RUNS" "$RECORDS/rows"
