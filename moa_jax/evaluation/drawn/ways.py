@@ -59,7 +59,7 @@ class Found:
 
 
 def _contrast(beta: float) -> Way:
-    mixture = f"moa_jax.mixtures.guidance:SelfContrast(beta={beta:g})"
+    mixture = f"moa_jax.mixtures.guidance:SelfContrast(beta={beta})"
     return Way(f"contrast-{beta:g}", f"SCMoE: away from the prior, β = {beta:g}", mixture)
 
 
@@ -71,13 +71,17 @@ WAYS = (
     Way("as-trained", "MoA as trained"),
     *(_contrast(beta) for beta in (0.25, 0.5, 1.0)),
     _strength("stronger", "personalized weight times 1.5", Strength(1.5)),
-    _strength("off-first", "expert off in the first third", Strength(1), Strength(0, end=1 / 3)),
-    _strength("off-last", "expert off in the last third", Strength(1), Strength(0, start=2 / 3)),
+    _strength(
+        "off-first", "expert off in the first third", Strength(1.0), Strength(0.0, end=1 / 3)
+    ),
+    _strength(
+        "off-last", "expert off in the last third", Strength(1.0), Strength(0.0, start=2 / 3)
+    ),
     _strength(
         "off-coarse",
         "expert off in the coarse blocks",
-        Strength(1),
-        *(Strength(0, layers) for layers in COARSE),
+        Strength(1.0),
+        *(Strength(0.0, layers) for layers in COARSE),
     ),
 )
 
