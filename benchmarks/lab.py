@@ -4,8 +4,8 @@
     python -m benchmarks.lab --out docs --again    count everything again
 
 Ideas and equations are read from the classes' docstrings. Costs are counted in Stable Diffusion
-1.5's U-Net at 512 pixels, with one picture of four subjects, and kept in OUT/mixtures.json. They are
-compiled and not run: a count takes half a minute. OUT/mixtures.md gets a table for each family.
+1.5's U-Net at 512 pixels, with one picture of four subjects, and kept in OUT/mixtures.json. A
+program is compiled and not run, in half a minute. OUT/mixtures.md gets a table for each family.
 """
 
 import argparse

@@ -1,13 +1,17 @@
 """The files that a study leaves: every row and number is in them."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from moa_jax.config import load_config
+from moa_jax.evaluation.toy.curve import added_weights, draw_curve
 from moa_jax.evaluation.toy.findings import Results, RowResult
 from moa_jax.evaluation.toy.report import SHOWN, choose_trials, write_report
-from moa_jax.evaluation.toy.tables import STUDY
+from moa_jax.evaluation.toy.tables import STUDY, Table
 from tests.evaluation.made_up import TRIALS, numbers, renders
 
 
@@ -50,3 +54,28 @@ def test_the_figure_shows_people_of_one_noise_side_by_side():
     first, second = chosen[: SHOWN // 2], chosen[SHOWN // 2 :]
     assert len({trial.noise for trial in first}) == len({trial.noise for trial in second}) == 1
     assert len({trial.people for trial in chosen}) == SHOWN
+
+
+def test_a_table_with_weights_has_a_column_and_a_curve_of_them(results, tmp_path):
+    rows = [dataclasses.replace(row, weights=10 ** (4 + i)) for i, row in enumerate(results.rows)]
+    counted = dataclasses.replace(results, rows=rows)
+    table = Table("mine", "My rows", lambda config: [], option=" --table mine:rows")
+    values, page, figure = write_report(tmp_path, counted, table)
+    assert [file.name for file in (values, page, figure)] == ["mine.json", "mine.md", "mine.png"]
+    text = page.read_text()
+    assert text.startswith(
+        "# My rows\n\nWritten by `python -m moa_jax.evaluation toy --table mine:r"
+    )
+    assert "| row | trainings | weights |" in text and "| MoA | 2 | 100,000 | 82.0 ± 2.8 |" in text
+    assert "What it must show" not in text  # those are the study's own bars
+    drawn = Figure()
+    left, right = drawn.subplots(1, 2)
+    draw_curve((left, right), counted)
+    assert [text.get_text() for text in left.texts] == ["prior", "moa", "no-router-loss"]
+    means = [line.get_xydata()[0] for line in left.lines if line.get_fillstyle() == "full"]
+    assert np.allclose(means[1], (1e5, 82.0))
+
+
+def test_the_weights_of_a_row_are_those_added_to_the_unet():
+    """The literals were counted by hand: the copies, and the routers."""
+    assert added_weights(load_config("configs/toy.py")) == 849_536 + 3_356

@@ -25,6 +25,7 @@ from moa_jax.backbone.stable_diffusion import load_stable_diffusion
 from moa_jax.cli import Bar, run
 from moa_jax.config import Config, load_config, override
 from moa_jax.evaluation.toy import findings
+from moa_jax.evaluation.toy.curve import added_weights
 from moa_jax.evaluation.toy.drawing import Pictures
 from moa_jax.evaluation.toy.findings import Results, RowResult, bars
 from moa_jax.evaluation.toy.gates import (
@@ -46,6 +47,7 @@ from moa_jax.evaluation.toy.rows import (
     Training,
     given_rows,
     recipe,
+    row_config,
     select,
     train,
     trainings_of,
@@ -175,9 +177,9 @@ def _evaluate(options: argparse.Namespace) -> None:
             found = _measure(study, training, options)
             records.save(training.name, training.recipe, *found)
             if options.seed is None:
-                _report(table, study, rows, trainings, records, out)
+                _report(table, config, study, rows, trainings, records, out)
     if options.seed is None:
-        _print(_report(table, study, rows, trainings, records, out), table, console)
+        _print(_report(table, config, study, rows, trainings, records, out), table, console)
 
 
 def _is_asked(training: Training, options: argparse.Namespace) -> bool:
@@ -222,6 +224,7 @@ def _measure(
 
 def _report(
     table: Table,
+    config: Config,
     study: Study,
     rows: Sequence[Row],
     trainings: Sequence[Training],
@@ -234,7 +237,9 @@ def _report(
         own = [training for training in trainings if training.row is row]
         looked_up = [(each, records.find(each.name, each.recipe)) for each in own]
         known = [(each, record) for each, record in looked_up if record is not None]
-        found.append(_row_result(row, known))
+        counted = known and row.seeds and not (table.judged or row.weights)
+        weights = added_weights(row_config(row, 0, config)) if counted else None
+        found.append(_row_result(row, known, weights))
         # The first seed's pictures stand for the row.
         strip = records.strip(known[0][0].name) if known else None
         if strip is not None:
@@ -244,12 +249,14 @@ def _report(
     return results
 
 
-def _row_result(row: Row, known: Sequence[tuple[Training, Record]]) -> RowResult:
+def _row_result(
+    row: Row, known: Sequence[tuple[Training, Record]], weights: int | None
+) -> RowResult:
     """Put together the records of a row's trainings."""
     runs = tuple(record.numbers for _, record in known)
     seeds = tuple(each.seed for each, _ in known) if row.seeds else ()
     outdated = next((record.outdated for _, record in known if record.outdated), "")
-    return RowResult(row.name, row.title, runs, seeds, outdated)
+    return RowResult(row.name, row.title, runs, seeds, outdated, weights)
 
 
 def _print_readers(study: Study, console: Console) -> None:

@@ -30,6 +30,7 @@ class RowResult:
     Attributes:
         seeds: the training seeds of `runs`, in the same order.
         outdated: why the row is to be trained again; "" if it is not.
+        weights: number of those that it adds to the U-Net; None where nobody asked.
     """
 
     name: str
@@ -37,6 +38,7 @@ class RowResult:
     runs: tuple[Numbers, ...]
     seeds: tuple[int, ...] = ()
     outdated: str = ""
+    weights: int | None = None
 
     @property
     def label(self) -> str:

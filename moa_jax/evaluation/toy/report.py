@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from moa_jax.evaluation.toy.curve import AGAINST, draw_curve
 from moa_jax.evaluation.toy.drawing import Pictures
 from moa_jax.evaluation.toy.findings import (
     COLUMNS,
@@ -117,15 +118,17 @@ def _bars(results: Results) -> list[str]:
 
 def main_table(results: Results) -> tuple[list[str], list[list[str]]]:
     """Give heads and cells of the main table, with one line for each row that was measured."""
-    heads = ["row", "trainings", *(column.title for column in COLUMNS), "against MoA"]
+    counted = any(row.weights is not None for row in results.rows)
+    heads = ["row", "trainings", *(["weights"] if counted else [])]
     lines = []
     for row in results.rows:
         if row.runs:
             numbers = [column.show(results.values(row.name, column.key)) for column in COLUMNS]
             # The prior has no seeds: it is not trained.
             count = str(len(row.seeds)) if row.seeds else "–"
-            lines.append([row.label, count, *numbers, effects(results, row)])
-    return heads, lines
+            weights = [f"{row.weights or 0:,}"] if counted else []
+            lines.append([row.label, count, *weights, *numbers, effects(results, row)])
+    return [*heads, *(column.title for column in COLUMNS), "against MoA"], lines
 
 
 def outdated(results: Results) -> list[RowResult]:
@@ -177,16 +180,21 @@ def figure(results: Results, trials: Sequence[Trial], pictures: Mapping[str, Pic
     measured = [row for row in results.rows if row.runs]
     shown = [row for row in measured if row.name in pictures]
     chosen = choose_trials(trials)
-    # In inches: the measures, with a line for each row, and the strips of pictures.
-    heights = [1.2 + 0.26 * len(measured)] + ([1.15 * (len(shown) + 1)] if shown else [])
+    # In inches: the measures, with a line for each row; what they need; the strips of pictures.
+    counted = any(row.weights for row in measured)
+    heights = [1.2 + 0.26 * len(measured)] + ([3.4] if counted else [])
+    heights += [1.15 * (len(shown) + 1)] if shown else []
     drawn = Figure((12, sum(heights)))
     parts = drawn.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     for ax, (key, aim) in zip(
         parts[0].subplots(1, len(DRAWN), sharey=True), DRAWN.items(), strict=True
     ):
         _compare(ax, results, measured, next(each for each in COLUMNS if each.key == key), aim)
+    if counted:
+        draw_curve([*parts[1].subplots(1, len(AGAINST))], results)
+        parts[1].subplots_adjust(bottom=0.2, top=0.88)
     if shown:
-        axes = parts[1].subplots(len(shown) + 1, SHOWN, squeeze=False)
+        axes = parts[-1].subplots(len(shown) + 1, SHOWN, squeeze=False)
         _strip(list(axes[0]), [references(trials[i])[0] for i in chosen], "reference")
         for row, line in zip(shown, axes[1:], strict=True):
             _strip(list(line), list(pictures[row.name]), row.label)
