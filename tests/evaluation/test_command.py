@@ -102,7 +102,7 @@ def test_the_figure_shows_a_seed_that_is_on_record(run, tmp_path, monkeypatch):
     (tmp_path / "out/rows/moa-0.json").unlink()
     (tmp_path / "out/rows/moa-0.png").unlink()
     shown = []
-    monkeypatch.setattr(command, "write_report", lambda *given: shown.append(given[-1]))
+    monkeypatch.setattr(command, "write_report", lambda *given: shown.append(given[3]))
     run("--report-only")
     assert [*shown[0]] == ["moa"]
 

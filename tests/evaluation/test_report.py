@@ -11,7 +11,7 @@ from moa_jax.config import load_config
 from moa_jax.evaluation.toy.curve import added_weights, draw_curve
 from moa_jax.evaluation.toy.findings import Results, RowResult
 from moa_jax.evaluation.toy.report import SHOWN, choose_trials, write_report
-from moa_jax.evaluation.toy.tables import STUDY, Table
+from moa_jax.evaluation.toy.tables import Table
 from tests.evaluation.made_up import TRIALS, numbers, renders
 
 
@@ -31,7 +31,7 @@ def test_every_row_that_was_measured_is_reported(results, tmp_path):
         name: np.full((SHOWN, 64, 64, 3), shade, np.uint8)
         for name, shade in (("prior", 90), ("moa", 200))
     }
-    values, page, figure = write_report(tmp_path / "new", results, STUDY, TRIALS, pictures)
+    values, page, figure = write_report(tmp_path / "new", results, TRIALS, pictures)
     kept = json.loads(values.read_text())
     assert [len(row["runs"]) for row in kept["rows"]] == [1, 2, 0, 1]
     assert kept["rows"][1]["runs"][1] == numbers(0.82)
@@ -60,7 +60,7 @@ def test_a_table_with_weights_has_a_column_and_a_curve_of_them(results, tmp_path
     rows = [dataclasses.replace(row, weights=10 ** (4 + i)) for i, row in enumerate(results.rows)]
     counted = dataclasses.replace(results, rows=rows)
     table = Table("mine", "My rows", lambda config: [], option=" --table mine:rows")
-    values, page, figure = write_report(tmp_path, counted, table)
+    values, page, figure = write_report(tmp_path, counted, table=table)
     assert [file.name for file in (values, page, figure)] == ["mine.json", "mine.md", "mine.png"]
     text = page.read_text()
     assert text.startswith(

@@ -245,7 +245,7 @@ def _report(
         if strip is not None:
             strips[row.name] = strip
     results = Results(study.renders(), found, dataclasses.asdict(study.protocol))
-    write_report(out, results, table, study.trials, strips)
+    write_report(out, results, study.trials, strips, table)
     return results
 
 

@@ -65,17 +65,17 @@ LEGEND = """
 def write_report(
     folder: Path,
     results: Results,
-    table: Table = STUDY,
     trials: Sequence[Trial] = (),
     pictures: Mapping[str, Pictures] | None = None,
+    table: Table = STUDY,
 ) -> list[Path]:
     """Write NAME.json, NAME.md and NAME.png; of the study, NAME is "toy".
 
     Args:
         folder: made if absent.
-        table: gives the name and the title.
         trials: all trials of the study.
         pictures: for each row that the figure shows, by its name, those of `choose_trials`.
+        table: gives the name and the title.
 
     Returns:
         The three files.
