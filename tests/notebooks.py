@@ -41,6 +41,14 @@ SMALL: dict[str, dict[str, object]] = {
         "PAIRS": 3,
         "DRAWING_STEPS": 2,
     },
+    "lab": {
+        "STEPS": 2,
+        "PICTURES": 32,
+        "PEOPLE": 1,
+        "CONTEXTS": 1,
+        "PAIRS": 3,
+        "DRAWING_STEPS": 2,
+    },
 }
 
 

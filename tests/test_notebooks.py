@@ -100,3 +100,12 @@ def test_the_third_puts_ideas_of_ones_own_into_the_table(variables, tmp_path):
             "extra_loss"
         ]
     )
+
+
+@pytest.mark.slow
+def test_the_fourth_takes_an_equation_to_its_row(variables, tmp_path):
+    words = said(execute("lab", tmp_path, variables, SMALL["lab"]))
+    assert "class LoraExpert(Expert)" in words and "Equation: y = W x + scale B A x" in words
+    assert "moa: 852,892 weights" in words  # counted by hand: the copies, and the routers
+    for row in ("the prior", "MoA, a full copy", "LoRA, rank 3"):
+        assert f"| {row} |" in words, words
