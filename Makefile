@@ -21,8 +21,8 @@ help:
 	@echo "               make test-colab, make test-newest: a quick part of it under one, if its Python is here"
 	@echo "make notebooks make each notebook and its Markdown the same, without outputs"
 	@echo "make release-check  build the sdist and the wheel into dist/ and use them in a clean environment"
-	@echo "make nightly   slow, mutations, worlds, the notebooks as they come, and make test's tests"
-	@echo "               as XLA optimizes for users"
+	@echo "make nightly   slow, mutations, worlds, what is too long for every change, the notebooks as"
+	@echo "               they come, and make test's tests as XLA optimizes for users"
 	@echo "make test-all  lint, run every test but mutations and worlds"
 	@echo "make docs      build the documentation's site in docs/_build/html, without network"
 	@echo "make linkcheck ask the network whether its links to other sites work"
@@ -36,7 +36,7 @@ test: lint
 	$(PYTEST) -m "not slow"
 
 slow: .venv/.installed-test
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not nightly"
 
 mutations: .venv/.installed-test
 	$(RUN) -m tests.mutations --jobs $(WORKERS)
@@ -58,6 +58,7 @@ release-check: .venv/.installed-test
 	$(RUN) -m tests.release $(if $(TAG),--tag "$(TAG)")
 
 nightly: slow mutations worlds
+	$(PYTEST) -m nightly
 	$(RUN) -m tests.notebooks
 	MOA_TESTS_OPTIMIZED=1 $(PYTEST) -m "not slow"
 

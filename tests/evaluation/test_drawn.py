@@ -77,7 +77,7 @@ def test_every_way_names_a_variant_and_settings_that_exist():
     off = next(way for way in WAYS if way.name == "off-coarse")
     dial = Settings(num_inference_steps=2, **off.settings).steering(blocks).dial
     np.testing.assert_array_equal(dial, [[1, 0, 0, 0, 1]] * 2)
-    last = next(way for way in WAYS if way.name == "off-last")
+    last = next(way for way in WAYS if way.name == "off-last-0.33")
     dial = Settings(num_inference_steps=3, **last.settings).steering(blocks[:1]).dial
     np.testing.assert_array_equal(dial[:, 0], [1, 1, 0])
 
@@ -101,12 +101,12 @@ def test_settings_that_are_objects_count_in_what_a_run_is_known_by():
 def test_the_command_leaves_a_page_and_its_numbers(study, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "Study", lambda *_: study)
     paths = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    assert command.main([*paths, "--ways", "off-last,stronger"]) == 0
+    assert command.main([*paths, "--ways", "off-last-0.33,stronger"]) == 0
     page = (tmp_path / "out/drawn.md").read_text()
     assert "| MoA as trained | 0.00 | 100.0 | +10.0 (+0.0 to +20.0) | 90.0 |" in page
-    assert "| expert off in the last third |" in page and "SCMoE" not in page
+    assert "| expert off in the last 33 % of the steps |" in page and "SCMoE" not in page
     kept = json.loads((tmp_path / "out/drawn.json").read_text())
-    assert [each["changed"] for each in kept] == [0, 40, 60]
+    assert [each["changed"] for each in kept] == [0, 40, 110]
     assert "all columns: " in capsys.readouterr().out
 
 

@@ -13,13 +13,18 @@ from moa_jax.testing import check_variant
 
 ROOT = Path(__file__).parents[2]
 SYSTEMS = [system for family in CATALOGUE.values() for system in family]
+# The first of each family is tried with every change, the others by `make nightly`.
+TRIED = [
+    pytest.param(system, id=system.short, marks=[pytest.mark.nightly] if place else [])
+    for family in CATALOGUE.values()
+    for place, system in enumerate(family)
+]
 TOOLS = [tool for group in BESIDE.values() for tool in group]
-by_name = pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.short)
 all_by_name = pytest.mark.parametrize("system", SYSTEMS + TOOLS, ids=lambda system: system.short)
 
 
 @pytest.mark.slow
-@by_name
+@pytest.mark.parametrize("system", TRIED)
 def test_a_system_is_a_variant(system):
     check_variant(resolve(system.variant))
 

@@ -67,15 +67,32 @@ def _strength(name: str, title: str, *strengths: Strength) -> Way:
     return Way(name, title, settings={"moa_strength": strengths})
 
 
+def _off_first(share: float) -> Way:
+    title = f"expert off in the first {100 * share:.0f} % of the steps"
+    return _strength(f"off-first-{share:g}", title, Strength(1.0), Strength(0.0, end=share))
+
+
 WAYS = (
     Way("as-trained", "MoA as trained"),
     *(_contrast(beta) for beta in (0.25, 0.5, 1.0)),
     _strength("stronger", "personalized weight times 1.5", Strength(1.5)),
+    *(_off_first(share) for share in (0.2, 0.33, 0.4, 0.5)),
     _strength(
-        "off-first", "expert off in the first third", Strength(1.0), Strength(0.0, end=1 / 3)
+        "off-first-0.4-stronger",
+        "expert off in the first 40 % of the steps, then times 1.5",
+        Strength(1.5),
+        Strength(0.0, end=0.4),
+    ),
+    Way(
+        "delay-0.33",
+        "FastComposer: no subject in the first 33 % of the steps",
+        settings={"delay": 0.33},
     ),
     _strength(
-        "off-last", "expert off in the last third", Strength(1.0), Strength(0.0, start=2 / 3)
+        "off-last-0.33",
+        "expert off in the last 33 % of the steps",
+        Strength(1.0),
+        Strength(0.0, start=0.67),
     ),
     _strength(
         "off-coarse",
