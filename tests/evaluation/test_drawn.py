@@ -13,7 +13,7 @@ from moa_jax.evaluation.drawn.ways import COARSE, WAYS, Way, compare, redrawn
 from moa_jax.evaluation.statistics import Estimate
 from moa_jax.evaluation.toy.study import Study, run_key
 from moa_jax.method.variant import resolve
-from moa_jax.method.weights import read_moa_card
+from moa_jax.method.weights import WEIGHTS_NAME, read_moa_card
 from moa_jax.sampling.pipeline import Pipeline
 from moa_jax.sampling.settings import Settings, Strength
 from moa_jax.toyworld import WEIGHTS
@@ -55,6 +55,9 @@ def test_another_variant_gets_the_same_weights_and_a_card_of_its_own(tmp_path):
     assert redrawn(MOA, "", tmp_path) == MOA
     assert redrawn(MOA, CONTRAST, tmp_path) == tmp_path
     card, was = read_moa_card(tmp_path), read_moa_card(MOA)
+    written = (tmp_path / WEIGHTS_NAME).stat().st_mtime_ns
+    redrawn(MOA, CONTRAST, tmp_path)
+    assert (tmp_path / WEIGHTS_NAME).stat().st_mtime_ns == written  # so its pictures stay known
     assert card.config.method.mixture == CONTRAST
     assert dataclasses.replace(card, config=was.config) == was
     trained, other = (
@@ -78,8 +81,8 @@ def test_every_way_names_a_variant_and_settings_that_exist():
     dial = Settings(num_inference_steps=2, **off.settings).steering(blocks).dial
     np.testing.assert_array_equal(dial, [[1, 0, 0, 0, 1]] * 2)
     last = next(way for way in WAYS if way.name == "off-last-0.33")
-    dial = Settings(num_inference_steps=3, **last.settings).steering(blocks[:1]).dial
-    np.testing.assert_array_equal(dial[:, 0], [1, 1, 0])
+    dial = Settings(num_inference_steps=4, **last.settings).steering(blocks[:1]).dial
+    np.testing.assert_array_equal(dial[:, 0], [1, 1, 1, 0])
 
 
 def test_all_are_compared_with_the_first(study, tmp_path):

@@ -19,7 +19,7 @@ from moa_jax.evaluation.sparse.rungs import change
 from moa_jax.evaluation.statistics import Estimate
 from moa_jax.evaluation.toy.metrics import mean
 from moa_jax.evaluation.toy.study import Study
-from moa_jax.method.weights import WEIGHTS_NAME, read_moa_card, save_moa
+from moa_jax.method.weights import CARD_NAME, WEIGHTS_NAME, read_moa_card, save_moa
 from moa_jax.sampling.settings import Strength
 
 COARSE = ("down_blocks.1", "mid_block", "up_blocks.0")  # of the toy world's U-Net
@@ -117,7 +117,10 @@ def redrawn(weights: Path, mixture: str, folder: Path) -> Path:
         return weights
     card = read_moa_card(weights)
     config = override(card.config, [f"method.mixture={mixture}"])
-    save_moa(folder, load_file(weights / WEIGHTS_NAME), dataclasses.replace(card, config=config))
+    card = dataclasses.replace(card, config=config)
+    # Written once: the same weights make another file each time, which would be drawn anew.
+    if not (folder / CARD_NAME).is_file() or read_moa_card(folder) != card:
+        save_moa(folder, load_file(weights / WEIGHTS_NAME), card)
     return folder
 
 
