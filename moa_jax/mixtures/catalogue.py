@@ -164,4 +164,19 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             f"{_TESTS}/test_prompts.py::test_only_the_expert_reads_the_rewritten_text",
         ),
     ),
+    "several adapters": (
+        System(
+            "X-LoRA",
+            "X-LoRA: Mixture of Low-Rank Adapter Experts, a Flexible Framework for Large Language "
+            "Models with Applications in Protein Mechanics and Molecular Design",
+            f"{_HERE}.several:XLora",
+            f"{_TESTS}/test_several.py::test_scalings_mix_adapters_inside_every_projection",
+        ),
+        System(
+            "MeteoRA",
+            "MeteoRA: Multiple-tasks Embedded LoRA for Large Language Models",
+            f"{_HERE}.gates:Meteora",
+            f"{_TESTS}/test_gates.py::test_every_projection_chooses_its_adapters",
+        ),
+    ),
 }
