@@ -178,5 +178,25 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             f"{_HERE}.gates:Meteora",
             f"{_TESTS}/test_gates.py::test_every_projection_chooses_its_adapters",
         ),
+        System(
+            "MixDA",
+            "Mixture-of-Domain-Adapters: Decoupling and Injecting Domain Knowledge to Pre-trained "
+            "Language Models Memories",
+            f"{_HERE}.domains:MixDa",
+            f"{_TESTS}/test_domains.py::test_a_gate_adds_what_the_adapters_know_to_the_network",
+        ),
+        System(
+            "LT-SFT",
+            "Composable Sparse Fine-Tuning for Cross-Lingual Transfer",
+            f"{_HERE}.sparse_tuning:LtSft",
+            f"{_TESTS}/test_sparse_tuning.py::"
+            "test_the_numbers_that_changed_most_are_tuned_from_the_start",
+        ),
+        System(
+            "MOS",
+            "MOS: Model Surgery for Pre-Trained Model-Based Class-Incremental Learning",
+            f"{_HERE}.surgery:Mos",
+            f"{_TESTS}/test_surgery.py::test_drawing_settles_on_the_task_that_the_features_are_of",
+        ),
     ),
 }

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,7 @@ from moa_jax.mixtures.options import require, require_count
 from moa_jax.mixtures.shared import low_rank, strongest
 
 SCALINGS = "scalings"  # under this name they are sown, and handed on
+V = TypeVar("V")
 OF_WORDS = ("to_k", "to_v")  # the projections of cross-attention that see words, not pixels
 
 
@@ -102,16 +103,29 @@ class SeveralLoras(Lora):
 
     def _read(self, folder: str) -> dict[str, np.ndarray]:
         """Read a run, with the quotient of the scales in its second factors."""
-        name = read_moa_card(folder).config.method.mixture
-        lora = resolve(name)
-        if type(lora) is not Lora or lora.rank != self.rank:
-            raise InputError(
-                f"method.mixture: runs: {folder!r} is of method.mixture={name!r}, and must be of "
-                f"moa_jax.mixtures.lowrank:Lora with rank={self.rank}"
-            )
-        weights = read_weights(folder)
+        lora, weights = read_run(folder, Lora(self.rank))
         ups = [path for path in weights if path.endswith(".up.kernel")]
         return weights | {path: lora.scale / self.scale * weights[path] for path in ups}
+
+
+def read_run(folder: str, like: V) -> tuple[V, dict[str, np.ndarray]]:
+    """Read the weights of a finished run, by their path, and the variant that it trained.
+
+    Args:
+        like: a variant of the same class and rank.
+
+    Raises:
+        InputError: the run is missing, or of another class or rank.
+    """
+    name = read_moa_card(folder).config.method.mixture
+    found = resolve(name)
+    if type(found) is not type(like) or found.rank != like.rank:
+        kind = f"{type(like).__module__}:{type(like).__name__}"
+        raise InputError(
+            f"method.mixture: runs: {folder!r} is of method.mixture={name!r}, and must be of "
+            f"{kind} with rank={like.rank}"
+        )
+    return found, read_weights(folder)
 
 
 _FACTOR = re.compile(r"\.personalized\.(?:to_q|to_k|to_v|to_out\.0)\.(down|up)\.kernel$")

@@ -60,13 +60,14 @@ def test_every_projection_chooses_its_adapters(cross):
 def forward(extra, alone=False):
     """Two pictures of 4x4 latents: a man left and a kid right; then a word of no adapter.
 
-    With `alone`, the first picture has the kid everywhere, and the man's mask is empty.
+    The second subject of the second picture is absent, and its place is after the last word. With
+    `alone`, the first picture has the kid everywhere, and the man's mask is empty.
     """
     masks = np.zeros((2, 2, 4, 4), np.float32)
-    masks[0, 0, :, :2], masks[0, 1, :, 2:], masks[1, 0] = 1 - alone, 1, 1
+    masks[0, 0, :, :2], masks[0, 1, :, 2:], masks[1] = 1 - alone, 1, 1
     masks[0, 1, :, :2] = alone
     batch = {
-        "input_ids": jnp.array([[9, 20, 9, 9, 22, 9], [9, 9, 30, 9, 9, 9]]),
+        "input_ids": jnp.array([[9, 20, 9, 9, 22, 9], [9, 9, 30, 9, 9, 20]]),
         "subject_tokens": jnp.array([[1, 4], [2, 6]]),
         "subject_present": jnp.array([[True, True], [True, False]]),
         "masks": jnp.array(masks),
