@@ -198,5 +198,11 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             f"{_HERE}.surgery:Mos",
             f"{_TESTS}/test_surgery.py::test_drawing_settles_on_the_task_that_the_features_are_of",
         ),
+        System(
+            "Meta-DMoE",
+            "Meta-DMoE: Adapting to Domain Shift by Meta-Distillation from Mixture-of-Experts",
+            f"{_HERE}.distillation:MetaDmoe",
+            f"{_TESTS}/test_distillation.py::test_the_student_takes_one_step_towards_the_teachers",
+        ),
     ),
 }

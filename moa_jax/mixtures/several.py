@@ -92,14 +92,14 @@ class SeveralLoras(Lora):
         found, runs = super().start(added, prior), [self._read(folder) for folder in self.runs]
         for path in added:
             key = ".".join(("unet", *path))
-            if runs and (factor := _FACTOR.search(key)):
+            if runs and is_factor(key):
                 parts = [weights[key] for weights in runs]
-                found[path] = np.concatenate(parts, axis=1 if factor[1] == "down" else 0)
+                found[path] = np.concatenate(parts, axis=1 if path[-2].endswith("down") else 0)
         return found
 
     def learns(self, path: str) -> bool:
         """Tell whether a weight learns: the adapters of finished runs do not."""
-        return not (self.runs and _FACTOR.search(path))
+        return not (self.runs and is_factor(path))
 
     def _read(self, folder: str) -> dict[str, np.ndarray]:
         """Read a run, with the quotient of the scales in its second factors."""
@@ -128,7 +128,10 @@ def read_run(folder: str, like: V) -> tuple[V, dict[str, np.ndarray]]:
     return found, read_weights(folder)
 
 
-_FACTOR = re.compile(r"\.personalized\.(?:to_q|to_k|to_v|to_out\.0)\.(down|up)\.kernel$")
+def is_factor(path: str) -> bool:
+    """Tell whether a weight is one of the adapters' factors."""
+    pattern = r"\.personalized\.(?:to_q|to_k|to_v|to_out\.0)\.(?:down|up)\.kernel$"
+    return re.search(pattern, path) is not None
 
 
 class ScaledLoras(WeighedLoras):
