@@ -21,7 +21,7 @@ from moa_jax.method.variant import Flat, Forward, Variant
 from moa_jax.mixtures.modalities import CrossMixture
 from moa_jax.mixtures.options import require, require_count
 from moa_jax.mixtures.prompts import FrozenExpert
-from moa_jax.mixtures.several import read_run
+from moa_jax.mixtures.runs import read_run
 from moa_jax.mixtures.shared import low_rank
 
 CHANGE = "change"  # under this name every network sows the size of what it adds
@@ -121,7 +121,8 @@ class MixDa(Variant):
     def start(self, added: Flat, prior: Flat) -> Flat:
         """Return the adapters of the finished runs."""
         found = super().start(added, prior)
-        runs = [read_run(folder, self)[1] for folder in self.runs]
+        first = {"rank": self.rank, "number": 1}
+        runs = [read_run(folder, MixDa, **first)[1] for folder in self.runs]
         for path in added:
             key = ".".join(("unet", *path))
             if runs and (adapter := _ADAPTER.search(key)):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,14 +21,13 @@ from moa_jax.config import MethodConfig
 from moa_jax.errors import InputError
 from moa_jax.method.mixture import Expert, MixtureOfAttention
 from moa_jax.method.router import EXACT, ROUTER
-from moa_jax.method.variant import Flat, Observations, Run, resolve
-from moa_jax.method.weights import read_moa_card, read_weights
+from moa_jax.method.variant import Flat, Observations, Run
 from moa_jax.mixtures.lowrank import Lora
 from moa_jax.mixtures.options import require, require_count
+from moa_jax.mixtures.runs import read_run
 from moa_jax.mixtures.shared import low_rank, strongest
 
 SCALINGS = "scalings"  # under this name they are sown, and handed on
-V = TypeVar("V")
 OF_WORDS = ("to_k", "to_v")  # the projections of cross-attention that see words, not pixels
 
 
@@ -103,29 +102,9 @@ class SeveralLoras(Lora):
 
     def _read(self, folder: str) -> dict[str, np.ndarray]:
         """Read a run, with the quotient of the scales in its second factors."""
-        lora, weights = read_run(folder, Lora(self.rank))
+        lora, weights = read_run(folder, Lora, rank=self.rank)
         ups = [path for path in weights if path.endswith(".up.kernel")]
         return weights | {path: lora.scale / self.scale * weights[path] for path in ups}
-
-
-def read_run(folder: str, like: V) -> tuple[V, dict[str, np.ndarray]]:
-    """Read the weights of a finished run, by their path, and the variant that it trained.
-
-    Args:
-        like: a variant of the same class and rank.
-
-    Raises:
-        InputError: the run is missing, or of another class or rank.
-    """
-    name = read_moa_card(folder).config.method.mixture
-    found = resolve(name)
-    if type(found) is not type(like) or found.rank != like.rank:
-        kind = f"{type(like).__module__}:{type(like).__name__}"
-        raise InputError(
-            f"method.mixture: runs: {folder!r} is of method.mixture={name!r}, and must be of "
-            f"{kind} with rank={like.rank}"
-        )
-    return found, read_weights(folder)
 
 
 def is_factor(path: str) -> bool:

@@ -16,11 +16,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from moa_jax.config import MethodConfig
-from moa_jax.errors import InputError
 from moa_jax.method.mixture import Expert, counterpart
-from moa_jax.method.variant import Flat, Moment, Params, Variant, resolve
-from moa_jax.method.weights import read_moa_card, read_weights
+from moa_jax.method.variant import Flat, Moment, Params, Variant
 from moa_jax.mixtures.options import require
+from moa_jax.mixtures.runs import read_run
 
 MASK = ".mask"  # ends the name of what says which numbers of a weight are tuned
 
@@ -74,7 +73,7 @@ class LtSft(Variant):
     def start(self, added: Flat, prior: Flat) -> Flat:
         """Return the prior's weights for the expert, and the masks."""
         begun = super().start(added, prior)
-        dense = _weights_of(self.dense, Variant) if self.dense else None
+        dense = read_run(self.dense, Variant)[1] if self.dense else None
         scores = {}
         for path in begun:
             if dense is None:
@@ -121,7 +120,7 @@ class ComposedSft(Variant):
     def start(self, added: Flat, prior: Flat) -> Flat:
         """Return the sum."""
         begun = super().start(added, prior)
-        runs = [_weights_of(folder, LtSft) for folder in self.runs]
+        runs = [read_run(folder, LtSft)[1] for folder in self.runs]
         return {path: _composed(_joined(path), leaf, runs) for path, leaf in begun.items()}
 
 
@@ -129,16 +128,6 @@ def _composed(key: str, prior: Any, runs: list[dict[str, np.ndarray]]) -> np.nda
     exact = np.asarray(prior, np.float32)
     changes = [np.where(run[key + MASK], run[key] - exact, 0) for run in runs]
     return exact + sum(changes)
-
-
-def _weights_of(folder: str, kind: type[Variant]) -> dict[str, np.ndarray]:
-    name = read_moa_card(folder).config.method.mixture
-    if type(resolve(name)) is not kind:
-        must = "moa" if kind is Variant else f"{kind.__module__}:{kind.__name__}"
-        raise InputError(
-            f"method.mixture: {folder!r} is of method.mixture={name!r}, and must be of {must}"
-        )
-    return read_weights(folder)
 
 
 def _joined(path: tuple[str, ...]) -> str:

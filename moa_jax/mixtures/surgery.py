@@ -14,12 +14,11 @@ from jaxtyping import Array, Float, Int
 
 from moa_jax.backbone.attention_kernels import Attend
 from moa_jax.config import MethodConfig
-from moa_jax.errors import InputError
 from moa_jax.method.mixture import Expert, MixtureOfAttention
 from moa_jax.method.variant import Flat, Forward, Moment, Observations, Params, Run
 from moa_jax.mixtures.lowrank import Lora
 from moa_jax.mixtures.options import require, require_count
-from moa_jax.mixtures.several import read_run
+from moa_jax.mixtures.runs import read_run
 from moa_jax.mixtures.shared import low_rank
 
 TASK, DISTANCES = "task", "distances"
@@ -157,12 +156,8 @@ class Mos(Lora):
         found = super().start(added, prior)
         if not self.earlier:
             return found
-        before, weights = read_run(self.earlier, self)
-        if before.tasks != self.tasks - 1:
-            raise InputError(
-                f"method.mixture: earlier={self.earlier!r} is of tasks={before.tasks}, and must be "
-                f"of {self.tasks - 1}, or tasks={before.tasks + 1} be given"
-            )
+        before = {"rank": self.rank, "scale": self.scale, "tasks": self.tasks - 1}
+        _, weights = read_run(self.earlier, Mos, **before)
         keys = {path: ".".join(("unet", *path)) for path in added}
         return found | {path: weights[key] for path, key in keys.items() if not self.learns(key)}
 

@@ -97,7 +97,7 @@ def test_the_second_stage_keeps_the_adapters_of_the_first(tmp_path):
     learned = {path[2] for path in added if second.learns(".".join(("unet", *path)))}
     assert learned == {"router.query", "router.key"}
     assert all(first.learns(".".join(("unet", *path))) for path in added)
-    with pytest.raises(InputError, match=r"domains:MixDa with rank=2"):
+    with pytest.raises(InputError, match=r"domains:MixDa, rank=2, number=1"):
         MixDa(number=2, rank=2, runs=tuple(folders)).start(added, {})
 
 

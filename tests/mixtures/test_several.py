@@ -163,11 +163,11 @@ def test_finished_runs_are_put_side_by_side_and_stay_as_they_are(tmp_path):
     assert fixed == {".".join(("unet", *path)) for path in found}
     assert all(XLora().learns(path) for path in paths)
 
-    with pytest.raises(InputError, match=r"men'.*Lora with rank=3"):
+    with pytest.raises(InputError, match=r"men'.*Lora, rank=3"):
         XLora(number=2, rank=3, runs=tuple(folders)).start(added, {})
     other = str(tmp_path / "other")
     written(other, Mora(rank=2, keep=2), 50)
-    with pytest.raises(InputError, match="must be of moa_jax.mixtures.lowrank:Lora"):
+    with pytest.raises(InputError, match="name a run of moa_jax.mixtures.lowrank:Lora"):
         XLora(number=1, rank=2, runs=(other,)).start(added, {})
 
 

@@ -131,7 +131,7 @@ def test_runs_add_up_in_any_order(tmp_path):
         assert found.keys() == expected.keys()
         for path, leaf in found.items():
             np.testing.assert_allclose(leaf, expected[path], atol=1e-6)
-    with pytest.raises(InputError, match="sparse_tuning:LtSft.*, and must be of moa"):
+    with pytest.raises(InputError, match="sparse_tuning:LtSft.*name a run of moa$"):
         LtSft(folders[0]).start(added, prior)
 
 

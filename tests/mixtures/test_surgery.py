@@ -145,7 +145,7 @@ def test_a_run_takes_over_what_the_earlier_tasks_learnt(tmp_path):
     fixed = {path for path in added if not second.learns(".".join(("unet", *path)))}
     assert fixed == found.keys()
     assert len(added) - len(found) == 9 + len([path for path in own if path[0] == "router"])
-    with pytest.raises(InputError, match=r"is of tasks=1, and must be of 2"):
+    with pytest.raises(InputError, match=r"name a run of .*Mos, rank=2, scale=1.0, tasks=2"):
         Mos(tasks=3, earlier=str(tmp_path), rank=2).start(added, {})
 
 
