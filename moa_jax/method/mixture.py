@@ -158,7 +158,7 @@ class MixtureOfAttention(Attention):
         watch: Int[Array, "B K"] | None = None,
     ) -> Float[Array, "B H W D"]:
         """Attend with every expert and mix."""
-        made = self.experts(self.block)
+        made = self.builders(hidden, context)
         attended = [None] * (1 + len(made))
         if self.cross:
             attended = context.for_experts(self.block, tuple(made))
@@ -203,6 +203,15 @@ class MixtureOfAttention(Attention):
             # In self-attention there are no words to watch.
             outputs.append(expert(hidden, tokens, context.tokens if self.cross else None))
         return self.finish(outputs, routing)
+
+    def builders(
+        self, hidden: Float[Array, "B H W D"], context: ExpertContext
+    ) -> Mapping[str, Callable[..., nn.Module]]:
+        """Return a builder for each expert beside the prior, by the expert's name.
+
+        A subclass may give its experts something of the context beyond what they attend to.
+        """
+        return self.experts(self.block)
 
     def finish(
         self, outputs: Sequence[Float[Array, "B H W D"]], routing: Float[Array, "B H W E"]

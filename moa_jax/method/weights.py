@@ -188,10 +188,9 @@ def read_carried(folder: str | Path, mask: Any) -> dict[str, np.ndarray]:
         must hold them too, because they are not the base's.
     """
     learning = leaf_paths(mask)
-    arrays = _read_arrays(packaged(folder) / WEIGHTS_NAME)
     return {
         key: array
-        for key, array in arrays.items()
+        for key, array in read_weights(folder).items()
         if key.startswith("image_encoder.") and not learning[key]
     }
 
@@ -216,6 +215,15 @@ def read_shapes(folder: str | Path) -> dict[str, list[int]]:
     """
     with _opened(Path(folder) / WEIGHTS_NAME) as file:
         return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+
+
+def read_weights(folder: str | Path) -> dict[str, np.ndarray]:
+    """Read all weights of `folder` by their path, exactly as the file has them.
+
+    Raises:
+        InputError: the file is missing, truncated or damaged.
+    """
+    return _read_arrays(packaged(folder) / WEIGHTS_NAME)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

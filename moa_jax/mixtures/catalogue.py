@@ -164,4 +164,45 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             f"{_TESTS}/test_prompts.py::test_only_the_expert_reads_the_rewritten_text",
         ),
     ),
+    "several adapters": (
+        System(
+            "X-LoRA",
+            "X-LoRA: Mixture of Low-Rank Adapter Experts, a Flexible Framework for Large Language "
+            "Models with Applications in Protein Mechanics and Molecular Design",
+            f"{_HERE}.several:XLora",
+            f"{_TESTS}/test_several.py::test_scalings_mix_adapters_inside_every_projection",
+        ),
+        System(
+            "MeteoRA",
+            "MeteoRA: Multiple-tasks Embedded LoRA for Large Language Models",
+            f"{_HERE}.gates:Meteora",
+            f"{_TESTS}/test_gates.py::test_every_projection_chooses_its_adapters",
+        ),
+        System(
+            "MixDA",
+            "Mixture-of-Domain-Adapters: Decoupling and Injecting Domain Knowledge to Pre-trained "
+            "Language Models Memories",
+            f"{_HERE}.domains:MixDa",
+            f"{_TESTS}/test_domains.py::test_a_gate_adds_what_the_adapters_know_to_the_network",
+        ),
+        System(
+            "LT-SFT",
+            "Composable Sparse Fine-Tuning for Cross-Lingual Transfer",
+            f"{_HERE}.sparse_tuning:LtSft",
+            f"{_TESTS}/test_sparse_tuning.py::"
+            "test_the_numbers_that_changed_most_are_tuned_from_the_start",
+        ),
+        System(
+            "MOS",
+            "MOS: Model Surgery for Pre-Trained Model-Based Class-Incremental Learning",
+            f"{_HERE}.surgery:Mos",
+            f"{_TESTS}/test_surgery.py::test_drawing_settles_on_the_task_that_the_features_are_of",
+        ),
+        System(
+            "Meta-DMoE",
+            "Meta-DMoE: Adapting to Domain Shift by Meta-Distillation from Mixture-of-Experts",
+            f"{_HERE}.distillation:MetaDmoe",
+            f"{_TESTS}/test_distillation.py::test_the_student_takes_one_step_towards_the_teachers",
+        ),
+    ),
 }
