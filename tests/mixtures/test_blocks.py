@@ -42,15 +42,22 @@ def attend_over_blocks(params, hidden, labels, threshold):
     return dense(params["to_out.0"], mixed), kept[..., labels].mean((1, 2, 3))
 
 
-@pytest.mark.parametrize(("block", "threshold"), [(0, 0.3), (1, 0.3), (1, 0.6), (3, 0.9)])
-def test_a_head_keeps_its_most_similar_blocks(block, threshold):
-    layer = BlocksExpert(**SIZES, block=block, threshold=threshold, side=2)
-    params = move(start(layer, None))
-    tiles = [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
-    runs = [[0] * 4, [1] * 4, [2] * 4, [3] * 4]
-    labels = np.array(tiles if block % 2 else runs).ravel()
-    expected, density = attend_over_blocks(params, HIDDEN, labels, threshold)
-    output, sown = run(layer, params, None)
+RUNS = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+TILES = [0, 0, 1, 0, 0, 1, 2, 2, 3, 2, 2, 3]  # of four rows and three columns
+
+
+@pytest.mark.parametrize(
+    ("block", "labels", "threshold"),
+    [(0, RUNS, 0.3), (1, TILES, 0.3), (1, TILES, 0.6), (3, TILES, 0.9)],
+)
+def test_a_head_keeps_its_most_similar_blocks(block, labels, threshold):
+    layer, hidden = (
+        BlocksExpert(**SIZES, block=block, threshold=threshold, side=2),
+        HIDDEN[:, :, 1:],
+    )
+    params = move(start(layer, None, hidden))
+    expected, density = attend_over_blocks(params, hidden, np.array(labels), threshold)
+    output, sown = run(layer, params, None, hidden)
     np.testing.assert_allclose(output, expected, atol=2e-5)
     np.testing.assert_allclose(sown["density"][0], density, rtol=1e-6)
     assert density.min() > 0.25 and density.max() < 1
