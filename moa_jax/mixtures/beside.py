@@ -23,8 +23,17 @@ class Tool(NamedTuple):
     test: str
 
 
+_HERE, _TESTS = "moa_jax.mixtures", "tests/mixtures"
+
 BESIDE: dict[str, tuple[Tool, ...]] = {
-    "compression": (),
+    "compression": (
+        Tool(
+            "QMoE",
+            "QMoE: Practical Sub-1-Bit Compression of Trillion-Parameter Models",
+            f"{_HERE}.ternary:compress",
+            f"{_TESTS}/test_ternary.py::test_later_inputs_make_up_for_the_error_of_earlier_ones",
+        ),
+    ),
     "attribution": (),
     "placement": (),
     "overlap": (),
