@@ -33,6 +33,13 @@ BESIDE: dict[str, tuple[Tool, ...]] = {
             f"{_HERE}.ternary:compress",
             f"{_TESTS}/test_ternary.py::test_later_inputs_make_up_for_the_error_of_earlier_ones",
         ),
+        Tool(
+            "D2MoE",
+            "D²MoE: Dual Routing and Dynamic Scheduling for Efficient On-Device MoE-based LLM "
+            "Serving",
+            f"{_HERE}.bits:compress",
+            f"{_TESTS}/test_bits.py::test_bits_go_where_they_gain_most",
+        ),
     ),
     "attribution": (),
     "placement": (),

@@ -1,6 +1,7 @@
 """The committed MoA of the toy world, and pictures that it has not seen, at several noises."""
 
 from functools import cache
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ def trained(count=8, seed=31):
     """Load the model, with the arguments of `model.denoise` for `count` pictures."""
     loaded = load(BASE, MOA_WEIGHTS)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        write_data(folder, count, seed=seed)
+        write_data(Path(folder), count, seed=seed)
         changes = [
             f"data.path={folder}",
             "data.encoded=none",
