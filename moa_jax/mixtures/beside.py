@@ -40,8 +40,23 @@ BESIDE: dict[str, tuple[Tool, ...]] = {
             f"{_HERE}.bits:compress",
             f"{_TESTS}/test_bits.py::test_bits_go_where_they_gain_most",
         ),
+        Tool(
+            "EAQuant",
+            "EAQuant: Enhancing Post-Training Quantization for MoE Models via Expert-Aware "
+            "Optimization",
+            f"{_HERE}.smoothing:smooth",
+            f"{_TESTS}/test_smoothing.py"
+            "::test_one_factor_serves_the_prior_the_experts_and_the_router",
+        ),
     ),
-    "attribution": (),
+    "attribution": (
+        Tool(
+            "BEE",
+            "BEE: Metric-Adapted Explanations via Baseline Exploration-Exploitation",
+            f"{_HERE}.attribution:explain",
+            f"{_TESTS}/test_attribution.py::test_the_best_map_of_the_family_that_the_metric_likes",
+        ),
+    ),
     "placement": (),
     "overlap": (),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
@@ -35,10 +36,14 @@ class Nested(Quantized):
 
     bits: int = MOST
 
-    def astype(self, dtype: Any) -> jax.Array:
+    def astype(self, dtype: Any) -> Any:
         """Compute the array in float32, and round it to a dtype."""
-        cells = jnp.asarray(self.values, jnp.float32) + (0.5 - 2 ** (self.bits - 1))
+        cells = self.values.astype(np.float32) + np.float32(0.5 - 2 ** (self.bits - 1))
         return (cells * self.scale).astype(dtype)
+
+    def __jax_array__(self) -> jax.Array:
+        """Compute the array, for Flax's layers."""
+        return jnp.asarray(self.astype(self.dtype))
 
     def keep(self, bits: int) -> "Nested":
         """Drop the lower bits; `bits` of them stay."""
@@ -48,11 +53,10 @@ class Nested(Quantized):
 
 def nest(kernel: Any) -> Nested:
     """Cut the range of each output into 2^MOST cells, and number them."""
-    exact = jnp.asarray(kernel, jnp.float32)
-    largest = jnp.max(jnp.abs(exact), axis=0, keepdims=True)
-    scale = jnp.maximum(largest, 1e-30) / 2 ** (MOST - 1)
-    cells = jnp.clip(jnp.floor(exact / scale) + 2 ** (MOST - 1), 0, 2**MOST - 1)
-    return Nested(cells.astype(jnp.uint8), scale, jnp.dtype(jnp.float32), MOST)
+    exact = np.asarray(kernel, np.float32)
+    scale = np.maximum(abs(exact).max(axis=0, keepdims=True), 1e-30) / 2 ** (MOST - 1)
+    cells = np.clip(np.floor(exact / scale) + 2 ** (MOST - 1), 0, 2**MOST - 1)
+    return Nested(cells.astype(np.uint8), scale, np.dtype(np.float32), MOST)
 
 
 def route(
@@ -131,7 +135,7 @@ def compress(
     nested = {path: nest(leaf) for own in kernels.values() for path, leaf in own.items()}
     errors = {}
     for layer, own in kernels.items():
-        heat = jnp.mean(jnp.square(routing[layer][..., 1:]))
+        heat = np.square(routing[layer][..., 1:]).mean()
         by_width = sum(_errors(leaf, nested[p], grams[".".join(p[:-1])]) for p, leaf in own.items())
         errors[layer] = (heat * by_width).tolist()
     sizes = {layer: sum(leaf.size for leaf in own.values()) for layer, own in kernels.items()}
@@ -142,11 +146,9 @@ def compress(
     return {**params, "unet": unflatten_dict(flat)}, widths
 
 
-def _errors(kernel: Any, nested: Nested, gram: Array) -> Float[Array, " widths"]:
+def _errors(kernel: Any, nested: Nested, gram: Any) -> Float[np.ndarray, " widths"]:
     """Measure the outputs' mean square error with 1 to MOST bits, as a share of the outputs'."""
-
-    def size(matrix: Any) -> Array:
-        return jnp.sum(matrix * (gram @ matrix))
-
-    kept = (jnp.asarray(nested.keep(bits)) for bits in range(1, MOST + 1))
-    return jnp.stack([size(kernel - each) for each in kept]) / size(kernel)
+    exact, products = np.asarray(kernel), np.asarray(gram)
+    off = [exact - nested.keep(bits).astype(np.float32) for bits in range(1, MOST + 1)]
+    sizes = np.array([(each * (products @ each)).sum() for each in (*off, exact)])
+    return sizes[:-1] / sizes[-1]

@@ -1,7 +1,7 @@
 """What dense layers read while a trained model predicts, for what is fitted to it afterwards."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import flax.linen as nn
@@ -12,20 +12,34 @@ MEASURED = "measured"
 
 
 @contextmanager
-def measuring(measure: Callable[[Array], Array]) -> Iterator[None]:
-    """Sow a measure of what every dense layer reads, in all that is traced meanwhile.
+def reading(change: Callable[[nn.Dense, Any], Any]) -> Iterator[None]:
+    """Change what dense layers read, in all that is traced meanwhile.
 
-    It is the intermediate MEASURED, which the model's observations have under `extra`; see
-    `measures`.
+    Args:
+        change: called with the layer and what it would read; returns what it reads.
     """
 
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
-            context.module.sow("intermediates", MEASURED, measure(args[0]))
+            args = (change(context.module, args[0]), *args[1:])
         return call(*args, **kwargs)
 
     with nn.intercept_methods(intercept):
         yield
+
+
+def measuring(measure: Callable[[Any], Array]) -> AbstractContextManager[None]:
+    """Sow a measure of what every dense layer reads, in all that is traced meanwhile.
+
+    It is the intermediate MEASURED, which a model's observations have under `extra`; see
+    `measures`.
+    """
+
+    def sow(layer: nn.Dense, source: Any) -> Any:
+        layer.sow("intermediates", MEASURED, measure(source))
+        return source
+
+    return reading(sow)
 
 
 def measures(extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def test_bits_go_where_they_gain_most():
         assert len(given) == budget - 6
     order = route(errors, dict.fromkeys(errors, 1), 24.0, 2)
     assert order[:3] == ["hot", "hot", "warm"] and order.index("cold") == 7
-    # A layer of four times the size has to gain four times as much.
-    assert route(errors, {"hot": 6, "warm": 1, "cold": 1}, 17.0, 2) == ["warm"]
+    # A layer of six times the size has to gain six times as much.
+    assert route(errors, {"hot": 6, "warm": 1, "cold": 1}, 22.0, 2)[0] == "warm"
 
 
 def test_a_layers_experts_are_rounded_to_its_width():
