@@ -140,6 +140,21 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             f"{_HERE}.heads:MixtureOfHeads",
             f"{_TESTS}/test_heads.py::test_each_pixel_adds_up_the_heads_that_it_chose",
         ),
+        System(
+            "UoE",
+            "Union of Experts: Adapting Hierarchical Routing to Equivalently Decomposed "
+            "Transformer",
+            f"{_HERE}.heads:UnionOfExperts",
+            f"{_TESTS}/test_union.py::test_heads_attend_among_the_pixels_that_they_take",
+        ),
+    ),
+    "blocks": (
+        System(
+            "VMoBA",
+            "VMoBA: Mixture-of-Block Attention for Video Diffusion Models",
+            f"{_HERE}.blocks:BlockAttention",
+            f"{_TESTS}/test_blocks.py::test_a_head_keeps_its_most_similar_blocks",
+        ),
     ),
     "guidance": (
         System(
