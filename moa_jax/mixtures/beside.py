@@ -49,6 +49,12 @@ BESIDE: dict[str, tuple[Tool, ...]] = {
             f"{_HERE}.placement:place",
             f"{_TESTS}/test_placement.py::test_no_placement_is_better",
         ),
+        Tool(
+            "HybriMoE",
+            "HybriMoE: Hybrid CPU-GPU Scheduling and Cache Management for Efficient MoE Inference",
+            f"{_HERE}.caching:HybriMoe",
+            f"{_TESTS}/test_caching.py::test_no_schedule_is_faster",
+        ),
     ),
     "overlap": (
         Tool(

@@ -9,6 +9,7 @@ import pytest
 from moa_jax.errors import InputError
 from moa_jax.mixtures.parallel import ExpertParallel, spread
 from moa_jax.mixtures.placement import arrange, choices, cost, flows, place
+from tests.mixtures.drawings import routing_of_a_drawing
 from tests.mixtures.one_layer import softmax
 from tests.mixtures.parallel_layers import EXPERTS, feed_forward, layer, mesh, tokens
 
@@ -85,3 +86,19 @@ def test_sorted_experts_compute_what_they_did():
     np.testing.assert_allclose(run(here, tokens()), run(layer(), tokens()), rtol=1e-4, atol=1e-5)
     loads = np.bincount(np.argmax(tokens() @ here["router"], axis=-1), minlength=EXPERTS)
     assert loads.reshape(8, 2).sum(1).max() == cost(placement[None], chosen, 8)
+
+
+@pytest.mark.slow
+def test_a_real_drawing_is_placed_as_well_as_can_be():
+    """Two experts in 14 layers; the best of all ways, found layer by layer."""
+    personalized = [each.reshape(-1, *each.shape[2:]) for each in routing_of_a_drawing().values()]
+    chosen = choices([np.stack([1 - each, each], axis=-1) for each in personalized])
+    ways = (np.array([0, 1]), np.array([1, 0]))
+    best = [0.0, 0.0]  # of the layers so far, by the way of the last
+    for before, after in zip(chosen, chosen[1:], strict=False):
+        best = [
+            min(best[number] + np.sum(way[before] != new[after]) for number, way in enumerate(ways))
+            for new in ways
+        ]
+    fullest = sum(np.bincount(each, minlength=2).max() for each in chosen)
+    assert cost(place(chosen, 2, 2), chosen, 2) == pytest.approx(fullest + min(best))
