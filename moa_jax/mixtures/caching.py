@@ -141,8 +141,8 @@ class HybriMoe:
     token; the bus brings one expert after the other. The largest loads are brought, the smallest
     are left to the slow device, which also takes over the smallest of those that are here. How many
     of each is tried out. While the bus is idle, it brings what is expected to shorten the next
-    moment most. In one drawing of the toy world, 12 steps with 92 uses of 10 experts and room for 5,
-    these scores missed 47 times, LRU 82, LFU 75, and with the future known it would be 40.
+    moment most. In one drawing of the toy world, with 92 uses of 10 experts and room for 5, these
+    scores missed 47 times, LRU 82, LFU 75, and who knows the future 40.
 
     Equation: time = min over b brought and s taken over of max(cpu * (the other loads + s smallest
         here), end of the fast device), where the j-th arrives at j * bus;

@@ -166,7 +166,7 @@ def spread(layer: ExpertParallel, mesh: Mesh) -> Callable[..., Float[Array, "T D
 
 @dataclass(frozen=True)
 class Hecate(ExpertParallel):
-    """Experts and their gradients stay with their owners; the hottest visit all devices.
+    """Experts, gradients and optimizer stay with their owners; the hottest visit all devices.
 
     Every device lends its `hot` most wanted experts to all others for one step, by one all-gather.
     Their tokens stay where they are, and their gradients come home by one reduce-scatter. Only the
@@ -187,6 +187,12 @@ class Hecate(ExpertParallel):
 
     hot: int = 1
     tail: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse buffers that hold nothing, or more than the others."""
+        super().__post_init__()
+        if not 0 < self.tail <= 1:
+            raise InputError(f"tail={self.tail}: must be in (0, 1]")
 
     def compute(
         self, weights: Any, buffers: Float[Array, "E C D"], load: Int[Array, " E"]

@@ -102,8 +102,8 @@ def test_a_score_that_was_not_chosen_keeps_an_expert():
 
 def test_a_moment_of_another_layer_tells_nothing_of_an_expert():
     scores = np.array([[0.8, np.nan], [np.nan, 0.5], [0.4, np.nan]])
-    worth = recent_scores(scores, share=0.5, top=1)
-    np.testing.assert_allclose(worth, [[0.4, 0.0], [0.4, 0.25], [0.4, 0.25]])
+    worth = recent_scores(scores, share=0.25, top=1)
+    np.testing.assert_allclose(worth, [[0.2, 0.0], [0.2, 0.125], [0.25, 0.125]])
 
 
 def test_bringing_what_is_expected_saves_time():
@@ -112,6 +112,14 @@ def test_bringing_what_is_expected_saves_time():
     plain, ahead = moe.replay(loads, scores), moe.replay(loads, scores, expected=loads)
     assert ahead.early > 0 == plain.early
     assert ahead.time < plain.time and ahead.missed < plain.missed
+    load, cached = np.array([5, 2, 9, 0, 4]), np.array([True, False, False, False, False])
+    there = [moe.schedule(load, cached | (np.arange(5) == expert)).time for expert in range(5)]
+    assert min(there) < max(there[1], there[4]) < there[3]
+    assert moe.most_useful(load, cached) == np.argmin(there)
+    assert moe.most_useful(load, load > 0) is None
+    assert HybriMoe(4, cpu=0.0).most_useful(load, cached) is None  # nothing to gain
+    rooms = [HybriMoe(size, bus=2.0).replay(loads, scores).missed for size in (3, 5, 8)]
+    assert rooms[0] > rooms[1] > rooms[2]
     everything = HybriMoe(8, gpu=1.0, cpu=1e9, bus=0.0)
     assert everything.replay(loads, scores).time == np.sum(loads > 0)
     with pytest.raises(InputError, match="share in"):
