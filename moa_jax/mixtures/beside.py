@@ -57,6 +57,48 @@ BESIDE: dict[str, tuple[Tool, ...]] = {
             f"{_TESTS}/test_attribution.py::test_the_best_map_of_the_family_that_the_metric_likes",
         ),
     ),
-    "placement": (),
-    "overlap": (),
+    "placement": (
+        Tool(
+            "Z-code M3",
+            "Scalable and Efficient MoE Training for Multitask Multilingual Models",
+            f"{_HERE}.parallel:ExpertParallel",
+            f"{_TESTS}/test_parallel.py::test_who_is_dropped_is_drawn_by_lot",
+        ),
+        Tool(
+            "Hecate",
+            "Hecate: Unlocking Efficient Sparse Model Training via Fully Sharded Sparse Data "
+            "Parallelism",
+            f"{_HERE}.parallel:Hecate",
+            f"{_TESTS}/test_parallel.py::test_hot_experts_visit_and_the_others_stay",
+        ),
+        Tool(
+            "MoETuner",
+            "MoETuner: Optimized Mixture of Expert Serving with Balanced Expert Placement and "
+            "Token Routing",
+            f"{_HERE}.placement:place",
+            f"{_TESTS}/test_placement.py::test_no_placement_is_better",
+        ),
+        Tool(
+            "HybriMoE",
+            "HybriMoE: Hybrid CPU-GPU Scheduling and Cache Management for Efficient MoE Inference",
+            f"{_HERE}.caching:HybriMoe",
+            f"{_TESTS}/test_caching.py::test_no_schedule_is_faster",
+        ),
+    ),
+    "overlap": (
+        Tool(
+            "Comet",
+            "Comet: Fine-grained Computation-communication Overlapping for Mixture-of-Experts",
+            f"{_HERE}.parallel:Comet",
+            f"{_TESTS}/test_parallel.py::test_pieces_travel_while_others_are_computed",
+        ),
+        Tool(
+            "SE-MoE",
+            "SE-MoE: A Scalable and Efficient Mixture-of-Experts Distributed Training and "
+            "Inference System",
+            f"{_HERE}.offload:stream",
+            f"{_TESTS}/test_offload.py::"
+            "test_a_chip_holds_two_blocks_and_copies_one_while_it_computes_the_other",
+        ),
+    ),
 }
