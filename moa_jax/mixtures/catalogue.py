@@ -185,4 +185,19 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             f"{_TESTS}/test_attributes.py::test_attributes_have_an_attention_beside_the_texts",
         ),
     ),
+    "memories": (
+        System(
+            "MoM",
+            "MoM: Linear Sequence Modeling with Mixture-of-Memories",
+            f"{_HERE}.memories:MixtureOfMemories",
+            f"{_TESTS}/test_memories.py::test_pixels_read_the_memories_that_they_write",
+        ),
+        System(
+            "Mixture-of-Mamba",
+            "Mixture-of-Mamba: Enhancing Multi-Modal State-Space Models with Modality-Aware "
+            "Sparsity",
+            f"{_HERE}.scan:MixtureOfMamba",
+            f"{_TESTS}/test_scan.py::test_a_state_passes_over_prompt_and_pixels",
+        ),
+    ),
 }
