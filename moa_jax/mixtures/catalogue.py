@@ -178,6 +178,42 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             f"{_HERE}.prompts:PAdapters",
             f"{_TESTS}/test_prompts.py::test_only_the_expert_reads_the_rewritten_text",
         ),
+        System(
+            "MoVA",
+            "MoVA: Adapting Mixture of Vision Experts to Multimodal Context",
+            f"{_HERE}.vision:VisionExperts",
+            f"{_TESTS}/test_vision.py::test_tokens_read_each_map_by_its_gate",
+            f"{_HERE}.vision:VisionExperts(widths=(1024, 4), grid=16)",
+        ),
+        System(
+            "SliME",
+            "Beyond LLaVA-HD: Diving into High-Resolution Large Multimodal Models",
+            f"{_HERE}.views:TwoViews",
+            f"{_TESTS}/test_views.py::test_quarters_are_reduced_and_the_word_chooses_among_them",
+            f"{_HERE}.views:TwoViews(width=1024, grid=16)",
+        ),
+        System(
+            "Att-Adapter",
+            "Att-Adapter: A Robust and Precise Domain-Specific Multi-Attributes T2I Diffusion "
+            "Adapter via Conditional VAE",
+            f"{_HERE}.attributes:AttributeAdapter",
+            f"{_TESTS}/test_attributes.py::test_attributes_have_an_attention_beside_the_texts",
+        ),
+    ),
+    "memories": (
+        System(
+            "MoM",
+            "MoM: Linear Sequence Modeling with Mixture-of-Memories",
+            f"{_HERE}.memories:MixtureOfMemories",
+            f"{_TESTS}/test_memories.py::test_pixels_read_the_memories_that_they_write",
+        ),
+        System(
+            "Mixture-of-Mamba",
+            "Mixture-of-Mamba: Enhancing Multi-Modal State-Space Models with Modality-Aware "
+            "Sparsity",
+            f"{_HERE}.scan:MixtureOfMamba",
+            f"{_TESTS}/test_scan.py::test_a_state_passes_over_prompt_and_pixels",
+        ),
     ),
     "several adapters": (
         System(
