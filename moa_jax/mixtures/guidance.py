@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from moa_jax.errors import InputError
 from moa_jax.method.sparse import Sparse
 from moa_jax.method.variant import Observations, Run, Variant
+from moa_jax.mixtures.options import require
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class SelfContrast(Variant):
 
     def __post_init__(self) -> None:
         """Refuse to go towards the weak prediction."""
-        if not (self.beta >= 0 and math.isfinite(self.beta)):
-            raise InputError(f"beta={self.beta}: must be a number of at least 0, such as 0.5")
+        fits = self.beta >= 0 and math.isfinite(self.beta)
+        require(fits, "beta", self.beta, "a number of at least 0, such as 0.5")
 
     def predict(self, run: Run, context: Any) -> tuple[Array, Observations]:
         """Predict; outside of training, and if beta is not 0, with a second pass."""

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from moa_jax.config import MethodConfig
-from moa_jax.errors import InputError
 from moa_jax.method.mixture import Expert
 from moa_jax.method.router import EXACT
 from moa_jax.method.sparse import largest, put, take
@@ -92,10 +91,8 @@ class MixtureOfHeads(Variant):
 
     def __post_init__(self) -> None:
         """Refuse a share or a weight that has no meaning."""
-        if not 0 < self.active <= 1:
-            raise InputError(f"active={self.active}: must be a share of the heads in (0, 1]")
-        if not self.balance >= 0:
-            raise InputError(f"balance={self.balance}: must be a weight of at least 0")
+        require(0 < self.active <= 1, "active", self.active, "a share of the heads in (0, 1]")
+        require(self.balance >= 0, "balance", self.balance, "a weight of at least 0")
 
     def experts(self, method: MethodConfig, block: int) -> Mapping[str, Callable[..., nn.Module]]:
         """Return the builder of the one expert beside the prior."""

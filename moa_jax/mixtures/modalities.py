@@ -16,12 +16,12 @@ from jaxtyping import Array, Float, Int
 
 from moa_jax.backbone.attention_kernels import Attend
 from moa_jax.config import MethodConfig
-from moa_jax.errors import InputError
 from moa_jax.method.mixture import PRIOR, Expert, MixtureOfAttention
 from moa_jax.method.prompt import Prompt, replace_tokens
 from moa_jax.method.router import EXACT, LinearRouter
 from moa_jax.method.sparse import largest, put, take
 from moa_jax.method.variant import Variant
+from moa_jax.mixtures.options import require, require_count
 
 OF_TOKENS = ("to_k", "to_v")  # the projections of what cross-attention attends to
 
@@ -118,8 +118,8 @@ class SubjectTokens(Variant):
 
     def __post_init__(self) -> None:
         """Refuse what is not a projection of tokens."""
-        if not self.own or set(self.own) - set(OF_TOKENS):
-            raise InputError(f"own={self.own!r}: must name one or both of {OF_TOKENS}")
+        fits = bool(self.own) and not set(self.own) - set(OF_TOKENS)
+        require(fits, "own", self.own, f"one or both of {OF_TOKENS}")
 
     def experts(self, method: MethodConfig, block: int) -> Mapping[str, Callable[..., nn.Module]]:
         """Return the builder of the one expert beside the prior."""
@@ -196,10 +196,9 @@ class ExpertChoice(Variant):
 
     def __post_init__(self) -> None:
         """Refuse a capacity or a number of experts that has no meaning."""
-        if not 0 < self.capacity <= 1:
-            raise InputError(f"capacity={self.capacity}: must be a share of the pixels in (0, 1]")
-        if self.count < 1:
-            raise InputError(f"count={self.count}: must be 1 or more experts beside the prior")
+        fits = 0 < self.capacity <= 1
+        require(fits, "capacity", self.capacity, "a share of the pixels in (0, 1]")
+        require_count("count", self.count)
 
     def router(self, method: MethodConfig) -> Callable[..., nn.Module]:
         """Return the builder of routers."""

@@ -14,13 +14,13 @@ from jaxtyping import Array, Float, Int, Shaped
 from moa_jax.backbone.attention_kernels import Attend
 from moa_jax.backbone.blocks import LayerNorm
 from moa_jax.config import MethodConfig
-from moa_jax.errors import InputError
 from moa_jax.method.mixture import Expert, MixtureOfAttention, turn
 from moa_jax.method.prompt import MLP, Prompt, SubjectPrompt, replace_tokens
 from moa_jax.method.router import EXACT, ROUTER
 from moa_jax.method.sparse import compute
 from moa_jax.method.variant import Variant
 from moa_jax.mixtures.modalities import CrossMixture
+from moa_jax.mixtures.options import require, require_count
 
 
 class SubjectRouter(nn.Module):
@@ -121,8 +121,7 @@ class PerSubject(Variant):
 
     def __post_init__(self) -> None:
         """Refuse an empty space."""
-        if self.width < 1:
-            raise InputError(f"width={self.width}: must be 1 or more")
+        require_count("width", self.width)
 
     def router(self, method: MethodConfig) -> Callable[..., nn.Module]:
         """Return the builder of routers."""
@@ -205,8 +204,7 @@ class PAdapters(Variant):
 
     def __post_init__(self) -> None:
         """Refuse a mixture of less than two."""
-        if self.count < 2:
-            raise InputError(f"count={self.count}: must be 2 or more adapters to choose from")
+        require(self.count >= 2, "count", self.count, "2 or more adapters to choose from")
 
     def experts(self, method: MethodConfig, block: int) -> Mapping[str, Callable[..., nn.Module]]:
         """Return the builder of the one expert beside the prior."""

@@ -72,6 +72,12 @@ def _off_first(share: float) -> Way:
     return _strength(f"off-first-{share:g}", title, Strength(1.0), Strength(0.0, end=share))
 
 
+def _blocks(threshold: float) -> Way:
+    mixture = f"moa_jax.mixtures.blocks:BlockAttention(threshold={threshold})"
+    title = f"VMoBA: {100 * threshold:.0f} % of the expert's similarity to blocks"
+    return Way(f"blocks-{threshold:g}", title, mixture)
+
+
 WAYS = (
     Way("as-trained", "MoA as trained"),
     *(_contrast(beta) for beta in (0.25, 0.5, 1.0)),
@@ -94,6 +100,7 @@ WAYS = (
         Strength(1.0),
         Strength(0.0, start=0.67),
     ),
+    *(_blocks(threshold) for threshold in (0.5, 0.25)),
     _strength(
         "off-coarse",
         "expert off in the coarse blocks",
