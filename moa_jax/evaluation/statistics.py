@@ -27,6 +27,14 @@ class Estimate(NamedTuple):
     low: float | None = None
     high: float | None = None
 
+    @property
+    def points(self) -> str:
+        """The change of a share, in points, with its interval: "+0.5 (-1.6 to +2.6)"."""
+        text = f"{100 * self.mean:+.1f}"
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+
 
 class Paired(NamedTuple):
     """How a second run differs from a first one on the same people.

@@ -80,13 +80,12 @@ def line(found: Found, floor: float, ceiling: float) -> list[str]:
         floor: identity of other people of the same words.
         ceiling: identity of the same people, drawn by the renderer.
     """
-    numbers, (middle, low, high) = found.numbers, found.identity
-    interval = "" if low is None or high is None else f" ({100 * low:+.1f} to {100 * high:+.1f})"
+    numbers = found.numbers
     return [
         found.title,
         f"{found.changed:.2f}",
         f"{100 * way(numbers['identity/overall'], floor, ceiling):.1f}",
-        f"{100 * middle:+.1f}{interval}",
+        found.identity.points,
         f"{100 * numbers['prompt/overall']:.1f}",
         f"{numbers['swap/background']:.2f}",
         f"{numbers['from_prior/background']:.2f}",

@@ -31,8 +31,7 @@ def line(rung: Rung, floor: float, ceiling: float) -> list[str]:
         floor: identity of other people of the same words.
         ceiling: identity of the same people, drawn by the renderer.
     """
-    numbers, (middle, low, high) = rung.numbers, rung.identity
-    interval = "" if low is None or high is None else f" ({100 * low:+.1f} to {100 * high:+.1f})"
+    numbers = rung.numbers
     return [
         f"{rung.capacity:g}",
         f"{rung.skip_below:g}",
@@ -40,7 +39,7 @@ def line(rung: Rung, floor: float, ceiling: float) -> list[str]:
         f"{100 * rung.layers:.0f}",
         f"{rung.changed:.2f}",
         f"{100 * way(numbers['identity/overall'], floor, ceiling):.1f}",
-        f"{100 * middle:+.1f}{interval}",
+        rung.identity.points,
         f"{100 * numbers['prompt/overall']:.1f}",
         f"{numbers['swap/background']:.2f}",
         f"{100 * numbers['pairs/binding']:.1f}",
