@@ -147,9 +147,11 @@ class HybriMoe:
     Equation: time = min over b brought and s taken over of max(cpu * (the other loads + s smallest
         here), end of the fast device), where the j-th arrives at j * bus;
         S <- share TopP(score) + (1 - share) S, and the least S is dropped.
-    Source: HybriMoE, from its code: scheduling, prefetching by gain, cache by recent scores.
-    Left out: real devices: this is a simulation. Prediction by the next layer's router on this
-        layer's features: give `replay` what you expect, e.g. the step before. Times by warming up.
+    Source: HybriMoE, from its code: scheduling, prefetching by gain, cache by recent scores; what
+        the two devices take, as generally known.
+    Left out: real devices, for this is a simulation; their greedy simulation of three queues, as
+        trying all splits is exact here; prediction by the next layer's router on this layer's
+        features: give `replay` what you expect, such as the step before.
 
     Attributes:
         capacity: experts that the fast device holds.
