@@ -134,7 +134,55 @@ class Replay(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HybriMoe:
+class TwoDevices:
+    """A fast device with few experts, a slow one with all, and the bus between them.
+
+    Attributes:
+        gpu: time of an expert on the fast device.
+        cpu: time of a token on the slow device.
+        bus: time to bring an expert.
+    """
+
+    gpu: float = 1.0
+    cpu: float = 1.0
+    bus: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no time."""
+        if min(self.gpu, self.cpu, self.bus) < 0:
+            raise InputError(f"{self}: gpu, cpu and bus must be times, at least 0")
+
+    def schedule(self, load: Int[np.ndarray, " E"], cached: Bool[np.ndarray, " E"]) -> Schedule:
+        """Share a moment's experts out; the fastest way, of as many few brought as possible."""
+        here = np.sort(load[(load > 0) & cached])
+        away = np.flatnonzero((load > 0) & ~cached)
+        away = away[np.argsort(-load[away], kind="stable")]
+        tried = []
+        for bring in range(len(away) + 1):
+            for steal in range(len(here) + 1):
+                slow = self.cpu * (load[away[bring:]].sum() + here[:steal].sum())
+                fast = self.gpu * (len(here) - steal)
+                for number in range(1, bring + 1):
+                    fast = max(fast, number * self.bus) + self.gpu
+                tried.append((max(slow, fast), bring))
+        time, bring = min(tried)
+        return Schedule(float(time), tuple(int(expert) for expert in away[:bring]))
+
+    def most_useful(
+        self, load: Int[np.ndarray, " E"], cached: Bool[np.ndarray, " E"]
+    ) -> int | None:
+        """Find the absent expert that would shorten a moment most; None if none would."""
+        before, gains = self.schedule(load, cached).time, {}
+        for expert in np.flatnonzero((load > 0) & ~cached):
+            there = cached.copy()
+            there[expert] = True
+            gains[int(expert)] = before - self.schedule(load, there).time
+        best = max(gains, key=lambda expert: gains[expert], default=None)
+        return best if best is not None and gains[best] > 0 else None
+
+
+@dataclass(frozen=True)
+class HybriMoe(TwoDevices):
     """Missing experts are brought, or computed where they are; the router's scores say who stays.
 
     The fast device needs one time for any expert that it has; the slow one needs time for each
@@ -155,42 +203,19 @@ class HybriMoe:
 
     Attributes:
         capacity: experts that the fast device holds.
-        gpu: time of an expert on the fast device.
-        cpu: time of a token on the slow device.
-        bus: time to bring an expert.
         share: of the newest score in the average, in (0, 1].
         top: scores of a moment that count.
     """
 
-    capacity: int
-    gpu: float = 1.0
-    cpu: float = 1.0
-    bus: float = 4.0
+    capacity: int = 4
     share: float = 0.3
     top: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse a device that holds nothing, or numbers that are no times."""
+        """Refuse a device that holds nothing."""
+        super().__post_init__()
         if self.capacity < 1 or self.top < 1 or not 0 < self.share <= 1:
             raise InputError(f"{self}: capacity and top must be 1 or more, share in (0, 1]")
-        if min(self.gpu, self.cpu, self.bus) < 0:
-            raise InputError(f"{self}: gpu, cpu and bus must be times, at least 0")
-
-    def schedule(self, load: Int[np.ndarray, " E"], cached: Bool[np.ndarray, " E"]) -> Schedule:
-        """Share a moment's experts out; the fastest way, of as many few brought as possible."""
-        here = np.sort(load[(load > 0) & cached])
-        away = np.flatnonzero((load > 0) & ~cached)
-        away = away[np.argsort(-load[away], kind="stable")]
-        tried = []
-        for bring in range(len(away) + 1):
-            for steal in range(len(here) + 1):
-                slow = self.cpu * (load[away[bring:]].sum() + here[:steal].sum())
-                fast = self.gpu * (len(here) - steal)
-                for number in range(1, bring + 1):
-                    fast = max(fast, number * self.bus) + self.gpu
-                tried.append((max(slow, fast), bring))
-        time, bring = min(tried)
-        return Schedule(float(time), tuple(int(expert) for expert in away[:bring]))
 
     def replay(
         self,
@@ -224,15 +249,3 @@ class HybriMoe:
                     break
                 early, idle = early + 1, idle - self.bus
         return Replay(total, missed, early)
-
-    def most_useful(
-        self, load: Int[np.ndarray, " E"], cached: Bool[np.ndarray, " E"]
-    ) -> int | None:
-        """Find the absent expert that would shorten a moment most; None if none would."""
-        before, gains = self.schedule(load, cached).time, {}
-        for expert in np.flatnonzero((load > 0) & ~cached):
-            there = cached.copy()
-            there[expert] = True
-            gains[int(expert)] = before - self.schedule(load, there).time
-        best = max(gains, key=lambda expert: gains[expert], default=None)
-        return best if best is not None and gains[best] > 0 else None
