@@ -134,43 +134,21 @@ class Replay(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HybriMoe:
-    """Missing experts are brought, or computed where they are; the router's scores say who stays.
-
-    The fast device needs one time for any expert that it has; the slow one needs time for each
-    token; the bus brings one expert after the other. The largest loads are brought, the smallest
-    are left to the slow device, which also takes over the smallest of those that are here. How many
-    of each is tried out. While the bus is idle, it brings what is expected to shorten the next
-    moment most. In one drawing of the toy world, with 92 uses of 10 experts and room for 5, these
-    scores missed 47 times, LRU 82, LFU 75, and who knows the future 40.
-
-    Equation: time = min over b brought and s taken over of max(cpu * (the other loads + s smallest
-        here), end of the fast device), where the j-th arrives at j * bus;
-        S <- share TopP(score) + (1 - share) S, and the least S is dropped.
-    Source: HybriMoE, from its code: scheduling, prefetching by gain, cache by recent scores.
-    Left out: real devices: this is a simulation. Prediction by the next layer's router on this
-        layer's features: give `replay` what you expect, e.g. the step before. Times by warming up.
+class TwoDevices:
+    """A fast device with few experts, a slow one with all, and the bus between them.
 
     Attributes:
-        capacity: experts that the fast device holds.
         gpu: time of an expert on the fast device.
         cpu: time of a token on the slow device.
         bus: time to bring an expert.
-        share: of the newest score in the average, in (0, 1].
-        top: scores of a moment that count.
     """
 
-    capacity: int
     gpu: float = 1.0
     cpu: float = 1.0
     bus: float = 4.0
-    share: float = 0.3
-    top: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse a device that holds nothing, or numbers that are no times."""
-        if self.capacity < 1 or self.top < 1 or not 0 < self.share <= 1:
-            raise InputError(f"{self}: capacity and top must be 1 or more, share in (0, 1]")
+        """Refuse what is no time."""
         if min(self.gpu, self.cpu, self.bus) < 0:
             raise InputError(f"{self}: gpu, cpu and bus must be times, at least 0")
 
@@ -189,6 +167,55 @@ class HybriMoe:
                 tried.append((max(slow, fast), bring))
         time, bring = min(tried)
         return Schedule(float(time), tuple(int(expert) for expert in away[:bring]))
+
+    def most_useful(
+        self, load: Int[np.ndarray, " E"], cached: Bool[np.ndarray, " E"]
+    ) -> int | None:
+        """Find the absent expert that would shorten a moment most; None if none would."""
+        before, gains = self.schedule(load, cached).time, {}
+        for expert in np.flatnonzero((load > 0) & ~cached):
+            there = cached.copy()
+            there[expert] = True
+            gains[int(expert)] = before - self.schedule(load, there).time
+        best = max(gains, key=lambda expert: gains[expert], default=None)
+        return best if best is not None and gains[best] > 0 else None
+
+
+@dataclass(frozen=True)
+class HybriMoe(TwoDevices):
+    """Missing experts are brought, or computed where they are; the router's scores say who stays.
+
+    The fast device needs one time for any expert that it has; the slow one needs time for each
+    token; the bus brings one expert after the other. The largest loads are brought, the smallest
+    are left to the slow device, which also takes over the smallest of those that are here. How many
+    of each is tried out. While the bus is idle, it brings what is expected to shorten the next
+    moment most. In one drawing of the toy world, with 92 uses of 10 experts and room for 5, these
+    scores missed 47 times, LRU 82, LFU 75, and who knows the future 40.
+
+    Equation: time = min over b brought and s taken over of max(cpu * (the other loads + s smallest
+        here), end of the fast device), where the j-th arrives at j * bus;
+        S <- share TopP(score) + (1 - share) S, and the least S is dropped.
+    Source: HybriMoE, from its code: scheduling, prefetching by gain, cache by recent scores; what
+        the two devices take, as generally known.
+    Left out: real devices, for this is a simulation; their greedy simulation of three queues, as
+        trying all splits is exact here; prediction by the next layer's router on this layer's
+        features: give `replay` what you expect, such as the step before.
+
+    Attributes:
+        capacity: experts that the fast device holds.
+        share: of the newest score in the average, in (0, 1].
+        top: scores of a moment that count.
+    """
+
+    capacity: int = 4
+    share: float = 0.3
+    top: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse a device that holds nothing."""
+        super().__post_init__()
+        if self.capacity < 1 or self.top < 1 or not 0 < self.share <= 1:
+            raise InputError(f"{self}: capacity and top must be 1 or more, share in (0, 1]")
 
     def replay(
         self,
@@ -222,15 +249,3 @@ class HybriMoe:
                     break
                 early, idle = early + 1, idle - self.bus
         return Replay(total, missed, early)
-
-    def most_useful(
-        self, load: Int[np.ndarray, " E"], cached: Bool[np.ndarray, " E"]
-    ) -> int | None:
-        """Find the absent expert that would shorten a moment most; None if none would."""
-        before, gains = self.schedule(load, cached).time, {}
-        for expert in np.flatnonzero((load > 0) & ~cached):
-            there = cached.copy()
-            there[expert] = True
-            gains[int(expert)] = before - self.schedule(load, there).time
-        best = max(gains, key=lambda expert: gains[expert], default=None)
-        return best if best is not None and gains[best] > 0 else None

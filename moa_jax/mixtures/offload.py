@@ -26,7 +26,7 @@ def stream(
 
     Equation: x_(i+1) = f(w_i, x_i), with w_i in section i mod `sections`; the chip holds `sections`
         of L blocks.
-    Source: SE-MoE (arXiv 2205.10034), from the abstract: prefetching through a hierarchy of
+    Source: SE-MoE, from the abstract: prefetching through a hierarchy of
         memories, and its ring of memory sections for inference.
     Left out: the tier on disks, prefetching shards of other devices, elastic training of tasks of
         unequal size; fused messages, for JAX sums a tree of arrays in one message by itself. On a

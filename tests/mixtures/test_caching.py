@@ -8,6 +8,7 @@ import pytest
 from moa_jax.errors import InputError
 from moa_jax.mixtures.caching import (
     HybriMoe,
+    TwoDevices,
     last_used,
     misses,
     often_used,
@@ -47,7 +48,7 @@ def fastest(load, cached, gpu, cpu, bus):
 )
 def test_no_schedule_is_faster(times):
     gpu, cpu, bus = times
-    moe = HybriMoe(4, gpu, cpu, bus)
+    moe = TwoDevices(gpu, cpu, bus)
     random, alone = np.random.default_rng(0), []
     for _ in range(20):
         load = random.integers(0, 7, size=7)
@@ -108,7 +109,7 @@ def test_a_moment_of_another_layer_tells_nothing_of_an_expert():
 
 def test_bringing_what_is_expected_saves_time():
     loads, scores = made_up(60, 8, seed=5)
-    moe = HybriMoe(4, gpu=1.0, cpu=1.0, bus=2.0)
+    moe = HybriMoe(capacity=4, gpu=1.0, cpu=1.0, bus=2.0)
     plain, ahead = moe.replay(loads, scores), moe.replay(loads, scores, expected=loads)
     assert ahead.early > 0 == plain.early
     assert ahead.time < plain.time and ahead.missed < plain.missed
@@ -117,13 +118,15 @@ def test_bringing_what_is_expected_saves_time():
     assert min(there) < max(there[1], there[4]) < there[3]
     assert moe.most_useful(load, cached) == np.argmin(there)
     assert moe.most_useful(load, load > 0) is None
-    assert HybriMoe(4, cpu=0.0).most_useful(load, cached) is None  # nothing to gain
-    rooms = [HybriMoe(size, bus=2.0).replay(loads, scores).missed for size in (3, 5, 8)]
+    assert TwoDevices(cpu=0.0).most_useful(load, cached) is None  # nothing to gain
+    rooms = [HybriMoe(capacity=size, bus=2.0).replay(loads, scores).missed for size in (3, 5, 8)]
     assert rooms[0] > rooms[1] > rooms[2]
-    everything = HybriMoe(8, gpu=1.0, cpu=1e9, bus=0.0)
+    everything = HybriMoe(capacity=8, gpu=1.0, cpu=1e9, bus=0.0)
     assert everything.replay(loads, scores).time == np.sum(loads > 0)
     with pytest.raises(InputError, match="share in"):
-        HybriMoe(4, share=0.0)
+        HybriMoe(share=0.0)
+    with pytest.raises(InputError, match="must be times"):
+        TwoDevices(bus=-1.0)
 
 
 def test_routing_is_read_as_moments():
@@ -143,5 +146,8 @@ def test_scores_keep_the_experts_of_a_real_drawing_better_than_their_use():
     ways["scores"] = recent_scores(scores, 0.3, 1)
     counts = {name: misses(loads, worth, capacity=5) for name, worth in ways.items()}
     assert counts["soon"] < counts["scores"] < counts["often"] < counts["last"] <= (loads > 0).sum()
-    times = [HybriMoe(size, cpu=0.1, bus=8.0, top=1).replay(loads, scores).time for size in (3, 5)]
+    times = [
+        HybriMoe(capacity=size, cpu=0.1, bus=8.0, top=1).replay(loads, scores).time
+        for size in (3, 5)
+    ]
     assert times[1] < times[0]
