@@ -45,9 +45,10 @@ def test_an_unknown_table_is_refused_with_the_known_ones():
 
 
 def test_commands_run_side_by_side_and_the_failed_are_named(tmp_path):
-    # Each waits for the other's file: one after the other, neither would end.
+    # Each waits for the other's file: one after the other, both give up.
     wait = "import pathlib, sys, time\npathlib.Path(sys.argv[1]).touch()\n"
-    wait += "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.05)\nprint('met')\n"
+    wait += "for _ in range(1200):\n    if pathlib.Path(sys.argv[2]).exists(): break\n"
+    wait += "    time.sleep(0.05)\nelse:\n    sys.exit('alone')\nprint('met')\n"
     python = [sys.executable, "-c"]
     commands = {
         "a": [*python, wait, str(tmp_path / "a"), str(tmp_path / "b")],
