@@ -10,15 +10,17 @@ from flax.traverse_util import flatten_dict
 from benchmarks import lab
 from benchmarks.models import write_configs
 from moa_jax.backbone.stable_diffusion import describe_stable_diffusion
-from moa_jax.mixtures import System
+from moa_jax.mixtures import System, Tool
 
 DOCS = Path(__file__).parents[2] / "docs"
+PACKED = Tool("Pack", "On Packing", "moa_jax.mixtures.bits:compress", "tests/p.py::test_pack")
 MADE_UP = System("Rank", "On Ranks", "examples.lora_expert:Lora(rank=2)", "tests/t.py::test_it")
 
 
 @pytest.fixture
 def catalogue(monkeypatch):
     monkeypatch.setattr(lab, "CATALOGUE", {"Low rank": (MADE_UP,)})
+    monkeypatch.setattr(lab, "BESIDE", {"Packing": (PACKED,), "Nothing yet": ()})
     text = """Add a little.
 
     Equation: y = Wx | BAx,
@@ -55,6 +57,10 @@ def test_the_table_stands_between_the_marks_and_counts_once(catalogue, tmp_path,
     assert "| Rank<br>*On Ranks* | Add a little. | y = Wx \\| BAx, summed | 2.00 | 0.750 |" in text
     assert "- **Rank**: LoRA, as remembered. Left out: nothing." in text
     assert "adds 8.00 M weights" in text
+    assert "### Packing\n\n| system | idea | equation | file, and the test |" in text
+    assert "| Pack<br>*On Packing* | Round each layer's expert" in text
+    assert "| `moa_jax.mixtures.bits:compress`<br>`p.py::test_pack` |" in text
+    assert "- **Pack**: D2MoE" in text and "Nothing yet" not in text
     lab.make(tmp_path, again=True)
     assert asked == ["moa", MADE_UP.variant] * 2
 
