@@ -120,6 +120,11 @@ class MetaDmoe(SeveralLoras):
         rate: of the inner step, at least 0.
     """
 
+    exceptions = {
+        "gradients": "without finished runs all teachers say the same, and then it does not matter "
+        "to which of them the aggregator attends"
+    }
+
     number: int = 2
     rate: float = 1.0
 

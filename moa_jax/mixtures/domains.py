@@ -92,6 +92,8 @@ class MixDa(Variant):
         replay: weight of the loss.
     """
 
+    exceptions = {"prior_at_start": "adapters of finished runs are not silent at the start"}
+
     number: int = 1
     rank: int = 8
     runs: tuple[str, ...] = ()

@@ -76,6 +76,8 @@ class SeveralLoras(Lora):
             Without folders, the adapters learn with all else.
     """
 
+    exceptions = {"prior_at_start": "adapters of finished runs are not silent at the start"}
+
     number: int = 3
     runs: tuple[str, ...] = ()
 

@@ -86,12 +86,12 @@ class TaskMixture(MixtureOfAttention):
 
 
 @jax.custom_vjp
-def pulled(own: Array, towards: Array, rate: float) -> Array:
+def pulled(own: Array, towards: Array, rate: Any) -> Array:
     """Return `own`, to whose gradient `rate` times the way from `towards` is added."""
     return own
 
 
-def _forth(own: Array, towards: Array, rate: float) -> tuple[Array, Any]:
+def _forth(own: Array, towards: Array, rate: Any) -> tuple[Array, Any]:
     return own, rate * (own - towards)
 
 
