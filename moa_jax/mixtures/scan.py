@@ -95,7 +95,9 @@ class Mamba(nn.Module):
         parts = project(
             "x", both[:, :words], marks, both[:, words:], rank + 2 * self.state, **linear
         )
-        step, entry, leave = jnp.split(parts.astype(jnp.float32), [rank, rank + self.state], axis=-1)
+        step, entry, leave = jnp.split(
+            parts.astype(jnp.float32), [rank, rank + self.state], axis=-1
+        )
         step = project("dt", step[:, :words], marks, step[:, words:], inner, bias_init=first_step)
         step, values = nn.softplus(step.astype(jnp.float32)), both.astype(jnp.float32)
         rates = -jnp.exp(self.param("rates", state_rates, (inner, self.state)))
