@@ -78,6 +78,13 @@ CATALOGUE: dict[str, tuple[System, ...]] = {
             f"{_TESTS}/test_routers.py::test_noise_alone_decides",
         ),
         System(
+            "MoDE, merged",
+            "Efficient Diffusion Transformer Policies with Mixture of Expert Denoisers for "
+            "Multitask Learning",
+            f"{_HERE}.merged:Merged",
+            f"{_TESTS}/test_merged.py::test_drawing_attends_once_with_the_merged_weights",
+        ),
+        System(
             "EvoMoE",
             "EvoMoE: An Evolutional Mixture-of-Experts Training Framework via Dense-To-Sparse Gate",
             f"{_HERE}.routers:DenseToSparse",
