@@ -48,12 +48,12 @@ def test_the_table_stands_between_the_marks_and_counts_once(catalogue, tmp_path,
     asked = []
     monkeypatch.setattr(lab, "count", lambda base, name: asked.append(name) or counts[name])
     page = tmp_path / "mixtures.md"
-    page.write_text(f"before\n{lab.BEGIN}\nold\n{lab.END}\nafter\n")
+    page.write_text(f"before\n{lab.BEGIN}\nwhat stood there\n{lab.END}\nafter\n")
     lab.make(tmp_path)
     lab.make(tmp_path)
     assert asked == ["moa", MADE_UP.variant]
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "what stood there" not in text
     assert "| Rank<br>*On Ranks* | Add a little. | y = Wx \\| BAx, summed | 2.00 | 0.750 |" in text
     assert "- **Rank**: LoRA, as remembered. Left out: nothing." in text
     assert "adds 8.00 M weights" in text
