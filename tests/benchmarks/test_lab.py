@@ -53,7 +53,11 @@ def test_the_table_stands_between_the_marks_and_counts_once(catalogue, tmp_path,
     lab.make(tmp_path)
     assert asked == ["moa", MADE_UP.variant]
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "what stood there" not in text
+    assert (
+        text.startswith("before\n")
+        and text.endswith("\nafter\n")
+        and "what stood there" not in text
+    )
     assert "| Rank<br>*On Ranks* | Add a little. | y = Wx \\| BAx, summed | 2.00 | 0.750 |" in text
     assert "- **Rank**: LoRA, as remembered. Left out: nothing." in text
     assert "adds 8.00 M weights" in text

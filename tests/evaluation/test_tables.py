@@ -23,7 +23,7 @@ def test_every_row_of_the_lab_is_the_recipe_with_a_neighbour_in_moas_place():
     for row in TABLES["lab"].rows(config)[3:]:
         changed = dict(flatten(override(config, row.overrides)).items() - flatten(config).items())
         resolve(changed.pop("method.mixture"))  # there is such a class, with such options
-        assert set(changed) <= {"optimizer.muon_learning_rate"}, row
+        assert set(changed) <= {"optimizer.muon_learning_rate", "data.encoded"}, row
 
 
 def test_a_table_of_ones_own_is_a_function_by_name(tmp_path, monkeypatch):

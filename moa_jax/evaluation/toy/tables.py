@@ -70,6 +70,13 @@ def lab_rows(config: Config) -> list[Row]:
         _row("noise-only", "MoDE: a router that sees the noise alone", "routers:NoiseOnly"),
         _row("dense-to-sparse", "EvoMoE: a router made sparse", "routers:DenseToSparse"),
         _row("per-subject", "one expert a subject", "prompts:PerSubject"),
+        _row(
+            "portrait-tokens",
+            "MoVA: more of a portrait than one vector",
+            "vision:VisionExperts",
+            # It looks at portraits in its own way.
+            f"data.encoded={config.data.encoded and f'{config.data.encoded}_portraits'}",
+        ),
     ]
 
 
