@@ -152,8 +152,9 @@ class NoiseOnly(Variant):
     Source: MoDE (arXiv 2412.12953), from its code: the MLP of one hidden layer with GELU, its
         start, and the top 2.
     Left out: the load-balancing loss, because the prior is one of the experts and has no claim to
-        an equal share; drawing the experts at random in training; merging the chosen experts,
-        which has no exact form where they are attention layers with a softmax of their own.
+        an equal share; drawing the experts at random in training; merging the chosen experts, which
+        has no exact form where they are attention layers with a softmax of their own (`Merged` has
+        experts of low rank, which can be merged).
 
     Attributes:
         number: experts beside the prior.

@@ -75,7 +75,7 @@ def ensure_encoded(
     try:
         write_encoded(
             folder,
-            _encoded(chunks, chunk, model, frozen, mesh),
+            _encoded(chunks, chunk, model, frozen, mesh, model.feature_width(params)),
             source,
             rows=(len(records), sum(len(record.subjects) for record in records)),
             size=buckets.sizes[0],
@@ -134,12 +134,13 @@ def _cropped(
 
 
 def _encoded(
-    chunks: Iterable[list[_Cropped]], size: int, model: MoA, params: Any, mesh: Mesh
+    chunks: Iterable[list[_Cropped]], size: int, model: MoA, params: Any, mesh: Mesh, width: int
 ) -> Iterator[EncodedRecord]:
     """Send every chunk through the encoders.
 
     Args:
         size: number of pictures encoded at once.
+        width: of a subject's features.
     """
     encode_images = jax.jit(partial(encode, model))
     encode_subjects = jax.jit(model.encode_subjects)
@@ -151,7 +152,7 @@ def _encoded(
         latents = in_parts(encode_images, [cropped.image for cropped in chunk])
         subjects = [image for cropped in chunk for image in cropped.subject_images]
         subjects += [image for cropped in chunk for image in cropped.reference_images]
-        features = np.empty((0, model.image_encoder.config.projection_dim), np.float16)
+        features = np.empty((0, width), np.float16)
         if subjects:
             features = in_parts(
                 lambda params, images: (encode_subjects(params, images[:, None])[:, 0],), subjects

@@ -25,6 +25,7 @@ from moa_jax.training.encoding import ENCODERS, ensure_encoded
 from moa_jax.training.kept import check_kept, describe_source
 from moa_jax.training.mesh import make_mesh
 from moa_jax.training.objective import encode, encode_batch, loss
+from tests.method.variants import Everything
 from tests.training.tiny import random_batch
 
 METHOD = MethodConfig(image_encoder_layers=0, max_subjects=2)
@@ -185,6 +186,19 @@ def test_a_bad_record_is_left_out(tiny, imagefolder, tmp_path, caplog):
     assert "gone.png" in caplog.text
     captions = [record.caption for record in EncodedRecords(data.encoded)]
     assert captions == [entry["text"] for entry in entries[:1] + entries[2:]]
+
+
+def test_pictures_of_nobody_are_encoded_whatever_a_variant_looks_at(tiny, imagefolder, tmp_path):
+    entry = json.loads((imagefolder / "metadata.jsonl").read_text().splitlines()[0])
+    entry |= {"file_name": str(imagefolder / entry["file_name"]), "subjects": []}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(entry))
+    data = DataConfig(path=str(tmp_path), resolution=64, augment=False)
+    data = dataclasses.replace(data, encoded=str(tmp_path / "encoded"))
+    wider = tiny._replace(model=dataclasses.replace(tiny.model, variant=Everything()))
+    encode_data(wider, Config(data=data, method=METHOD))
+    (record,) = EncodedRecords(data.encoded)
+    width = tiny.model.image_encoder.config.projection_dim
+    assert record.features.shape == (0, width + 3)  # the variant adds the mean colour
 
 
 @pytest.mark.parametrize(
