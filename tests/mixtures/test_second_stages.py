@@ -14,10 +14,10 @@ from moa_jax.testing.tried import Tried
 HERE = "moa_jax.mixtures"
 
 
-def finished(folder, name):
+def finished(tried, folder, size=1.0):
     """Save a variant with weights that have moved, as its training would."""
-    tried = Tried(name, {})
     trained, frozen = partition(tried.moved, learning_mask(tried.moved, tried.method))
+    trained = jax.tree.map(lambda leaf: size * leaf, trained)
     card = MoaCard(Config(method=tried.method), Identity.of(tried.base), 1)
     save_moa(folder, trained, card, jax.tree.map(np.asarray, fixed_additions(frozen)))
     return str(folder)
@@ -27,10 +27,11 @@ def finished(folder, name):
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ("lowrank:Lora(rank=2)", "several:XLora(number=1, rank=2, runs=({folder!r},))"),
-        ("surgery:Mos(rank=2)", "surgery:Mos(tasks=2, rank=2, earlier={folder!r})"),
+        ("lowrank:Lora(rank=2)", "several:XLora(number=2, rank=2, runs={runs!r})"),
+        ("surgery:Mos(rank=2)", "surgery:Mos(tasks=2, rank=2, earlier={runs[0]!r})"),
     ],
 )
 def test_a_second_stage_is_a_variant(first, second, tmp_path):
-    folder = finished(tmp_path, f"{HERE}.{first}")
-    check_variant(f"{HERE}.{second.format(folder=folder)}")
+    tried = Tried(f"{HERE}.{first}", {})
+    runs = tuple(finished(tried, tmp_path / str(size), size) for size in (1.0, 0.5))
+    check_variant(f"{HERE}.{second.format(runs=runs)}")
