@@ -167,7 +167,8 @@ def explain(
     Equation: A = (x - b) * mean over t in (0, 1) of grad f(b + t (x - b)), of sum f(x) - f(b);
         b of the family argmax_k theta_k . c, with theta_k drawn from N(P_k^-1 m_k, P_k^-1); then
         P_k += c c^T / s^2 and m_k += c r / s^2, for the metric's reward r; the A of largest r.
-    Source: BEE, from its code: integrated gradients, families of baselines, Thompson sampling.
+    Source: BEE, from its README and a summary of its code: integrated gradients, families of
+        baselines, Thompson sampling.
     Left out: a network that makes the context of the picture, in whose place it is given; gradients
         by a network's inner activations; a training of the bandit over many pictures, which is one
         call after the other here, with the last one's `bandit`.
