@@ -96,6 +96,7 @@ def test_a_true_map_deletes_sooner_than_a_random_one():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # two minutes
 def test_what_the_committed_moa_reads_in_a_portrait():
     """The shares add up, and hiding the pixels of large ones hurts more than hiding any."""
     toy = trained()

@@ -24,6 +24,7 @@ def finished(tried, folder, size=1.0):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # each is checked as the systems of `test_conformance.py` are
 @pytest.mark.parametrize(
     ("first", "second"),
     [
