@@ -103,6 +103,7 @@ def test_the_third_puts_ideas_of_ones_own_into_the_table(variables, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # it is much like the third
 def test_the_fourth_takes_an_equation_to_its_row(variables, tmp_path):
     words = said(execute("lab", tmp_path, variables, SMALL["lab"]))
     assert "class LoraExpert(Expert)" in words and "Equation: y = W x + scale B A x" in words
