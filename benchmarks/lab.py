@@ -11,7 +11,6 @@ program is compiled and not run, in half a minute. OUT/mixtures.md gets a table 
 import argparse
 import inspect
 import json
-import math
 import re
 import sys
 from collections.abc import Sequence
@@ -91,12 +90,10 @@ def count(base: Any, name: str) -> dict[str, float]:
     import jax.numpy as jnp
 
     from moa_jax.method.model import build
-    from moa_jax.method.trained import is_added, leaf_paths
+    from moa_jax.method.trained import count_added
 
     method = MethodConfig(mixture=name, max_subjects=SUBJECTS)
     model, params = build(base, method, dtype=jnp.float32, key=None)
-    parts = {part: params[part] for part in ("unet", "variant") if part in params}
-    added = [leaf for path, leaf in leaf_paths(parts).items() if is_added(path)]
     shape = jax.ShapeDtypeStruct
     width = params["prompt"]["fusion"]["norm"]["scale"].shape[0]
     features = model.feature_width(params)
@@ -109,7 +106,7 @@ def count(base: Any, name: str) -> dict[str, float]:
     )
     program = jax.jit(model.denoise).lower(params, *given).compile(compiler_options=FAST)
     flops = program.cost_analysis()["flops"]
-    return {"added": sum(math.prod(leaf.shape) for leaf in added), "flops": flops}
+    return {"added": count_added(params), "flops": flops}
 
 
 def tables(counts: dict[str, dict[str, float]]) -> str:

@@ -6,6 +6,7 @@ leaves, stands where the other half's leaves are. So gradients and optimizer sta
 the frozen half.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -76,6 +77,16 @@ def leaf_paths(tree: Any) -> dict[str, Any]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_quantized)
     return {_join(path): leaf for path, leaf in leaves}
+
+
+def count_added(params: Any) -> int:
+    """Count the weights, or shapes of them, that stand beside the prior's in the U-Net.
+
+    Routers and what a variant shares between layers count; the prompt's networks do not.
+    """
+    parts = {part: params[part] for part in ("unet", "variant") if part in params}
+    leaves = leaf_paths(parts).items()
+    return sum(math.prod(leaf.shape) for path, leaf in leaves if is_added(path))
 
 
 def partition(params: Any, mask: Any) -> tuple[Any, Any]:

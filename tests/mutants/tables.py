@@ -1,7 +1,7 @@
 """Faults in the toy world's tables, and in attention on NVIDIA GPUs."""
 
 JOBS, WAYS = "moa_jax/evaluation/toy/jobs.py", "moa_jax/evaluation/drawn/ways.py"
-CURVE, COMMAND = "moa_jax/evaluation/toy/curve.py", "moa_jax/evaluation/toy/command.py"
+TRAINED, COMMAND = "moa_jax/method/trained.py", "moa_jax/evaluation/toy/command.py"
 STUDY, CUDNN = "moa_jax/evaluation/toy/study.py", "moa_jax/backbone/cudnn.py"
 J, D = "tests/evaluation/test_tables.py::test_", "tests/evaluation/test_drawn.py::test_"
 C, G = "tests/evaluation/test_command.py::test_", "tests/backbone/test_cudnn.py::test_"
@@ -57,7 +57,7 @@ MUTATIONS = [
     ),
     (
         "the prompt's networks are counted",
-        CURVE,
+        TRAINED,
         'for part in ("unet", "variant") if part in params',
         'for part in params if part != "x"',
         "tests/evaluation/test_report.py::test_the_weights_of_a_row_are_those_added_to_the_unet",

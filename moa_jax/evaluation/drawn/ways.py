@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from moa_jax.cli import Bar
 from moa_jax.config import override
@@ -19,7 +18,7 @@ from moa_jax.evaluation.sparse.rungs import change
 from moa_jax.evaluation.statistics import Estimate
 from moa_jax.evaluation.toy.metrics import mean
 from moa_jax.evaluation.toy.study import Study
-from moa_jax.method.weights import CARD_NAME, WEIGHTS_NAME, read_moa_card, save_moa
+from moa_jax.method.weights import CARD_NAME, read_moa_card, read_weights, save_moa
 from moa_jax.sampling.settings import Strength
 
 COARSE = ("down_blocks.1", "mid_block", "up_blocks.0")  # of the toy world's U-Net
@@ -127,7 +126,7 @@ def redrawn(weights: Path, mixture: str, folder: Path) -> Path:
     card = dataclasses.replace(card, config=config)
     # Written once: the same weights make another file each time, which would be drawn anew.
     if not (folder / CARD_NAME).is_file() or read_moa_card(folder) != card:
-        save_moa(folder, load_file(weights / WEIGHTS_NAME), card)
+        save_moa(folder, read_weights(weights), card)
     return folder
 
 

@@ -1,6 +1,5 @@
 """How much an expert must hold: what rows reach against the weights that they add to the U-Net."""
 
-import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from moa_jax.config import Config
 from moa_jax.evaluation.toy.findings import COLUMNS, Results, RowResult
 from moa_jax.evaluation.toy.rows import MOA
 from moa_jax.method.model import build
-from moa_jax.method.trained import is_added, leaf_paths
+from moa_jax.method.trained import count_added
 
 AGAINST = ("identity/way", "swap/background")  # the measures that are drawn
 
@@ -25,9 +24,7 @@ def added_weights(config: Config) -> int:
     """
     base = describe_stable_diffusion(config.model.base, jnp.float32)
     _, params = build(base, config.method, dtype=jnp.float32, key=None)
-    parts = {part: params[part] for part in ("unet", "variant") if part in params}
-    leaves = leaf_paths(parts).items()
-    return sum(math.prod(leaf.shape) for path, leaf in leaves if is_added(path))
+    return count_added(params)
 
 
 def draw_curve(axes: Sequence[Axes], results: Results) -> None:
