@@ -9,7 +9,7 @@
 # notes.txt would name as missing; training needs grain too. Without torch and diffusers there is no
 # peer, and the rest is measured. Leaves in OUT a table (table.md), each part's JSON and notes.txt,
 # written anew after each part. A part that takes longer than its share ends with the rows it has.
-# Not run on a GPU yet: on a CPU at small size, by tests/benchmarks/test_gpu.py.
+# Run once on an H100, see docs/performance.md; tests/benchmarks/test_gpu.py runs it small on a CPU.
 # Variables, with their defaults:
 #   PYTHON=python3
 #   SIZE=sd15 PIXELS=512 BATCHES="8 32"   SIZE as for benchmarks.sampling; batch 1 comes first

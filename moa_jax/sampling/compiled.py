@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from PIL import Image
 
+from moa_jax.backbone.convolutions import convolution_options
 from moa_jax.backbone.stable_diffusion import Component, StableDiffusion
 from moa_jax.diffusion import Denoiser, NoiseSchedule, OnStep, ddim_inversion, sample
 from moa_jax.errors import InputError
@@ -102,15 +103,16 @@ class Engine:
         self.fetch: Callable[[Any], Any] = jax.device_get
         networks = Networks(base, model, tuple(each.module for each in controlnets))
         self._networks = networks
+        compiled = partial(jax.jit, compiler_options=convolution_options())
         # Static: guidance doubles the rows, and what is not watched is not computed.
-        self._condition = jax.jit(partial(condition, networks), static_argnames="guided")
-        self._predict = jax.jit(partial(predict, networks), static_argnames="watch")
-        self._keep = jax.jit(keep)
-        self._encode = jax.jit(partial(encode, base))
-        self._decode = jax.jit(partial(decode, base))
-        self._embed = jax.jit(partial(embed, base))
+        self._condition = compiled(partial(condition, networks), static_argnames="guided")
+        self._predict = compiled(partial(predict, networks), static_argnames="watch")
+        self._keep = compiled(keep)
+        self._encode = compiled(partial(encode, base))
+        self._decode = compiled(partial(decode, base))
+        self._embed = compiled(partial(embed, base))
         if model:
-            self._features = jax.jit(model.encode_subjects)
+            self._features = compiled(model.encode_subjects)
 
     @property
     def dtype(self) -> np.dtype:

@@ -3,9 +3,11 @@
 import json
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
+from scipy.ndimage import correlate
 
-from benchmarks import attention, loading, sampling, training
+from benchmarks import attention, convolutions, loading, sampling, training
 
 KEYS = {"job", "needs", "does", "times", "ratios"}
 QUICK = ["--repeats", "1"]
@@ -27,6 +29,43 @@ def test_attention_has_a_row_for_each_level_and_context(tmp_path):
     assert set(row["times"]) == {"auto", "xla", "blocked", "looped"}
     assert row["needs"]["flops"] == 2 * 2 * 64 * 77 * 8 * 40
     assert row["needs"]["bytes"] == 4 * 8 * 40 * (64 + 77 + 77 + 64)
+
+
+def test_convolutions_have_a_row_for_each_layer(tmp_path, monkeypatch):
+    monkeypatch.setattr(convolutions, "LAYERS", ((0, 16, 8, 3), (3, 16, 8, 3), (1, 16, 8, 1)))
+    arguments = ["--pixels", "64", "--batch", "1", "--no-peers", "--out", str(tmp_path)]
+    assert convolutions.main([*QUICK, *arguments]) == 0
+    found, _ = rows(tmp_path, "convolutions")
+    whole, odd, small = (set(row["times"]) for row in found.values())
+    assert small == {"ours", "XLA's own choice", "channels first", "one product"}
+    assert whole - odd == {"Winograd"}
+    assert odd - small == {"nine products"}
+    row = found["4 x 4, 16 to 8, 1 x 1, batch 1"]
+    assert row["needs"]["flops"] == 2 * 4 * 4 * 16 * 8
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_every_formulation_of_a_convolution_gives_the_same(size):
+    rng = np.random.default_rng(0)
+    picture = rng.standard_normal((2, 6, 4, 5), dtype=np.float32)
+    kernel = rng.standard_normal((size, size, 5, 7), dtype=np.float32)
+    # The sum over the kernel's places and the channels, as scipy knows it.
+    expected = np.stack(
+        [
+            [
+                sum(correlate(row[..., c], kernel[..., c, out], mode="constant") for c in range(5))
+                for out in range(7)
+            ]
+            for row in picture
+        ]
+    ).transpose(0, 2, 3, 1)
+    ways = [convolutions.convolve, convolutions.channels_first, convolutions.one_product]
+    found = [way(picture, kernel) for way in ways]
+    if size == 3:
+        found.append(convolutions.nine_products(picture, kernel))
+        found.append(convolutions.winograd(picture, convolutions.transformed(kernel)))
+    for result in found:
+        np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
 def test_drawing_has_its_parts_and_their_sum(tmp_path):

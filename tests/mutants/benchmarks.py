@@ -4,7 +4,34 @@ REPORT, WORK = "benchmarks/report.py", "benchmarks/work.py"
 BOUNDS, SCALE, PAGE = "benchmarks/bounds.py", "benchmarks/scale.py", "benchmarks/scale_page.py"
 T, S = "tests/benchmarks/test_report.py", "tests/benchmarks/test_scale.py"
 
+CONVOLUTIONS, OPTIONS = "benchmarks/convolutions.py", "moa_jax/backbone/convolutions.py"
+SAME = "tests/benchmarks/test_commands.py::test_every_formulation_of_a_convolution_gives_the_same"
+EIGEN = "tests/backbone/test_convolutions.py::test_with_the_options_eigen_convolves_and_the_result"
+TAKEN = "tests/sampling/test_steering.py::test_every_program_is_compiled_with_the_convolutions_of"
+TAKEN += "_this_machine"
+
 MUTATIONS = [
+    (
+        "XLA chooses the convolutions of a pipeline",
+        "moa_jax/sampling/compiled.py",
+        "compiler_options=convolution_options()",
+        "compiler_options=None",
+        TAKEN,
+    ),
+    (
+        "YNNPACK convolves",
+        OPTIONS,
+        '"xla_cpu_experimental_ynn_fusion_type": ""',
+        '"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"',
+        f"{EIGEN}_is_the_same",
+    ),
+    (
+        "Winograd's tiles overlap wrongly",
+        CONVOLUTIONS,
+        "[0, 1, 0, -1]], np.float32)",
+        "[0, 1, 0, 1]], np.float32)",
+        SAME,
+    ),
     (
         "every round runs in the same order",
         REPORT,

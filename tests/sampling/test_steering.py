@@ -11,6 +11,7 @@ from moa_jax import Pipeline
 from moa_jax.applications import edit
 from moa_jax.diffusion import SAMPLERS
 from moa_jax.errors import InputError
+from moa_jax.sampling import compiled
 from moa_jax.sampling.settings import Strength
 from tests.personal import MARKED, PROMPT, pixels, portrait
 
@@ -104,6 +105,19 @@ def test_only_guidance_itself_and_what_is_watched_compile_the_networks_anew(pers
     for below in (0.1, 0.2):
         pipe(MARKED, SUBJECTS, num_inference_steps=2, capacity=0.5, skip_below=below)
     assert pipe._predict._cache_size() == 4
+
+
+def test_every_program_is_compiled_with_the_convolutions_of_this_machine(monkeypatch, personal):
+    chosen, given = {"xla_an_option": "1"}, []
+
+    def jit(function, **options):
+        given.append(options.get("compiler_options"))
+        return function
+
+    monkeypatch.setattr(compiled, "convolution_options", lambda: chosen)
+    monkeypatch.setattr(jax, "jit", jit)
+    Pipeline(personal.base, personal.model, personal.params, 2)
+    assert given == [chosen] * 7
 
 
 def test_without_guidance_the_negative_prompt_is_not_looked_at(plain):
