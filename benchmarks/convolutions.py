@@ -3,11 +3,12 @@
     python -m benchmarks.convolutions
     python -m benchmarks.convolutions --pixels 256 --repeats 3
 
-"ours" is the convolution as the networks have it, compiled with the options that a pipeline takes.
-Beside it stand XLA's own choice of a library, and the same sums in other words: channels before
-pixels; one matrix product of all neighbours (im2col); a product for each place of the kernel; the
-fewest products (Winograd's F(2x2, 3x3), kernels transformed beforehand). torch runs where it is
-there. The least is the products, and one reading of picture and kernel and one writing of the sum.
+"ours" is the convolution as the networks have it, compiled with the options that a pipeline takes
+for the U-Net. Beside it stand XLA's own choice of a library, and the same sums in other words:
+channels before pixels; one matrix product of all neighbours (im2col); a product for each place of
+the kernel; the fewest products (Winograd's F(2x2, 3x3), kernels transformed beforehand). torch runs
+where it is there. The least is the products, and one reading of picture and kernel and one writing
+of the sum.
 """
 
 import argparse

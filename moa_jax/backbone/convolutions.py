@@ -1,19 +1,26 @@
-"""Which library a CPU convolves with: an option for the programs that draw."""
+"""Which library a CPU convolves with: an option for the programs that run the U-Net."""
 
 import platform
 from functools import cache
 
 import jax
 
-# XLA takes YNNPACK for what this option names: by itself for convolutions too, with nothing here
-# for none. Then Eigen convolves, and on x86 it is faster at every shape of Stable Diffusion's; see
-# `python -m benchmarks.convolutions`.
-EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# What XLA is to leave to YNNPACK: by itself convolutions too, with this all but these. Then Eigen
+# convolves, and on x86 it is faster at the U-Net's sizes (`python -m benchmarks.convolutions`). The
+# VAE's large maps are a little faster with XLA's own choice. U-Net of one guided picture and VAE's
+# decoder, seconds of 2 cores: at 256 pixels 2.86 and 3.24 by XLA's own choice, 2.09 and 3.45 with
+# these options; at 512 10.05 and 12.8, 9.09 and 13.6.
+_LEFT = ("INDIVIDUAL_DOT", "REDUCE")
+EIGEN = {
+    "xla_cpu_experimental_ynn_fusion_type": ",".join(
+        f"LIBRARY_FUSION_TYPE_{name}" for name in _LEFT
+    )
+}
 
 
 @cache
 def convolution_options() -> dict[str, str] | None:
-    """Give `compiler_options` of `jax.jit` with which convolutions are fastest on this machine.
+    """Give `compiler_options` of `jax.jit` with which small maps are convolved fastest here.
 
     Returns:
         None where XLA's own choice is the one to take: on TPUs and GPUs, on a CPU for which the

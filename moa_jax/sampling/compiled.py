@@ -103,16 +103,16 @@ class Engine:
         self.fetch: Callable[[Any], Any] = jax.device_get
         networks = Networks(base, model, tuple(each.module for each in controlnets))
         self._networks = networks
-        compiled = partial(jax.jit, compiler_options=convolution_options())
+        small = partial(jax.jit, compiler_options=convolution_options())  # not for the VAE's maps
         # Static: guidance doubles the rows, and what is not watched is not computed.
-        self._condition = compiled(partial(condition, networks), static_argnames="guided")
-        self._predict = compiled(partial(predict, networks), static_argnames="watch")
-        self._keep = compiled(keep)
-        self._encode = compiled(partial(encode, base))
-        self._decode = compiled(partial(decode, base))
-        self._embed = compiled(partial(embed, base))
+        self._condition = small(partial(condition, networks), static_argnames="guided")
+        self._predict = small(partial(predict, networks), static_argnames="watch")
+        self._keep = jax.jit(keep)
+        self._encode = jax.jit(partial(encode, base))
+        self._decode = jax.jit(partial(decode, base))
+        self._embed = small(partial(embed, base))
         if model:
-            self._features = compiled(model.encode_subjects)
+            self._features = small(model.encode_subjects)
 
     @property
     def dtype(self) -> np.dtype:

@@ -7,7 +7,7 @@ T, S = "tests/benchmarks/test_report.py", "tests/benchmarks/test_scale.py"
 CONVOLUTIONS, OPTIONS = "benchmarks/convolutions.py", "moa_jax/backbone/convolutions.py"
 SAME = "tests/benchmarks/test_commands.py::test_every_formulation_of_a_convolution_gives_the_same"
 EIGEN = "tests/backbone/test_convolutions.py::test_with_the_options_eigen_convolves_and_the_result"
-TAKEN = "tests/sampling/test_steering.py::test_every_program_is_compiled_with_the_convolutions_of"
+TAKEN = "tests/sampling/test_steering.py::test_all_but_the_vae_is_compiled_with_the_convolutions_of"
 TAKEN += "_this_machine"
 
 MUTATIONS = [
@@ -21,8 +21,8 @@ MUTATIONS = [
     (
         "YNNPACK convolves",
         OPTIONS,
-        '"xla_cpu_experimental_ynn_fusion_type": ""',
-        '"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"',
+        '("INDIVIDUAL_DOT", "REDUCE")',
+        '("INDIVIDUAL_DOT", "INDIVIDUAL_CONVOLUTION")',
         f"{EIGEN}_is_the_same",
     ),
     (
