@@ -121,7 +121,7 @@ def test_libraries_stay_where_they_belong():
 
 def banned(path: Path) -> set[str]:
     found = {"torch", "tests"}
-    if name(path) in ("benchmarks/peers.py", "benchmarks/attention.py"):
+    if name(path) in {f"benchmarks/{peer}.py" for peer in ("peers", "attention", "convolutions")}:
         found -= {"torch"}  # what we are compared with
     if path in PACKAGE:
         found |= {"train", "sample", "configs", "benchmarks"}

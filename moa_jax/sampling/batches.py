@@ -1,4 +1,4 @@
-"""Run many rows through a compiled program, as many at once as the memory holds.
+"""Run many rows as many at once as the memory holds: through a program, and within one.
 
 Nothing here depends on pictures or networks.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from moa_jax.errors import InputError
 
@@ -50,3 +51,22 @@ def _batch(run: Callable[[Any], Any], rows: Any, start: int, size: int, count: i
     # Indexing copies, so a single batch is passed on as it is.
     outputs = run(rows if whole else jax.tree.map(lambda leaf: leaf[chosen], rows))
     return jax.tree.map(lambda leaf: leaf[: count - start], outputs)
+
+
+def in_turn(function: Callable[[Array], Array], rows: Array, most: int, shards: int = 1) -> Array:
+    """Apply a function to groups of rows, one after the other, within one program.
+
+    Args:
+        function: maps rows to rows, each by itself.
+        most: rows of a group on each device, at most. All groups are equally large.
+        shards: how many devices the rows are divided among, in order; each keeps its own.
+    """
+    count, *shape = rows.shape
+    own = count // shards  # of each device
+    size = max(size for size in range(1, min(own, most) + 1) if own % size == 0)
+    if size == own:
+        return function(rows)
+    groups = rows.reshape(shards, -1, size, *shape).swapaxes(0, 1)
+    results = jax.lax.map(function, groups.reshape(-1, shards * size, *shape))
+    results = results.reshape(-1, shards, size, *results.shape[2:]).swapaxes(0, 1)
+    return results.reshape(count, *results.shape[3:])

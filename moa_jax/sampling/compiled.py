@@ -109,7 +109,7 @@ class Engine:
         self._predict = small(partial(predict, networks), static_argnames="watch")
         self._keep = jax.jit(keep)
         self._encode = jax.jit(partial(encode, base))
-        self._decode = jax.jit(partial(decode, base))
+        self._decode = jax.jit(partial(decode, base), static_argnames="shards")
         self._embed = small(partial(embed, base))
         if model:
             self._features = small(model.encode_subjects)
@@ -183,7 +183,7 @@ class Engine:
                 return latents if kept is None else self._keep(drawn_mask, latents, kept[step])
 
             latents, seen = sample(denoise, sampler, noisy, keys, on_step, after_step)
-            pixels, seen = self.fetch((self._decode(self.params, self._at_home(latents)), seen))
+            pixels, seen = self.fetch((self._decoded(latents), seen))
             # Steps second: `in_batches` wants the pictures on the first axis.
             return pixels, jax.tree.map(lambda *maps: np.stack(maps, axis=1), *seen)
 
@@ -222,6 +222,11 @@ class Engine:
 
         return denoise
 
+    def _decoded(self, latents: Latents) -> Array:
+        latents = self._at_home(latents)
+        shards = len(latents) // latents.sharding.shard_shape(latents.shape)[0]
+        return self._decode(self.params, latents, shards=shards)
+
     def _at_home(self, latents: Latents) -> Array:
         """Put latents where the weights are; anywhere else, the program would compile anew."""
         home = jax.tree.leaves(self.params["unet"])[0].sharding
@@ -240,7 +245,7 @@ class Engine:
 
     def decode(self, latents: Latents) -> list[Image.Image]:
         """Turn latents into pictures."""
-        pixels = self.fetch(self._decode(self.params, self._at_home(latents)))
+        pixels = self.fetch(self._decoded(latents))
         return [Image.fromarray(each) for each in pixels]
 
     def embed(self, request: Request) -> Float[np.ndarray, "B S D"]:

@@ -5,6 +5,7 @@ end. No function depends on the sampler or on the number of steps. These functio
 no text, and choose no default for a setting; of the tokenizer they only ask what a window is.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +18,13 @@ from moa_jax.backbone.stable_diffusion import StableDiffusion
 from moa_jax.data.captions import caption_length, encode_caption
 from moa_jax.diffusion import classifier_free_guidance
 from moa_jax.method.model import MoA, Observations
+from moa_jax.sampling.batches import in_turn
 from moa_jax.sampling.request import Request
 from moa_jax.sampling.settings import Steered
+
+# Pixels that a device decodes at once: a picture of 512 x 512. GiB of temporaries on a v5e: 0.39
+# for one of these, 3.57 for four at once, 2.27 for eight; 1.52 for one of 1024 x 1024.
+DECODED = 512 * 512
 
 Maps = dict[str, Float[Array, "n B _ _ *K"]]
 
@@ -254,14 +260,26 @@ def weigh(
 
 
 def decode(
-    base: StableDiffusion, params: Any, latents: Float[Array, "B H W C"]
+    base: StableDiffusion, params: Any, latents: Float[Array, "B H W C"], *, shards: int = 1
 ) -> UInt8[Array, "B _ _ 3"]:
-    """Turn the U-Net's latents into 8-bit pixels, rounded as diffusers does."""
+    """Turn the U-Net's latents into 8-bit pixels, rounded as diffusers does.
+
+    Pictures come in turn, as many at once as have no more than DECODED pixels together. That
+    changes no picture, and the VAE's maps are the largest of all.
+
+    Args:
+        shards: how many devices the pictures are divided among; static under `jax.jit`.
+    """
     vae = base.vae.module
-    scaled = latents / vae.config.scaling_factor
-    pixels = vae.apply({"params": params["vae"]}, scaled, method="decode")
-    pixels = jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0, 1)  # the VAE's range is [-1, 1]
-    return jnp.round(pixels * 255).astype(jnp.uint8)
+
+    def decoded(latents: Float[Array, "B H W C"]) -> UInt8[Array, "B _ _ 3"]:
+        scaled = latents / vae.config.scaling_factor
+        pixels = vae.apply({"params": params["vae"]}, scaled, method="decode")
+        pixels = jnp.clip(pixels.astype(jnp.float32) / 2 + 0.5, 0, 1)  # the VAE's range is [-1, 1]
+        return jnp.round(pixels * 255).astype(jnp.uint8)
+
+    pixels = math.prod(latents.shape[1:3]) * vae.config.downscale**2
+    return in_turn(decoded, latents, max(1, DECODED // pixels), shards)
 
 
 def encode(

@@ -1,10 +1,12 @@
 """Rows in batches: the same as all at once, and fewer at once where the memory is out."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from moa_jax.sampling.batches import in_batches
+from moa_jax.sampling.batches import in_batches, in_turn
 
 ROWS = {"a": np.arange(7), "b": np.arange(14).reshape(7, 2)}
 
@@ -48,3 +50,38 @@ def test_one_row_that_is_too_large_and_other_errors_are_not_hidden():
         in_batches(limited(0), ROWS)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         in_batches(limited(0, "INTERNAL: something else"), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("most", "group"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 3), (6, 6), (9, 6)]
+)
+def test_rows_come_in_turn_in_equal_groups(most, group):
+    seen = []
+
+    def function(rows):
+        seen.append(rows.shape)
+        return rows[:, 0] + 1.0
+
+    rows = jnp.arange(24.0).reshape(6, 4)
+    np.testing.assert_array_equal(in_turn(function, rows, most), rows[:, 0] + 1.0)
+    assert set(seen) == {(group, 4)}
+
+
+def test_every_device_has_its_own_rows_in_turn():
+    """Rows stay where they are: nothing is sent, and a device sees two of its four at a time."""
+    seen = []
+
+    def function(rows):
+        seen.append(rows.shape)
+        return jnp.sin(rows)
+
+    mesh = Mesh(np.array(jax.devices()[:2]), ("rows",))
+    place = NamedSharding(mesh, PartitionSpec("rows"))
+    rows = jax.device_put(np.arange(24, dtype=np.float32).reshape(8, 3), place)
+    compiled = jax.jit(lambda rows: in_turn(function, rows, 2, shards=2)).lower(rows).compile()
+    assert set(seen) == {(4, 3)}
+    result = compiled(rows)
+    assert result.sharding.is_equivalent_to(place, 2)
+    np.testing.assert_allclose(result, np.sin(rows), atol=1e-6)
+    text = compiled.as_text()
+    assert not any(kind in text for kind in ("all-gather", "all-to-all", "collective-permute"))

@@ -1,6 +1,7 @@
 """Text to image against diffusers, and what a person who calls the pipeline relies on."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,12 @@ import pytest
 from moa_jax import Pipeline
 from moa_jax.data.captions import IMAGE_MARKER
 from moa_jax.errors import InputError
+from moa_jax.sampling import program
 from moa_jax.sampling.control import Control
 from moa_jax.sampling.program import Networks, condition, predict
 from moa_jax.sampling.request import make_request
 from moa_jax.sampling.settings import Steered
+from moa_jax.sampling.start import latent_shape, picture_keys, standard_noise
 from tests.personal import MARKED, PROMPT, pixels, portrait
 
 
@@ -228,3 +231,21 @@ def test_moa_weights_are_refused_on_another_base(tiny_folder_v2, tiny_folder, mo
 def test_moa_needs_an_image_encoder(tiny_folder_v2, moa_folder):
     with pytest.raises(InputError, match=r"no image encoder.*model.image_encoder="):
         Pipeline.from_pretrained(tiny_folder_v2, moa_folder)
+
+
+def test_pictures_are_decoded_in_turn_where_they_are_large(plain, monkeypatch):
+    """One picture at a time holds the maps of one, and gives the same pixels."""
+    shape = latent_shape(plain.base, None, None, 4)
+    latents = standard_noise(picture_keys(0, 4), shape)
+
+    def compiled():
+        function = jax.jit(partial(program.decode, plain.base))
+        return function.lower(plain.params, latents).compile()
+
+    together = compiled()
+    monkeypatch.setattr(program, "DECODED", 1)
+    in_turn = compiled()
+    held = [each.memory_analysis().temp_size_in_bytes for each in (in_turn, together)]
+    assert held[0] < 0.5 * held[1]
+    found, expected = (np.asarray(each(plain.params, latents), int) for each in (in_turn, together))
+    assert np.abs(found - expected).max() <= 1
