@@ -25,8 +25,16 @@ def test_devices_draw_the_same(spread, plain, count, rows, monkeypatch):
         shares.extend(shard.data.shape[0] for shard in arrays[0].addressable_shards)
         return own(arrays)
 
+    decoded = []
+
+    def decode(params, latents, *, shards, own=spread._decode):
+        decoded.append(shards)
+        return own(params, latents, shards=shards)
+
     monkeypatch.setattr(spread, "fetch", fetch)
+    monkeypatch.setattr(spread, "_decode", decode)
     found, expected = (each(num_images=count, **ASKED).images for each in (spread, plain))
     assert shares == [rows, rows]
+    assert decoded == [count // rows]
     for one, other in zip(found, expected, strict=True):
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
