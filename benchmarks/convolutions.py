@@ -108,7 +108,7 @@ def channels_first(picture: Picture, kernel: Kernel) -> Picture:
 
 def one_product(picture: Picture, kernel: Kernel) -> Picture:
     """Convolve by one matrix product of every pixel's neighbours."""
-    neighbours = jnp.concatenate(list(_moved(picture, len(kernel))), axis=-1)
+    neighbours = jnp.concatenate(_moved(picture, len(kernel)), axis=-1)
     return neighbours @ kernel.reshape(-1, kernel.shape[-1])
 
 
@@ -118,7 +118,7 @@ def nine_products(picture: Picture, kernel: Kernel) -> Picture:
     return sum(part @ place for part, place in zip(_moved(picture, 3), places, strict=True))
 
 
-def _moved(picture: Picture, size: int) -> Sequence[Picture]:
+def _moved(picture: Picture, size: int) -> list[Picture]:
     """Move a picture so that each place of a kernel meets its pixel."""
     _, height, width, _ = picture.shape
     edge = size // 2
