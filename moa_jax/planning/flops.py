@@ -27,7 +27,7 @@ _FLOAT = re.compile(r"b?f\d")
 
 def matrix_flops(module: Module) -> float:
     """Count the FLOPs of matrix products and convolutions; a multiply-add is two."""
-    return _total(module, _product)
+    return _total(module, product_flops)
 
 
 def kernel_flops(module: Module) -> float:
@@ -49,7 +49,8 @@ def _total(module: Module, count: Callable[[Operation, Computation], float]) -> 
     )
 
 
-def _product(op: Operation, within: Computation) -> float:
+def product_flops(op: Operation, within: Computation) -> float:
+    """Count the FLOPs of one matrix product or convolution; 0 for other operations."""
     if op.kind not in ("dot", "convolution"):
         return 0.0
     left, right = (within[name].arrays[0].shape for name in op.operands)

@@ -35,7 +35,7 @@ def traffic_by_origin(module: Module) -> dict[str, dict[str, int]]:
         For each network, e.g. "UNet" or "UNet backward", and for "rest": bytes by what moves them,
         e.g. "self-attention"; both in falling order.
     """
-    origins = _Origins(module)
+    origins = Origins(module)
 
     def each() -> Iterable[tuple[Traffic, int]]:
         for computation, op, moved in moves(module):
@@ -70,10 +70,11 @@ def kind_of(path: str) -> str:
     return next((kind for kind, pattern in _KINDS if pattern.search(path)), REST)
 
 
-class _Origins:
+class Origins:
     """Finds the path of modules of an operation, of its own or of its neighbours."""
 
     def __init__(self, module: Module) -> None:
+        """Prepare for the operations outside fusions."""
         self._computations = module.computations
         self._users: dict[str, Mapping[str, list[str]]] = {}
         # A computation of one asynchronous operation has its origin where it is started.

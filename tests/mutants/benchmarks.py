@@ -9,8 +9,25 @@ SAME = "tests/benchmarks/test_commands.py::test_every_formulation_of_a_convoluti
 EIGEN = "tests/backbone/test_convolutions.py::test_with_the_options_eigen_convolves_and_the_result"
 TAKEN = "tests/sampling/test_steering.py::test_all_but_the_vae_is_compiled_with_the_convolutions_of"
 TAKEN += "_this_machine"
+COUNT = (
+    "tests/benchmarks/test_cycles.py::test_each_operation_counts_with_its_turns_its_kind_and_its"
+)
 
 MUTATIONS = [
+    (
+        "a loop's expected cycles count once",
+        "benchmarks/cycles.py",
+        "turns * int(told[1]),",
+        "int(told[1]),",
+        f"{COUNT}_network",
+    ),
+    (
+        "a product is taken for a convolution",
+        "benchmarks/cycles.py",
+        'each.kind == "convolution" and _PLACES.search(each.rest) for',
+        'each.kind == "convolution" for',
+        f"{COUNT}_network",
+    ),
     (
         "XLA chooses the convolutions of a pipeline",
         "moa_jax/sampling/compiled.py",
