@@ -186,17 +186,12 @@ def _flash(
     value: Float[Array, "B S N d"],
     interpret: bool,
 ) -> Float[Array, "B L N d"]:
-    """Attend on one device. The kernel takes "N d L" without a scale, in multiples of LANES."""
+    """Attend on one device. The kernel takes "N d L", without a scale."""
     from moa_jax.backbone import flash as kernels  # slow to import
 
-    length, context, width = query.shape[1], key.shape[1], query.shape[3]
-    heads = (
-        jnp.pad(
-            array.transpose(0, 2, 3, 1), ((0, 0),) * 3 + ((0, -array.shape[1] % kernels.LANES),)
-        )
-        for array in (query * width**-0.5, key, value)
-    )
-    return kernels.flash(*heads, context, interpret)[..., :length].transpose(0, 3, 1, 2)
+    scaled = query * query.shape[3] ** -0.5
+    heads = (array.transpose(0, 2, 3, 1) for array in (scaled, key, value))
+    return kernels.flash(*heads, interpret).transpose(0, 3, 1, 2)
 
 
 def cudnn(

@@ -24,8 +24,8 @@ MUTATIONS = [
     (
         "keys that are near are counted from the first block each time",
         FLASH,
-        "step * near + block * columns, **sizes)",
-        "block * columns, **sizes)",
+        "first = step * near + block * columns",
+        "first = block * columns",
         SAME,
     ),
     (
@@ -33,6 +33,27 @@ MUTATIONS = [
         FLASH,
         "of_query[:, here] += _dot(",
         "of_query[:, here] = _dot(",
+        SAME,
+    ),
+    (
+        "what lies behind the last value is mixed in",
+        FLASH,
+        "_dot(_real(value[:, here], first, context), weights",
+        "_dot(value[:, here], weights",
+        SAME,
+    ),
+    (
+        "gradients take in what lies behind the last query",
+        FLASH,
+        "_real(each[:, here], block * rows, length)",
+        "each[:, here]",
+        SAME,
+    ),
+    (
+        "gradients take in what lies behind the last key",
+        FLASH,
+        "(_real(each[...], step * columns, context) for each in (key, value))",
+        "(each[...] for each in (key, value))",
         SAME,
     ),
     (
