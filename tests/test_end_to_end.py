@@ -164,6 +164,7 @@ sys.exit(train.main(commands[0]) or sample.main(commands[1]))
     assert (tmp_path / "out" / "00000-00.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_data_command_finds_nothing_wrong_with_real_photographs(imagefolder, tiny_folder):
     command = [sys.executable, "-m", "moa_jax.data", "check", imagefolder, "--base", tiny_folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -49,6 +49,7 @@ def test_less_strength_keeps_more_of_the_photo(personal):
     assert change(0.17) < change(1.0)  # one step of six
 
 
+@pytest.mark.slow
 def test_prompts_may_have_weights_and_several_windows(personal):
     """The photo's own prompt and the new one need not be equally long."""
     photo = portrait(3, (64, 64))

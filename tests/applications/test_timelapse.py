@@ -15,6 +15,7 @@ PROMPT = "a {word} <|image|> in the snow with a woman <|image|>"
 SUBJECTS = [portrait(1), portrait(2)]
 
 
+@pytest.mark.slow
 def test_frames_at_words_of_one_length_are_the_pictures_of_their_prompts(personal):
     words = ["man", "woman", "kid"]
     frames = pixels(timelapse(personal, PROMPT, words, SUBJECTS, frames=5, **DRAW))

@@ -237,6 +237,7 @@ def test_the_devices_say_which_kernel_runs(monkeypatch, platform, version, capab
     assert kernel_of(platform) == expected
 
 
+@pytest.mark.slow
 def test_a_network_is_the_same_by_every_implementation(small_blocks):
     """Prediction and gradients of a U-Net of one level, its cross-attention included."""
     config = UNetConfig.from_dict(ONE_LEVEL)

@@ -84,6 +84,7 @@ def test_drawing_has_its_parts_and_their_sum(tmp_path):
     assert notes == ["no peer: --no-peers"]
 
 
+@pytest.mark.slow
 def test_loading_says_what_reading_takes_and_the_peak(tmp_path):
     assert loading.main([*QUICK, "--size", "toy", "--out", str(tmp_path)]) == 0
     found, notes = rows(tmp_path, "loading")

@@ -69,6 +69,7 @@ def test_the_table_stands_between_the_marks_and_counts_once(catalogue, tmp_path,
     assert asked == ["moa", MADE_UP.variant] * 2
 
 
+@pytest.mark.slow
 def test_what_is_added_is_the_priors_attention_once_more_and_the_routers(tmp_path):
     write_configs(tmp_path, "tiny")
     base = describe_stable_diffusion(str(tmp_path), jnp.float32)

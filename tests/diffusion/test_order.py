@@ -64,7 +64,8 @@ def test_higher_orders_need_fewer_steps():
     assert third < 0.5 * second < 0.25 * first, (first, second, third)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "euler_a", pytest.param("ddim", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddpm", "euler_a", "ddim"])
 def test_ancestral_samplers_draw_the_gaussian(name):
     schedule = NoiseSchedule.from_config({**SD15, "timestep_spacing": "leading"})
     plan = make_sampler(name, schedule, 1000, eta=1.0 if name == "ddim" else None)

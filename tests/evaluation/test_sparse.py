@@ -24,6 +24,7 @@ def climbed(made):
     return rungs.climb(made.study, made.runs / "moa-0", made.runs / "sparse", RUNGS)
 
 
+@pytest.mark.slow
 def test_a_rung_says_how_much_of_the_expert_was_computed(climbed, made):
     whole, some, nothing = climbed
     assert (whole.pixels, whole.layers) == (1.0, 1.0)

@@ -21,6 +21,7 @@ def numbers(made):
     return {"prior": study.prior(), "moa": study.row(moa, moa), "renders": study.renders()}
 
 
+@pytest.mark.slow
 def test_the_prior_sees_no_subject_and_moa_does(made, numbers):
     assert numbers["prior"]["swap/pixels"] == 0
     assert numbers["moa"]["swap/pixels"] > 0
@@ -35,6 +36,7 @@ def test_every_number_is_a_number(numbers):
         assert not set(bad) - {f"{g}{n}" for g in ("", "identity/") for n in ("beard", "hat_color")}
 
 
+@pytest.mark.slow
 def test_pictures_of_a_batch_do_not_depend_on_their_place(made, numbers):
     """The padded last batch, and trials in another order, give the same pictures."""
     moa = made.runs / "moa-0"

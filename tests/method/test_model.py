@@ -110,6 +110,7 @@ def count(tree):
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 def test_what_the_full_size_model_adds():
     """93.54 M attention parameters next to the 859.52 M of SD 1.5, plus routers and prompt."""
     config = UNetConfig.from_dict(full_size_configs.UNET_SD15)
@@ -134,6 +135,7 @@ def test_what_the_full_size_model_adds():
     assert round(count(variables) / 1e6, 2) == 4.34
 
 
+@pytest.mark.slow
 def test_what_the_full_size_model_costs():
     """A dense mixture at 512 pixels: 500 instead of 395 GMAC a pass, as XLA counts them."""
     config = UNetConfig.from_dict(full_size_configs.UNET_SD15)

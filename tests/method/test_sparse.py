@@ -156,6 +156,7 @@ def test_put_undoes_take():
     np.testing.assert_array_equal(back, kept * values)
 
 
+@pytest.mark.slow
 def test_what_a_sparse_pass_of_full_size_costs():
     """At 512 pixels, GMAC: what is left of 500 are the plain pass and these products."""
     config = UNetConfig.from_dict(full_size_configs.UNET_SD15)

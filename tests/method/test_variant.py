@@ -21,14 +21,14 @@ HERE = "tests.method.variants"
     ("variant", "method"),
     [
         ("moa", {}),
-        ("moa", {"router": "mlp", "time_layer_conditioning": False}),
-        (f"{HERE}:Everything", {}),
         *(
-            pytest.param(each, {}, marks=pytest.mark.slow)
-            for each in (
-                f"{HERE}:ThreeExperts",
-                "examples.lora_expert:Lora(rank=2)",
-                "examples.router_in_20_lines:CentreRouting(reach=0.4)",
+            pytest.param(each, method, marks=pytest.mark.slow)
+            for each, method in (
+                ("moa", {"router": "mlp", "time_layer_conditioning": False}),
+                (f"{HERE}:Everything", {}),
+                (f"{HERE}:ThreeExperts", {}),
+                ("examples.lora_expert:Lora(rank=2)", {}),
+                ("examples.router_in_20_lines:CentreRouting(reach=0.4)", {}),
             )
         ),
     ],
@@ -37,6 +37,7 @@ def test_a_sound_variant_passes_all_checks(variant, method):
     assert check_variant(variant, **method) == dict.fromkeys(CHECKS, "passed")
 
 
+@pytest.mark.slow
 def test_a_single_branch_is_the_prior_only_under_the_dial():
     """Its router gives the prior nothing, and learns nothing."""
     found = check_variant("moa", router="personalized", router_loss_weight=0.0)
@@ -48,8 +49,8 @@ def test_a_single_branch_is_the_prior_only_under_the_dial():
     [
         (variants.Leaky(), "pictures_apart"),
         (variants.Short(), "routing"),
-        (variants.Idle(), "gradients"),
-        (variants.NotThePrior(), "prior_at_start"),
+        pytest.param(variants.Idle(), "gradients", marks=pytest.mark.slow),
+        pytest.param(variants.NotThePrior(), "prior_at_start", marks=pytest.mark.slow),
         (Everything(gain=1.5), "prior_at_start"),
     ],
 )

@@ -64,6 +64,7 @@ def test_the_student_takes_one_step_towards_the_teachers(aggregator):
     np.testing.assert_allclose(predicted(aggregator, 0.0)[0], before, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_aggregator_learns_through_the_step(aggregator):
     wanted = jnp.array(normal(5, 2, 3, 3, 4))
 

@@ -32,6 +32,7 @@ def draw():
     return predict
 
 
+@pytest.mark.slow
 def test_drawing_goes_away_from_the_prior(draw):
     weak = draw(0.0)
     for dial in (1.0, 0.5):

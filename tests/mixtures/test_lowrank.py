@@ -52,6 +52,7 @@ def test_a_lora_expert_costs_less_than_a_full_copy(prompt, optimized):
     assert 0.95 * (3 * products - changes) < saved < 1.05 * (3 * products - changes)
 
 
+@pytest.mark.slow
 def test_ranks_that_gate_themselves(pixels, prompt):
     low = jnp.array([[3.0, -1.0, 2.0, 0.5]])
     order = jnp.array([2, 0, 3, 1])

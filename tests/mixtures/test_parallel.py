@@ -127,6 +127,7 @@ def test_joined_layers_give_the_mean_and_an_unused_expert_may_go():
         prune(one, jnp.asarray(used), 17)
 
 
+@pytest.mark.slow
 def test_hot_experts_visit_and_the_others_stay():
     made = Hecate(feed_forward, 2, capacity=ENOUGH, tail=1.0)
     function, *arguments = on_devices(made)
@@ -146,6 +147,7 @@ def test_hot_experts_visit_and_the_others_stay():
     assert len(both["all-to-all"]) == 4
 
 
+@pytest.mark.slow
 def test_the_most_wanted_experts_of_all_devices_are_the_hot_ones():
     """Buffers of the others have no room but for one token: who is dropped tells who is hot."""
     size = math.ceil(4.0 * OWN / EXPERTS)

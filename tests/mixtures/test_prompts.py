@@ -37,6 +37,7 @@ def draw(tried, swapped=False):
     return np.asarray(prediction), jax.tree.map(np.asarray, seen)
 
 
+@pytest.mark.slow
 def test_the_order_of_subjects_is_that_of_their_routing_alone(apart):
     one, seen = draw(apart)
     other, swapped = draw(apart, swapped=True)
@@ -53,6 +54,7 @@ def test_the_order_of_subjects_is_that_of_their_routing_alone(apart):
         np.testing.assert_allclose(swapped.attention[path][..., ::-1], attention, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nobody_means_the_prior_to_the_bit(apart):
     prediction, _ = apart.predict(apart.moved, apart.nobody)
     np.testing.assert_array_equal(prediction, apart.prior)
@@ -107,6 +109,7 @@ def test_sparse_routing_computes_the_same(cross):
     assert jnp.abs(dense - prior).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_only_the_expert_reads_the_rewritten_text(rewritten):
     variant, tried = rewritten.variant, rewritten
     module = variant.prompt(tried.method, 1, jnp.float32)

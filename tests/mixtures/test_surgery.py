@@ -50,6 +50,7 @@ def test_a_picture_is_drawn_by_the_adapter_of_its_task():
 SIDES = ("down", "up")
 
 
+@pytest.mark.slow
 def test_the_last_layer_compares_with_each_task_and_its_mean_follows():
     said, layer = prompt(), layer_of(THREE, block=6)  # the last of seven
     params = move(start(layer, said))

@@ -75,6 +75,7 @@ def test_mostly_zeros_cost_less_than_a_bit():
     assert {(pair,) for pair in range(9)} <= set(runs)  # whatever comes can be coded
 
 
+@pytest.mark.slow
 def test_experts_are_the_prior_and_what_was_coded():
     layer, context, hidden = layer_of(Variant()), prompt(), jnp.array(HIDDEN)
     params = {"unet": {"attn2": move(start(layer, context))}}

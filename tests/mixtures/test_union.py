@@ -58,6 +58,7 @@ def test_scores_cost_the_square_of_the_share(optimized):
     assert (flops[0] - flops[1]) / (flops[1] - flops[2]) == pytest.approx(4, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_gate_learns():
     layer = UnionExpert(**SIZES)
     params = move(start(layer, None))

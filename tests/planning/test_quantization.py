@@ -36,6 +36,7 @@ def test_a_plan_counts_a_byte_for_each_weight_and_four_for_each_scale(tiny_folde
     assert prediction.shape == (1, 8, 8, 4)
 
 
+@pytest.mark.slow
 @libtpu
 def test_the_compiler_holds_no_copy_of_the_kernels_in_floats(measured):
     """Not even outside of a loop, where one copy would serve all turns."""

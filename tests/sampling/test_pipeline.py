@@ -160,6 +160,7 @@ def test_latents_are_taken_as_given(plain):
     np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_bfloat16_draws_nearly_the_same(tiny_folder, moa_folder, personal):
     half = Pipeline.from_pretrained(tiny_folder, moa_folder, dtype="bfloat16")
     assert half.dtype == jnp.bfloat16

@@ -119,6 +119,7 @@ def controlnets(torch, tiny_folder, tmp_path_factory):
     return folders
 
 
+@pytest.mark.slow
 def test_two_controlnets_are_diffusers(oracle, controlnets, tiny_folder):
     import diffusers
 

@@ -37,6 +37,7 @@ def by_hand(kernel):
     return (np.rint(exact / step) * step).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_it_draws_as_the_rounded_weights_do(personal, rounded, tiny_folder, moa_folder):
     held = leaf_paths(rounded.params)
     assert sum(isinstance(leaf, Quantized) for leaf in held.values()) > 50

@@ -18,6 +18,7 @@ def difference(one, other):
     return np.abs(pixels(one)[0] - pixels(other)[0]).max()
 
 
+@pytest.mark.slow
 def test_sparse_routing_shows_what_took_part_and_keeps_pictures_apart(personal):
     """A third of the pixels of each layer; a picture is the same in any batch."""
     sparse = personal(MARKED, SUBJECTS, capacity=1 / 3, **{**DRAW, "num_images": 2})

@@ -16,7 +16,8 @@ def spread(tiny_folder):
     return pipeline
 
 
-@pytest.mark.parametrize(("count", "rows"), [(2, 1), pytest.param(3, 3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "rows"), [(2, 1), (3, 3)])
 def test_devices_draw_the_same(spread, plain, count, rows, monkeypatch):
     """Two devices draw one each of two pictures; what they do not divide, each draws entirely."""
     shares = []

@@ -117,6 +117,7 @@ def test_outlines_are_the_outermost_pixels_of_each_person():
     np.testing.assert_array_equal(found, 255 * np.repeat(expected[..., None], 3, axis=-1))
 
 
+@pytest.mark.slow
 def test_both_trainings_start_from_the_base_model_itself(base):
     """Factors that change nothing, and a ControlNet that is a copy and finds nothing."""
     unet, random = base.unet, np.random.default_rng(0)
@@ -191,6 +192,7 @@ def colour_beside_the_ink(pictures):
     return np.linalg.norm(beside, axis=-1)
 
 
+@pytest.mark.slow
 def test_the_style_prints_the_prior_in_one_ink(world):
     prompt = "a woman and a man in the garden at sunset"
     plain, styled = draw(world, prompt), draw_styled(world, "prior", prompt)
@@ -198,6 +200,7 @@ def test_the_style_prints_the_prior_in_one_ink(world):
     assert after < 0.5 * before, (before, after)
 
 
+@pytest.mark.slow
 def test_a_styled_personalized_expert_prints_the_person_and_leaves_the_place(world):
     portrait = Image.fromarray(render_portrait(draw_look(np.random.default_rng(5), "woman")))
     scene = ("a woman <|image|> waving in the garden by day", [portrait])
@@ -208,6 +211,7 @@ def test_a_styled_personalized_expert_prints_the_person_and_leaves_the_place(wor
     assert person < 0.8 and 1 - place < 0.3 * (1 - person), (person, place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 16])
 def test_people_stand_where_the_outline_says(world, index):
     scene = training_scene(HELD_OUT, index)

@@ -48,6 +48,7 @@ def masks(readers, pictures):
     return [each.mask for each in readers.read(pictures.astype(np.uint8))]
 
 
+@pytest.mark.slow
 def test_a_morph_goes_from_one_person_to_the_other_before_one_background(pipe, readers):
     frames = pixels(morph(pipe, PROMPT, [ONE], OTHER, frames=5, **DRAW))
     people = np.any(masks(readers, frames), axis=0)
@@ -58,6 +59,7 @@ def test_a_morph_goes_from_one_person_to_the_other_before_one_background(pipe, r
     assert steps[:, ~people].mean() < 0.4 * steps[:, people].mean()
 
 
+@pytest.mark.slow
 def test_words_of_age_change_how_tall_the_same_person_is(pipe, readers):
     prompt = PROMPT.replace("woman", "{word}")
     frames = pixels(timelapse(pipe, prompt, ["kid", "woman"], [ONE], frames=3, **DRAW))
@@ -65,6 +67,7 @@ def test_words_of_age_change_how_tall_the_same_person_is(pipe, readers):
     assert heights[0] < heights[-1]
 
 
+@pytest.mark.slow
 def test_a_photo_is_found_again_and_another_person_put_into_it(pipe, readers, photo):
     options = {"source_prompt": PROMPT, "source_subjects": [ONE], "num_inference_steps": 15}
     edited = edit(pipe, photo, PROMPT, [OTHER], iterations=3, **options)

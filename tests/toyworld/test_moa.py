@@ -70,6 +70,7 @@ def test_each_of_two_people_is_drawn_in_the_right_place(measured):
     assert measured.moa["pairs/binding"] > 0.75
 
 
+@pytest.mark.slow
 def test_the_personalized_expert_draws_where_the_person_is():
     """Its weight, cut so that it covers as much as the person, against the mask readers find."""
     pipe, readers = Pipeline.from_pretrained(BASE, MOA_WEIGHTS), Readers.load()

@@ -205,6 +205,7 @@ def test_strangers_rarely_agree_in_everything():
     assert np.mean(shares) < 0.55 and np.mean(np.array(shares) == 1) < 0.01
 
 
+@pytest.mark.slow
 def test_weights_survive_their_file_and_damage_is_named(drawn, tmp_path):
     readers = Readers(initial_params(jax.random.key(2)))
     readers.save(tmp_path / "readers.safetensors")

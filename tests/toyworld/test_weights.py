@@ -45,6 +45,7 @@ def test_diffusers_draws_the_same_picture():
     assert difference.mean() <= 1 and (difference > 2).mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_the_prior_draws_what_the_words_ask_for():
     """Each picture of four prompts, read by the readers; people it makes up itself."""
     prompts = {

@@ -90,6 +90,7 @@ def test_features_are_those_of_the_subjects_pictures(tiny, run):
     np.testing.assert_allclose(np.concatenate(found), exact, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_pictures(tiny):
     batch = {name: jnp.asarray(array) for name, array in random_batch(1).items()}
     encoding = jax.jit(partial(encode_batch, tiny.model))

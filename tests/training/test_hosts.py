@@ -65,6 +65,7 @@ def alone(tmp_path_factory, two):
     return folder
 
 
+@pytest.mark.slow
 def test_when_one_is_killed_the_other_stops_with_a_clear_message(two):
     _, codes, killed, _, _ = two
     assert codes == [os.EX_TEMPFAIL, -signal.SIGKILL]

@@ -97,6 +97,7 @@ def test_a_plan_knows_the_batch(tiny, run, batches):
     assert {name: (one.shape, one.dtype) for name, one in shapes.items()} == found
 
 
+@pytest.mark.slow
 def test_each_shape_has_its_latents(tiny, run, tmp_path):
     """The pictures are squares, so half of each is cropped: any shape will do for a bucket."""
     members = {(128, 64): np.array([3, 0]), (64, 64): np.array([1, 2, 4])}

@@ -75,6 +75,7 @@ def test_the_prior_sees_no_subject(tiny, config, parts):
     assert {float(value) for value in numbers.values()} == {0.0}
 
 
+@pytest.mark.slow
 def test_the_personalized_expert_sees_other_subjects_and_nothing_of_absent_ones(
     tiny, config, parts
 ):

@@ -66,6 +66,7 @@ def preset(request, tiny, accumulating):
     return request.param, mesh, *compiled(tiny, accumulating, mesh)
 
 
+@pytest.mark.slow
 def test_a_preset_sends_what_it_must_and_no_more(preset):
     name, mesh, step, state, frozen = preset
     sent = collectives(parse(step.as_text()))

@@ -81,7 +81,8 @@ def whole(start, tmp_path_factory):
     return entries(folder)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 20])
 def test_killed_at_random_moments_a_run_logs_the_same_numbers(kills, start, whole, tmp_path):
     draw = random.Random(kills)
     for _ in range(kills):
@@ -114,6 +115,7 @@ def test_sigterm_saves_the_step_in_flight_and_asks_to_be_started_again(start, wh
     assert entries(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_named_and_what_was_saved_goes_on(start, whole, tmp_path):
     assert finish(start(tmp_path, 2 * EVERY)) == 0
     # More than the process prints (XLA may have much to say), less than any one array takes.

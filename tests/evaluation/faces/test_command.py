@@ -52,6 +52,7 @@ def faces(tmp_path, monkeypatch, load):
     return lambda *more, moa=True: main(["faces", *options, *(with_moa if moa else []), *more])
 
 
+@pytest.mark.slow
 def test_people_are_drawn_measured_and_reported(faces, tmp_path, capsys, monkeypatch):
     judge = ("--recognizer", FAKE, "--recognizer", f"{FAKE}(faces=2, name='two')")
     stops = iter([None, KeyboardInterrupt])  # as Ctrl-C does, after the first batch
