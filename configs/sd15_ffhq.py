@@ -6,8 +6,8 @@ Hardware: 8 accelerators; the batch of 128 is 16 pictures on each.
           To need less memory: mesh.preset=fsdp, model.remat=true, optimizer.accumulation=2 (or 4,
           8); --plan v5e:2x4 says what that needs. sd15_ffhq_v5e_16.py, sd15_ffhq_v6e_8.py and
           sd15_ffhq_gpu_8.py have the values for some machines, with their plans.
-Plan:     on 8 v5e with mesh.preset=fsdp model.remat=true a chip needs 7.9 of 15.75 GiB; a picture
-          takes 4.77 TFLOP and 10.4 GB of memory traffic, so at most 41 pictures/s on each chip
+Plan:     on 8 v5e with mesh.preset=fsdp model.remat=true a chip needs 8.1 of 15.75 GiB; a picture
+          takes 4.72 TFLOP and 9.9 GB of memory traffic, so at most 42 pictures/s on each chip
           (--plan v5e:2x4); not measured on hardware.
 Time:     150,000 steps; not yet measured.
 Result:   identity and prompt scores of FastComposer's protocol; not yet measured.

@@ -4,8 +4,8 @@ Command:  python train.py configs/sd15_ffhq_gpu_8.py data.path=FFHQ
           or sbatch --gpus-per-node=8 launch/slurm.sbatch configs/sd15_ffhq_gpu_8.py ...
 Hardware: one host with 8 GPUs; weights are replicated, so only gradients are sent.
 Plan:     without a GPU there is no compiler for GPUs. By arithmetic from the plan for v6e, with as
-          many pictures a device: about 23 of 80 GB, 4.29 TFLOP a picture, so at most 230 pictures/s
-          on each H100 (73 on an A100) by their peaks; not measured on hardware.
+          many pictures a device: about 23 of 80 GB, 4.24 TFLOP a picture, so at most 233 pictures/s
+          on each H100 (74 on an A100) by their peaks; not measured on hardware.
 Time:     150,000 steps; not yet measured.
 Result:   as configs/sd15_ffhq.py; not yet measured.
 """

@@ -2,8 +2,8 @@
 
 Command:  python train.py configs/sd15_ffhq_v6e_8.py data.path=gs://BUCKET/ffhq
 Hardware: v6e:2x4, one or two hosts: launch/tpu_vm.sh, or launch/gke_jobset.yaml.
-Plan:     a chip needs 18.0 of 31.24 GiB; a picture takes 4.29 TFLOP and 10.1 GB of memory traffic,
-          so at most 162 pictures/s on each chip, and the run at least 4.1 hours (--plan v6e:2x4);
+Plan:     a chip needs 18.0 of 31.24 GiB; a picture takes 4.24 TFLOP and 9.2 GB of memory traffic,
+          so at most 178 pictures/s on each chip, and the run at least 3.7 hours (--plan v6e:2x4);
           not measured on hardware.
 Time:     150,000 steps; not yet measured.
 Result:   as configs/sd15_ffhq.py; not yet measured.
