@@ -15,8 +15,7 @@ from moa_jax.backbone.attention_kernels import choose_attend, kernel_of, select
 from moa_jax.backbone.unet import UNet, UNetConfig
 from moa_jax.errors import InputError
 
-SPLASH = partial(attend.splash, interpret=True)
-FLASH = partial(attend.flash, interpret=True)
+SPLASH, FLASH = (partial(each, interpret=True) for each in (attend.splash, attend.flash))
 FUNCTIONS = {"xla": attend.xla, "blocked": attend.blocked, "looped": attend.looped}
 FUNCTIONS |= {"splash": SPLASH, "flash": FLASH}
 every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
