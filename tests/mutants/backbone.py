@@ -35,6 +35,20 @@ MUTATIONS = [
         PREDICTION,
     ),
     (
+        "the variance cancels in full precision",
+        BLOCKS,
+        "jnp.finfo(self.dtype).bits < 32",
+        "jnp.finfo(self.dtype).bits <= 32",
+        f"{T}norms.py::test_in_full_precision_the_variance_does_not_cancel",
+    ),
+    (
+        "a TPU reads twice for the variance in half precision",
+        BLOCKS,
+        "jnp.finfo(self.dtype).bits < 32",
+        "jnp.finfo(self.dtype).bits < 16",
+        f"{T}norms.py::test_a_tpu_reads_for_mean_and_variance_at_once_in_half_precision",
+    ),
+    (
         "nearest neighbours are rounded up",
         BLOCKS,
         "jnp.arange(length) * hidden.shape[axis] // length",
