@@ -5,9 +5,9 @@
 
 The compiler writes the cycles that it expects of an operation when it has made the machine code. At
 full size this takes a core 8 minutes for a pass and more than half an hour for the training step.
-OUT/cycles-JOB.txt keeps what it wrote: while it is there, nothing is compiled again. Beside the
-cycles stands what the matrix products among them take at the chip's peak. Attention kernels have no
-estimate, and are told apart.
+OUT/cycles-JOB-SIZE-IMAGES.txt keeps what it wrote: while it is there, nothing is compiled again.
+Beside the cycles stands what the matrix products among them take at the chip's peak. Attention
+kernels have no estimate, and are told apart.
 """
 
 import argparse
@@ -111,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make(job: str, images: int, size: str, out: Path) -> None:
     """Compile, unless the text is there, and print and write the table."""
-    text = out / f"cycles-{job}.txt"
+    name = f"cycles-{job}-{size}-{images}"
+    text = out / f"{name}.txt"
     if not text.is_file():
         out.mkdir(parents=True, exist_ok=True)
         print(f"compiling a {job} of {images} pictures to the end for a {CHIP.name}", flush=True)
@@ -119,7 +120,7 @@ def make(job: str, images: int, size: str, out: Path) -> None:
     module = parse(text.read_text(encoding="utf-8"))
     found = markdown(list(expected(module)), kernel_flops(module))
     print(found)
-    (out / f"cycles-{job}.md").write_text(found + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text(found + "\n", encoding="utf-8")
 
 
 def compile_whole(job: str, images: int, size: str) -> str:

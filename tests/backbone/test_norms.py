@@ -1,7 +1,6 @@
 """The norms' variance, against float64, and how often a TPU reads for it."""
 
 from functools import partial
-from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import pytest
 
 from moa_jax.backbone.blocks import GroupNorm, LayerNorm
 from moa_jax.planning.usage import measure
+from tests.planning.conftest import libtpu
 from tests.planning.makers import on_v5e
 
 GROUPS, CHANNELS = 4, 32
@@ -59,7 +59,7 @@ def test_in_full_precision_the_variance_does_not_cancel(norm):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("libtpu") is None, reason="needs the TPU compiler")
+@libtpu
 @pytest.mark.parametrize(("dtype", "times"), [(jnp.bfloat16, 3), (jnp.float32, 4)])
 def test_a_tpu_reads_for_mean_and_variance_at_once_in_half_precision(dtype, times):
     shape = (8, 256, 256, 256)  # too large for the memory on the chip

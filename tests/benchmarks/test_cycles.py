@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import cycles
 from moa_jax.planning.hlo import parse
+from tests.planning.conftest import libtpu
 from tests.planning.makers import layers
 
 TOLD = 'backend_config={"window_config":{"estimated_cycles":"%d","iteration_bounds":[]}}'
@@ -86,6 +87,7 @@ def test_cycles_become_time_at_the_rate_that_gives_the_chips_peak():
     assert lines[-1].endswith("2.0 ms at peak.")
 
 
+@libtpu
 def test_a_text_is_compiled_once_and_read_again(tmp_path, monkeypatch, capsys):
     asked = []
 
@@ -96,10 +98,10 @@ def test_a_text_is_compiled_once_and_read_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(cycles.PROGRAMS, "pass", small)
     arguments = ["pass", "--size", "tiny", "--images", "2", "--out", str(tmp_path)]
     assert cycles.main(arguments) == 0
-    first = (tmp_path / "cycles-pass.md").read_text()
+    first = (tmp_path / "cycles-pass-tiny-2.md").read_text()
     assert "| matrix products |" in first
     capsys.readouterr()
     assert cycles.main(arguments) == 0
     assert "compiling" not in capsys.readouterr().out
-    assert (tmp_path / "cycles-pass.md").read_text() == first
+    assert (tmp_path / "cycles-pass-tiny-2.md").read_text() == first
     assert asked == [True]
