@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -58,15 +59,20 @@ def in_turn(function: Callable[[Array], Array], rows: Array, most: int, shards: 
 
     Args:
         function: maps rows to rows, each by itself.
-        most: rows of a group on each device, at most. All groups are equally large.
+        most: rows of a group on each device, at most. All groups are equally large; the last one
+            repeats a device's last row until it is full.
         shards: how many devices the rows are divided among, in order; each keeps its own.
     """
     count, *shape = rows.shape
     own = count // shards  # of each device
-    size = max(size for size in range(1, min(own, most) + 1) if own % size == 0)
-    if size == own:
+    groups = -(-own // most)
+    if groups == 1:
         return function(rows)
-    groups = rows.reshape(shards, -1, size, *shape).swapaxes(0, 1)
-    results = jax.lax.map(function, groups.reshape(-1, shards * size, *shape))
-    results = results.reshape(-1, shards, size, *results.shape[2:]).swapaxes(0, 1)
-    return results.reshape(count, *results.shape[3:])
+    size = -(-own // groups)
+    filled = [(0, 0), (0, groups * size - own)] + [(0, 0)] * len(shape)
+    rows = jnp.pad(rows.reshape(shards, own, *shape), filled, mode="edge")
+    rows = rows.reshape(shards, groups, size, *shape).swapaxes(0, 1)
+    results = jax.lax.map(function, rows.reshape(groups, shards * size, *shape))
+    results = results.reshape(groups, shards, size, *results.shape[2:]).swapaxes(0, 1)
+    results = results.reshape(shards, groups * size, *results.shape[3:])[:, :own]
+    return results.reshape(count, *results.shape[2:])

@@ -1,6 +1,7 @@
 """The files that a study leaves: every row and number is in them."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -71,9 +72,18 @@ def test_a_table_with_weights_has_a_column_and_a_curve_of_them(results, tmp_path
     drawn = Figure()
     left, right = drawn.subplots(1, 2)
     draw_curve((left, right), counted)
-    assert [text.get_text() for text in left.texts] == ["prior", "moa", "no-router-loss"]
+    assert [text.get_text() for text in left.texts] == ["moa", "no-router-loss", "prior"]
     means = [line.get_xydata()[0] for line in left.lines if line.get_fillstyle() == "full"]
     assert np.allclose(means[1], (1e5, 82.0))
+
+
+def test_no_name_in_the_curve_covers_another(results):
+    rows = [dataclasses.replace(row, weights=10_000) for row in results.rows]
+    ax, other = Figure().subplots(1, 2)
+    draw_curve((ax, other), dataclasses.replace(results, rows=rows))
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 3
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_the_weights_of_a_row_are_those_added_to_the_unet():

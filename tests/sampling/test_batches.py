@@ -53,22 +53,25 @@ def test_one_row_that_is_too_large_and_other_errors_are_not_hidden():
 
 
 @pytest.mark.parametrize(
-    ("most", "group"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 3), (6, 6), (9, 6)]
+    ("count", "most", "group"),
+    [(6, 1, 1), (6, 2, 2), (6, 3, 3), (6, 4, 3), (6, 5, 3), (6, 6, 6), (6, 9, 6), (7, 6, 4)]
+    + [(7, 3, 3), (67, 64, 34)],
 )
-def test_rows_come_in_turn_in_equal_groups(most, group):
+def test_rows_come_in_turn_in_equal_groups(count, most, group):
     seen = []
 
     def function(rows):
         seen.append(rows.shape)
         return rows[:, 0] + 1.0
 
-    rows = jnp.arange(24.0).reshape(6, 4)
+    rows = jnp.arange(4.0 * count).reshape(count, 4)
     np.testing.assert_array_equal(in_turn(function, rows, most), rows[:, 0] + 1.0)
     assert set(seen) == {(group, 4)}
 
 
-def test_every_device_has_its_own_rows_in_turn():
-    """Rows stay where they are: nothing is sent, and a device sees two of its four at a time."""
+@pytest.mark.parametrize("own", [3, 4])
+def test_every_device_has_its_own_rows_in_turn(own):
+    """Rows stay where they are: nothing is sent, and a device sees two of its own at a time."""
     seen = []
 
     def function(rows):
@@ -77,7 +80,7 @@ def test_every_device_has_its_own_rows_in_turn():
 
     mesh = Mesh(np.array(jax.devices()[:2]), ("rows",))
     place = NamedSharding(mesh, PartitionSpec("rows"))
-    rows = jax.device_put(np.arange(24, dtype=np.float32).reshape(8, 3), place)
+    rows = jax.device_put(np.arange(6 * own, dtype=np.float32).reshape(2 * own, 3), place)
     compiled = jax.jit(lambda rows: in_turn(function, rows, 2, shards=2)).lower(rows).compile()
     assert set(seen) == {(4, 3)}
     result = compiled(rows)

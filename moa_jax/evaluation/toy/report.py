@@ -191,8 +191,9 @@ def figure(results: Results, trials: Sequence[Trial], pictures: Mapping[str, Pic
     ):
         _compare(ax, results, measured, next(each for each in COLUMNS if each.key == key), aim)
     if counted:
-        draw_curve([*parts[1].subplots(1, len(AGAINST))], results)
+        axes = parts[1].subplots(1, len(AGAINST))
         parts[1].subplots_adjust(bottom=0.2, top=0.88)
+        draw_curve([*axes], results)
     if shown:
         axes = parts[-1].subplots(len(shown) + 1, SHOWN, squeeze=False)
         _strip(list(axes[0]), [references(trials[i])[0] for i in chosen], "reference")
