@@ -40,6 +40,7 @@ STAND_INS = {
 }
 STEPS = 4  # of every drawing
 QUICK = ("docs/start.md",)  # pages that `make test` runs; the others compile for longer
+LONG = ("docs/applications.md", "docs/extending.md", "docs/toy-world.md")  # `make nightly` alone
 COMMANDS = {
     "sample.py": sample.main,
     "train.py": train.main,
@@ -157,8 +158,13 @@ def blocks(path, python=None, sh=None):
 
 def pages_with_blocks():
     names = [name for name, path in PAGES.items() if any(run for _, run in blocks(path))]
-    slow = pytest.mark.slow
-    return [pytest.param(name, marks=() if name in QUICK else slow, id=name) for name in names]
+    slow, nightly = pytest.mark.slow, pytest.mark.nightly
+    marks = (
+        dict.fromkeys(names, [slow])
+        | dict.fromkeys(QUICK, [])
+        | dict.fromkeys(LONG, [slow, nightly])
+    )
+    return [pytest.param(name, marks=marks[name], id=name) for name in names]
 
 
 @pytest.fixture(scope="module")

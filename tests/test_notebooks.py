@@ -70,6 +70,7 @@ def test_the_first_notebook_draws_trains_and_keeps_its_pictures(variables, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # tests/training stops and resumes
 def test_the_second_is_stopped_and_goes_on_bit_for_bit(variables, tmp_path):
     """The notebook compares the runs itself; here its comparison is done once more."""
     done = execute("kaggle_sharding", tmp_path, variables, SMALL["kaggle_sharding"])
@@ -88,6 +89,7 @@ def test_the_second_is_stopped_and_goes_on_bit_for_bit(variables, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_third_puts_ideas_of_ones_own_into_the_table(variables, tmp_path):
     done = execute("extend", tmp_path, variables, SMALL["extend"])
     words = said(done)
@@ -103,7 +105,7 @@ def test_the_third_puts_ideas_of_ones_own_into_the_table(variables, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.nightly  # it is much like the third
+@pytest.mark.nightly
 def test_the_fourth_takes_an_equation_to_its_row(variables, tmp_path):
     words = said(execute("lab", tmp_path, variables, SMALL["lab"]))
     assert "class LoraExpert(Expert)" in words and "Equation: y = W x + scale B A x" in words

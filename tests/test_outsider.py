@@ -83,7 +83,11 @@ def outside(tmp_path_factory):
     ("override", "plugin"),
     [
         ("method.mixture=lora_expert:Lora(rank=2)", "lora_expert"),
-        ("method.mixture=router_in_20_lines:CentreRouting(reach=0.4)", "router_in_20_lines"),
+        pytest.param(
+            "method.mixture=router_in_20_lines:CentreRouting(reach=0.4)",
+            "router_in_20_lines",
+            marks=pytest.mark.nightly,
+        ),
         ("method.extra_loss=extra_loss:certainty(weight=0.5)", None),
     ],
 )

@@ -30,6 +30,7 @@ def test_the_script_passes_shellcheck():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_every_part_leaves_its_rows(tmp_path):
     run = measured(tmp_path, SECONDS_IN_ALL="800")
     assert run.returncode == 0, run.stdout + run.stderr

@@ -22,13 +22,13 @@ HERE = "tests.method.variants"
     [
         ("moa", {}),
         *(
-            pytest.param(each, method, marks=pytest.mark.slow)
-            for each, method in (
-                ("moa", {"router": "mlp", "time_layer_conditioning": False}),
-                (f"{HERE}:Everything", {}),
-                (f"{HERE}:ThreeExperts", {}),
-                ("examples.lora_expert:Lora(rank=2)", {}),
-                ("examples.router_in_20_lines:CentreRouting(reach=0.4)", {}),
+            pytest.param(each, method, marks=[pytest.mark.slow, *more])
+            for each, method, more in (
+                ("moa", {"router": "mlp", "time_layer_conditioning": False}, [pytest.mark.nightly]),
+                (f"{HERE}:Everything", {}, []),
+                (f"{HERE}:ThreeExperts", {}, [pytest.mark.nightly]),
+                ("examples.lora_expert:Lora(rank=2)", {}, [pytest.mark.nightly]),
+                ("examples.router_in_20_lines:CentreRouting(reach=0.4)", {}, []),
             )
         ),
     ],

@@ -139,6 +139,7 @@ def test_routing_is_read_as_moments():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_scores_keep_the_experts_of_a_real_drawing_better_than_their_use():
     """Its layers take turns, so the expert used last is that which is needed last."""
     loads, scores = recorded(routing_of_a_drawing(), skip_below=0.1)

@@ -13,11 +13,12 @@ from moa_jax.testing import check_variant
 
 ROOT = Path(__file__).parents[2]
 SYSTEMS = [system for family in CATALOGUE.values() for system in family]
-# The first of each family is tried with every change, the others by `make nightly`.
+# Tried with every change: an expert of another kind, one in some blocks alone, another prompt.
+# The others are tried by `make nightly`.
+OFTEN = ("LoRA", "PR-MoE", "PerSubject")
 TRIED = [
-    pytest.param(system, id=system.short, marks=[pytest.mark.nightly] if place else [])
-    for family in CATALOGUE.values()
-    for place, system in enumerate(family)
+    pytest.param(each, id=each.short, marks=() if each.short in OFTEN else pytest.mark.nightly)
+    for each in SYSTEMS
 ]
 TOOLS = [tool for group in BESIDE.values() for tool in group]
 all_by_name = pytest.mark.parametrize("system", SYSTEMS + TOOLS, ids=lambda system: system.short)

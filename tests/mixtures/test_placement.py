@@ -91,6 +91,7 @@ def test_sorted_experts_compute_what_they_did():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_real_drawing_is_placed_as_well_as_can_be():
     """Two experts in 14 layers; the best of all ways, found layer by layer."""
     personalized = [each.reshape(-1, *each.shape[2:]) for each in routing_of_a_drawing().values()]

@@ -123,6 +123,7 @@ def test_pictures_are_taken_until_every_expert_has_seen_enough():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_committed_moa_stays_and_has_little_to_smooth():
     toy = trained()
 

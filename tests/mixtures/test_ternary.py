@@ -104,6 +104,7 @@ def test_experts_are_the_prior_and_what_was_coded():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_committed_experts_in_less_than_two_bits():
     toy = trained()
 

@@ -1,4 +1,4 @@
-"""The plans on record are those of today's code: the small one at every run, the others if asked.
+"""The plans on record are those of today's code: two with each change, all by `make nightly`.
 
 `python -m tests.planning.golden` makes them again, where a change of the step is meant.
 """
@@ -106,6 +106,12 @@ def docstring(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", golden.FULL_SIZE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "sd15_ffhq_v5e_16" else pytest.mark.nightly)
+        for name in golden.FULL_SIZE
+    ],
+)
 def test_a_full_size_plan_is_the_one_on_record(name):
     check(golden.make(name), golden.recorded(name))

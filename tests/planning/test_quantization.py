@@ -53,6 +53,7 @@ def test_the_compiler_holds_no_copy_of_the_kernels_in_floats(measured):
 
 @libtpu
 @pytest.mark.slow
+@pytest.mark.nightly  # two of full size
 def test_a_step_of_stable_diffusion_with_moa_holds_no_copy_either(measured, tmp_path):
     drawing = replace(golden.drawing(write_configurations(tmp_path)), num_images=1)
     of_floats, of_int8 = (

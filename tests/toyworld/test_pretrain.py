@@ -114,7 +114,15 @@ def test_a_stage_resumes_bit_for_bit(output, tmp_path, stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["vae", "clip", "looks", "unet"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("vae", marks=pytest.mark.nightly),
+        "clip",
+        "looks",
+        pytest.param("unet", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_stage_in_bfloat16_learns_nearly_the_same(output, tmp_path, stage):
     for name in {"scenes", "held_out", "vae", "clip", "looks"} - {stage}:
         (tmp_path / name).symlink_to(output / name)

@@ -110,6 +110,7 @@ def test_it_draws_pictures_of_any_bucket_with_their_routing(whole, tiny_folder, 
 
 
 @pytest.mark.slow  # two more processes compile
+@pytest.mark.nightly
 def test_on_two_hosts_the_run_is_that_of_one(whole, two_shapes, tiny_folder, tmp_path):
     words = command(tiny_folder, two_shapes, tmp_path, 6, "mesh.data=2", "--distributed")
     started = launched.start(2, tmp_path, ["train.py", *words], devices=2)

@@ -111,6 +111,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_hosts_and_preset(two, alone
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_four_hosts(tmp_path):
     codes, _, step, _ = kill_and_resume(4, tmp_path)
     assert codes[-1] == -signal.SIGKILL

@@ -82,7 +82,7 @@ def whole(start, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [3, 20])
+@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.nightly), 20])
 def test_killed_at_random_moments_a_run_logs_the_same_numbers(kills, start, whole, tmp_path):
     draw = random.Random(kills)
     for _ in range(kills):
