@@ -127,6 +127,7 @@ def test_what_is_saved_of_a_lora_expert_is_small(outside):
     assert sum(leaf.size for leaf in experts.values()) == 25_984
 
 
+@pytest.mark.nightly  # tests/planning makes plans from the source
 def test_a_plan_of_a_variant_is_made_from_the_wheel(outside):
     code, said = outside[1](
         *("moa-train", "tiny.py", "method.mixture=lora_expert:Lora", "--plan", "v5e:1x1")

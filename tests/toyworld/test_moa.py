@@ -96,6 +96,7 @@ def overlap(weights, mask):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # ten minutes of a slow core
 @pytest.mark.usefixtures("optimized")
 def test_a_few_hundred_steps_from_the_prior_lower_all_three_losses(tmp_path):
     """On held-out pictures, with the same noise before and after."""
