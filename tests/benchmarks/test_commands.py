@@ -96,6 +96,7 @@ def test_loading_says_what_reading_takes_and_the_peak(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # its parts are tried one by one
 def test_drawing_compares_with_diffusers_and_moa_with_plain(tmp_path):
     pytest.importorskip("torch")
     arguments = ["--size", "tiny", "--pixels", "64", "--batch", "1", "--steps", "2"]

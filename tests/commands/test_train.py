@@ -122,6 +122,7 @@ def test_a_run_on_eight_devices_trains_resumes_and_its_result_draws(trained, tin
 
 
 @pytest.mark.slow  # two commands compile
+@pytest.mark.nightly  # test_resident.py keeps them for a step
 def test_what_one_command_encodes_another_keeps_on_its_devices(world, tmp_path, capsys):
     encoded = tmp_path / "encoded"
     once = [f"data.encoded={encoded}", "data.augment=false", "method.image_encoder_layers=0"]
@@ -140,6 +141,7 @@ def test_what_one_command_encodes_another_keeps_on_its_devices(world, tmp_path, 
 
 
 @pytest.mark.slow  # two more processes compile
+@pytest.mark.nightly  # tests/training/test_hosts.py has hosts without the command
 def test_on_two_hosts_the_command_trains_as_on_one(world, trained, tmp_path):
     command = ["train.py", TOY, *world, f"train.output={tmp_path}", "--distributed"]
     started = launched.start(2, tmp_path, command)
