@@ -77,7 +77,8 @@ def wait_for_a_step(output, process):
         time.sleep(0.01)
 
 
-@pytest.mark.slow  # each start compiles; tests/training/test_survival.py kills a small run often
+@pytest.mark.slow  # tests/training/test_survival.py kills a small run often
+@pytest.mark.nightly  # minutes, as each start compiles
 def test_killed_and_terminated_it_leaves_what_an_unharmed_run_leaves(start, tmp_path):
     whole, harmed = tmp_path / "whole", tmp_path / "harmed"
     kills, draw = 2, random.Random(0)

@@ -56,6 +56,7 @@ def test_it_draws_as_the_rounded_weights_do(personal, rounded, tiny_folder, moa_
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # minutes of drawing
 def test_the_toy_worlds_pictures_are_nearly_the_same(optimized):
     exact, kept = (
         Pipeline.from_pretrained(WEIGHTS / "base", WEIGHTS / "moa", quantization=quantization)
