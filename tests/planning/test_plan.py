@@ -129,7 +129,7 @@ def test_topologies_are_those_that_the_compiler_knows():
 
 @libtpu
 @pytest.mark.slow
-@pytest.mark.nightly  # test_golden.py makes a plan of this size
+@pytest.mark.nightly  # minutes; test_golden.py plans steps without the command
 def test_the_command_plans_the_real_step(tiny_folder, tmp_path, capsys):
     """Split over four chips, each holds about a quarter of the weights, and gathers them."""
     file = tmp_path / "plan.json"

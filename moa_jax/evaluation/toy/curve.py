@@ -32,7 +32,7 @@ def draw_curve(axes: Sequence[Axes], results: Results) -> None:
     """Draw each measure of AGAINST over the weights, a ring for each training and a row's mean.
 
     Args:
-        axes: one for each measure.
+        axes: one for each measure, in their final places: names are kept apart as they stand there.
     """
     rows = [row for row in results.rows if row.runs and row.weights]
     for ax, key in zip(axes, AGAINST, strict=True):
